@@ -1,0 +1,7 @@
+"""A WebSocket echo service on Twisted and Autobahn that people can trust.
+
+Read it in the order in which a message travels: `tap` (the options), `service`
+(listen, drain), `site` (the URLs), `upgrade` (the handshake), `protocol` (the echo).
+"""
+
+__version__ = "0.1.0"

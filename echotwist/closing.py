@@ -1,0 +1,40 @@
+"""How a connection ends, and what may still happen to it meanwhile.
+
+`transport.loseConnection()` closes the socket as soon as the last byte is written. If the
+peer had sent something that was not read yet, the kernel then answers with a reset, and a
+reset throws away what the peer has not read: the close frame, the 413, the last echo. So
+an end here is what nginx calls a lingering close: write what is left, say FIN, throw away
+what still arrives, and wait for the peer's FIN, until a deadline aborts it.
+
+This module is also the one place that reads private attributes of Twisted's transports.
+"""
+
+from typing import Any
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISSLTransport
+
+
+def linger(transport: Any, reactor: IReactorTime, timeout: float) -> IDelayedCall:
+    """End `transport` in order; abort it if the peer has not followed after `timeout` seconds.
+
+    Returns the deadline, to be cancelled in `connectionLost`. The caller discards what is
+    received from now on.
+    """
+    transport.unregisterProducer()  # A paused producer would keep the write side open.
+    if ISSLTransport.providedBy(transport):
+        # Waits for the peer's close_notify by itself. A half-close of the socket below
+        # (the attribute is there, by delegation) would cut off what TLS has not written.
+        transport.loseConnection()
+    else:
+        transport.loseWriteConnection()
+    transport.resumeProducing()  # The peer's FIN is not seen by a transport that does not read.
+    return reactor.callLater(timeout, transport.abortConnection)
+
+
+def unsent(transport: Any) -> int:
+    """Bytes written to `transport` that the kernel has not taken yet.
+
+    Twisted has no public way to ask (twisted/internet/abstract.py, FileDescriptor, 26.10).
+    TLS and PROXY wrappers delegate to the socket's transport, so theirs is counted too.
+    """
+    return len(transport.dataBuffer) - int(transport.offset) + int(transport._tempDataLen)

@@ -1,0 +1,104 @@
+"""permessage-deflate (RFC 7692): what is accepted, and what is held between messages."""
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from autobahn.exception import PayloadCorruptError
+from autobahn.websocket.compress import (
+    PERMESSAGE_COMPRESSION_EXTENSION,
+    PerMessageDeflate,
+    PerMessageDeflateOffer,
+    PerMessageDeflateOfferAccept,
+)
+
+NAME = "permessage-deflate"
+
+_WINDOW_BITS = {str(bits) for bits in range(8, 16)}
+
+
+def accept(
+    contextTakeover: bool,
+) -> Callable[[Sequence[PerMessageDeflateOffer]], PerMessageDeflateOfferAccept]:
+    """Autobahn's `perMessageCompressionAccept`: takes the first offer.
+
+    Without `contextTakeover` both sides are told to forget their window after each message
+    (RFC 7692, 7.1.1: a server may say so unasked), so that an idle connection holds none.
+    """
+
+    def acceptFirst(offers: Sequence[PerMessageDeflateOffer]) -> PerMessageDeflateOfferAccept:
+        offer = offers[0]
+        if not contextTakeover:
+            # Autobahn only tells the client of what the offer asked for.
+            offer.request_no_context_takeover = True
+        return PerMessageDeflateOfferAccept(offer, request_no_context_takeover=not contextTakeover)
+
+    return acceptFirst
+
+
+def understood(parameters: Mapping[str, Sequence[str | None]]) -> str | None:
+    """The offer with these parameters (name to values, None for one without) as far as it binds
+    the server, in our own words; None if it is invalid or cannot be met.
+
+    RFC 7692, 7.1: such an offer is declined, that is, left out of the answer. Autobahn would
+    refuse the whole connection (26.10.2, P:3342).
+    """
+    offer = [NAME]
+    for name, values in parameters.items():
+        match name, *values:
+            case "server_no_context_takeover", None:
+                offer.append(name)
+            # zlib has no raw deflate with a window of 8 bits.
+            case "server_max_window_bits", bits if bits in _WINDOW_BITS - {"8"}:
+                offer.append(f"{name}={bits}")
+            # What the client can do for us is not asked for.
+            case "client_no_context_takeover" | "client_max_window_bits", None:
+                pass
+            case "client_max_window_bits", bits if bits in _WINDOW_BITS:
+                pass
+            case _:
+                return None
+    return "; ".join(offer)
+
+
+class Deflate(PerMessageDeflate):
+    """Autobahn's permessage-deflate, made to let go of its windows and to lose no byte.
+
+    A compressor and a decompressor hold some 300 KB, which Autobahn (26.10.2) keeps until
+    the next message also when the window is not taken over to it. And it does not ask
+    whether the deflate data of a message was complete: what a truncated or a prematurely
+    final block hides would be missing from the echo, in silence.
+    """
+
+    def end_compress_message(self) -> bytes:
+        data: bytes = super().end_compress_message()
+        if self.server_no_context_takeover:
+            self._compressor = None
+        return data
+
+    def end_decompress_message(self) -> None:
+        decompressor: Any = self._decompressor
+        if self.client_no_context_takeover:
+            self._decompressor = None
+        try:
+            # RFC 7692, 7.2.2: the tail that the sender took away.
+            rest = decompressor.decompress(b"\x00\x00\xff\xff")
+            if not decompressor.eof:
+                # Only between two blocks is an empty last block read as one.
+                probe = decompressor.copy() if self._decompressor else decompressor
+                rest += probe.decompress(b"\x01\x00\x00\xff\xff")
+                complete = probe.eof and not probe.unused_data
+            else:
+                # A last block (BFINAL) ends zlib's stream: what follows it in the message, or
+                # with context takeover in the next one, would vanish. RFC 7692, 7.2.3.4.
+                after = decompressor.unused_data.removesuffix(b"\x00\x00\xff\xff")
+                complete = after in (b"", b"\x00") and self._decompressor is None
+        except zlib.error as e:
+            raise PayloadCorruptError(f"invalid permessage-deflate data: {e}") from e
+        if rest or not complete:
+            raise PayloadCorruptError("incomplete permessage-deflate data")
+
+
+# Autobahn's public map of implementations. It is the process's, not a factory's; another
+# user of it gets what it always got, and lets go of its windows too.
+PERMESSAGE_COMPRESSION_EXTENSION[NAME]["PMCE"] = Deflate

@@ -1,0 +1,134 @@
+"""The message log: what the service saw, a line each, bounded under load.
+
+    #1 127.0.0.1:40312 connected
+    #1 127.0.0.1:40312 text, 5 bytes: 'hello'
+    #1 127.0.0.1:40312 binary, 3 bytes: 00 ff 7f
+    #1 127.0.0.1:40312 closed: 1000 'bye'
+    and in this second 81,234 messages (10,154,250 bytes), 2 connected, 2 closed, 0 refused
+
+The first `rate` lines of a second are shown; from then on events are counted, exactly, and
+told in one line at the second's end. So a person who clicks Send sees every line, and a
+flood fills no disk and costs a comparison and an addition a message.
+
+What a client wrote is never logged raw: `repr()` escapes whatever does not print, which is
+every control byte, newline, terminal escape and bidirectional override.
+"""
+
+from collections import Counter
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+TEXT_PREVIEW = 64
+"""Characters of a text message that a line shows: with the rest of it, a line of most terminals."""
+
+BINARY_PREVIEW = 16
+"""Bytes of a binary message that a line shows, as hexdump does."""
+
+
+class Connection(Protocol):
+    """What the journal wants to know of a connection: its number since the start, and its peer."""
+
+    number: int
+    address: str
+
+
+class Journal:
+    """Shows at most `rate` lines a second (0: none, and counts nothing)."""
+
+    def __init__(self, rate: int, reactor: IReactorTime, log: Logger | None = None) -> None:
+        self._rate = self._left = rate
+        self._reactor = reactor
+        self._log = log or Logger(namespace="echotwist")
+        self._second: IDelayedCall | None = None
+        self._unshown: Counter[str] = Counter()
+        self._unshownBytes = 0
+
+    def connected(self, connection: Connection) -> None:
+        self._line("connected", "#{number} {peer} connected", connection)
+
+    def message(self, connection: Connection, payload: bytes, isBinary: bool) -> None:
+        """A message was received whole."""
+        if self._left:
+            self._line(
+                "messages",
+                "#{number} {peer} {type}, {size:,} bytes: {preview}",
+                connection,
+                type="binary" if isBinary else "text",
+                size=len(payload),
+                preview=preview(payload, isBinary),
+            )
+        elif self._rate:
+            self._unshown["messages"] += 1
+            self._unshownBytes += len(payload)
+
+    def closed(self, connection: Connection, code: int | None, reason: str | None) -> None:
+        """A connection is gone. `code` is that of the close frame that ended it, 1006 if
+        there was none, or None if it carried none."""
+        self._line(
+            "closed",
+            "#{number} {peer} closed: {code} {reason!r}",
+            connection,
+            code="no code" if code is None else code,
+            reason=reason or "",
+        )
+
+    def refused(self, peer: str, status: int, reason: str) -> None:
+        """A request to upgrade was answered with the HTTP `status` instead of 101."""
+        self._line(
+            "refused", "{peer} refused: {status} {reason}", peer=peer, status=status, reason=reason
+        )
+
+    def flush(self) -> None:
+        """Tell what was counted and not yet told, as at the end of a second."""
+        if self._second is not None:
+            self._second.cancel()
+            self._second = None
+        self._tell()
+
+    def _line(
+        self, kind: str, format: str, connection: Connection | None = None, **values: Any
+    ) -> None:
+        if not self._left:
+            if self._rate:
+                self._unshown[kind] += 1
+            return
+        self._left -= 1
+        if self._second is None:
+            self._second = self._reactor.callLater(1, self._endSecond)
+        if connection is not None:
+            values.update(number=connection.number, peer=connection.address)
+        self._log.info(format, **values)
+
+    def _endSecond(self) -> None:
+        # A second begins with its first line, so an idle service has no timer.
+        self._second = None
+        self._left = self._rate
+        if self._tell():
+            self._second = self._reactor.callLater(1, self._endSecond)
+
+    def _tell(self) -> bool:
+        """Log what was counted, if anything was."""
+        if not self._unshown:
+            return False
+        kinds = ("messages", "connected", "closed", "refused")
+        self._log.info(
+            "and in this second {messages:,} messages ({bytes:,} bytes), "
+            "{connected:,} connected, {closed:,} closed, {refused:,} refused",
+            bytes=self._unshownBytes,
+            **{kind: self._unshown[kind] for kind in kinds},
+        )
+        self._unshown.clear()
+        self._unshownBytes = 0
+        return True
+
+
+def preview(payload: bytes, isBinary: bool) -> str:
+    """The beginning of a message in printable characters."""
+    if isBinary:
+        shown = payload[:BINARY_PREVIEW].hex(" ")
+        return f"{shown} ..." if len(payload) > BINARY_PREVIEW else shown
+    # A character is four bytes at most; one cut in half at the end is left out.
+    text = payload[: TEXT_PREVIEW * 4].decode("utf-8", "ignore")
+    return f"{text[:TEXT_PREVIEW]!r}..." if len(text) > TEXT_PREVIEW else repr(text)

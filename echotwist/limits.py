@@ -1,0 +1,163 @@
+"""Every limit of the service, each with its reason.
+
+A limit that an operator may change is a field of `Limits`; `tap` makes an option of
+each (`maxMessage` becomes `--max-message`) and shows its text as the manual. What
+nobody should have to change stands below as a constant.
+"""
+
+import math
+import re
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+RESERVE = 100
+"""Descriptors that connections leave free: the log, the event loop's own, and the
+requests that are answered with 503 because the connections are all taken."""
+
+OVERFLOW = 50
+"""Connections over the limit that are still accepted, to be told 503 or to ask for
+/healthz; the ones after that are dropped. Half of RESERVE, so that accept() never fails."""
+
+BACKLOG = 1024
+"""Connections that the kernel keeps while the process is busy. Twisted's own 50 loses
+SYNs when a thousand clients return at once; the kernel caps this at net.core.somaxconn."""
+
+FRAGMENT = 64
+"""Bytes that each fragment of a message counts for at least. RFC 6455 lets a message
+consist of any number of empty fragments; this ends it at 262,144 of them by default."""
+
+LONGEST = 7 * 24 * 3600.0
+"""Longest time in seconds that an option takes: epoll refuses 25 days, and the reactor
+would then spin."""
+
+_SIZE = re.compile(r"(\d{1,15})([kmg]?)b?", re.IGNORECASE | re.ASCII)
+_TIME = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)(ms|s|m|h)?", re.ASCII)
+_NUMBER = re.compile(r"\d{1,15}", re.ASCII)
+
+
+def size(text: str) -> int:
+    """The bytes that `text` stands for: `65536`, `64k`, `16M`, `1G` (powers of 1024).
+
+    Raises ValueError, with a message for the operator, also for zero.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None or int(match[1]) == 0:
+        raise ValueError("takes a size such as 65536, 64k or 16M")
+    return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2].lower()]
+
+
+def seconds(text: str) -> float:
+    """The seconds that `text` stands for: `10`, `10s`, `500ms`, `1.5m`, `2h`.
+
+    Raises ValueError, with a message for the operator, also for zero and for more than
+    LONGEST.
+    """
+    value = secondsOrNever(text)
+    if value == 0:
+        raise ValueError("takes a time of more than 0, such as 500ms or 10s")
+    return value
+
+
+def secondsOrNever(text: str) -> float:
+    """As `seconds`, and 0 is allowed."""
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise ValueError("takes a time such as 500ms, 10s or 2m")
+    value = float(match[1]) * {"ms": 0.001, "s": 1, None: 1, "m": 60, "h": 3600}[match[2]]
+    if value > LONGEST:
+        raise ValueError("takes a time of at most 168h")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number, 0 or more. Raises ValueError with a message for the operator."""
+    if _NUMBER.fullmatch(text) is None:
+        raise ValueError("takes a whole number such as 100")
+    return int(text)
+
+
+def descriptors(text: str) -> int:
+    """A number of connections, 1 or more, or `auto`: what the limit of open files
+    (RLIMIT_NOFILE, the soft one) carries, less RESERVE.
+
+    Raises ValueError with a message for the operator.
+    """
+    if text != "auto":
+        if not (value := count(text)):
+            raise ValueError("takes a whole number of at least 1, or auto")
+        return value
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return 2**31
+    return max(1, soft - RESERVE)
+
+
+def _limit(default: str, parse: Callable[[str], Any], reason: str) -> Any:
+    return field(
+        default_factory=lambda: parse(default),
+        metadata={"default": default, "parse": parse, "reason": reason},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a connection may cost. Sizes are bytes, times are seconds."""
+
+    maxMessage: int = _limit(
+        "16M",
+        size,
+        "Largest message, in bytes after decompression; a larger one is refused with 1009. "
+        "16M is the largest message of the Autobahn testsuite.",
+    )
+    maxConnections: int = _limit(
+        "auto",
+        descriptors,
+        "WebSocket connections at a time; further ones are answered 503. auto: as many as "
+        f"the limit of open files carries, less {RESERVE}.",
+    )
+    handshakeTimeout: float = _limit(
+        "10s",
+        seconds,
+        "Time for a whole handshake, from accept to 101, however slowly its bytes arrive. "
+        "TLS included; a slow mobile network takes 3s.",
+    )
+    pingInterval: float = _limit(
+        "30s",
+        secondsOrNever,
+        "A ping goes out this long after the handshake and again and again; 0 for never. "
+        "30s keeps the usual proxies (60s) and NATs from forgetting an idle connection.",
+    )
+    pingTimeout: float = _limit(
+        "20s",
+        seconds,
+        "A connection on which nothing moves for this long after a ping is aborted: "
+        "no byte received, and none of what waits for the client taken.",
+    )
+    closeTimeout: float = _limit(
+        "5s",
+        seconds,
+        "Time for the client to finish a close, whoever began it; then it is aborted.",
+    )
+    drainTimeout: float = _limit(
+        "10s",
+        seconds,
+        "Time for all clients to leave after SIGTERM or SIGINT; the rest is aborted. "
+        "Twice the close, and well below systemd's 90s.",
+    )
+    logRate: int = _limit(
+        "100",
+        count,
+        "Lines a second of the message log; one line a second counts the rest. "
+        "0 turns it off. A person can skim 100, and they fill a disk by 1 GB a day at most.",
+    )
+
+    @property
+    def wireMessage(self) -> int:
+        """Bytes of a message on the wire, before decompression.
+
+        What zlib's deflateBound() allows for data that does not compress, so that a
+        message of `maxMessage` random bytes passes also when its client deflates it.
+        """
+        return self.maxMessage + math.ceil(self.maxMessage * 9 / 64) + 1024

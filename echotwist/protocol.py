@@ -1,0 +1,270 @@
+"""The echo: what comes in goes out.
+
+RFC 6455 in one paragraph: after the handshake both sides send frames. A message is a text
+or binary frame, or several: the first has the type, the others are continuations, the last
+has the FIN bit. Between them either side may send control frames: ping, which wants a pong,
+and close, which wants a close, after which the server ends the connection. A client masks
+what it sends; text is UTF-8.
+
+Autobahn does all of that and calls `onMessage`. What this module adds is that a connection
+costs what `limits` says and no more, whatever its client does:
+
+- A message is collected in one buffer, and refused as soon as it is known to be too large.
+- A client that does not read is not read: while more than 64 KiB wait for it, Twisted pauses
+  its transport. So at most that and the echo of one read are held.
+- One timer at a time: until the next ping, for an answer to it, or for the end of the close.
+- After a close or an error, what still arrives is discarded.
+
+Autobahn's own timers are off: they count whole seconds only (txaio 26.6.1). Of its private
+methods two are replaced, `_fail_connection` and `_closeConnection`; each says why.
+"""
+
+from typing import Any
+
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.websocket.types import ConnectionRequest
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IReactorTime
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from txaio.tx import make_logger
+from zope.interface import implementer
+
+from echotwist import __version__, deflate
+from echotwist.closing import linger, unsent
+from echotwist.journal import Journal
+from echotwist.limits import FRAGMENT, Limits
+
+GOING_AWAY = 1001
+MESSAGE_TOO_BIG = 1009
+"""Close codes, RFC 6455, 7.4.1. The others are Autobahn's to send."""
+
+
+@implementer(IHalfCloseableProtocol)
+class EchoProtocol(WebSocketServerProtocol):
+    """One WebSocket connection."""
+
+    factory: "EchoFactory"
+    transport: Any  # Every one of Twisted's can do more than ITransport says.
+
+    # Autobahn's words are not wanted: some quote the client, and nothing limits how many there
+    # are. The journal says what happened.
+    log = make_logger(level="critical")
+
+    number = 0
+    address = "unknown"
+
+    _message: bytearray
+    _wireLeft: int
+    _failure: tuple[int, str] | None = None
+    _heard = False
+    _timer: IDelayedCall | None = None
+
+    def onConnect(self, request: ConnectionRequest) -> str | None:
+        return request.protocols[0] if request.protocols else None
+
+    def onOpen(self) -> None:
+        self.transport.registerProducer(self.transport, True)
+        self.factory.opened(self)
+        if self.factory.limits.pingInterval:
+            self._setTimer(self.factory.limits.pingInterval, self._ping)
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        self.factory.journal.message(self, payload, isBinary)
+        self.sendMessage(payload, isBinary)
+
+    # Collecting a message. Autobahn's own collection keeps a list with an entry for every read
+    # and every fragment, and counts neither: small segments made 350 MB of 16.
+
+    def onMessageBegin(self, isBinary: bool) -> None:
+        super().onMessageBegin(isBinary)
+        self._message = bytearray()
+        limits = self.factory.limits
+        # The first frame of a message says whether it is compressed (RFC 7692, 6.1).
+        self._wireLeft = limits.wireMessage if self.current_frame.rsv else limits.maxMessage
+
+    def onMessageFrameBegin(self, length: int) -> None:
+        super().onMessageFrameBegin(length)
+        self._wireLeft -= max(length, FRAGMENT)
+        if self._wireLeft < 0:
+            self._tooBig()
+
+    def onMessageFrameData(self, payload: bytes) -> None:
+        if len(self._message) + len(payload) > self.factory.limits.maxMessage:
+            self._tooBig()
+        else:
+            self._message += payload
+
+    def onMessageFrameEnd(self) -> None:
+        pass
+
+    def onMessageEnd(self) -> None:
+        payload, self._message = bytes(self._message), bytearray()
+        # After our own close no data may follow (RFC 6455, 5.5.1), so nothing is echoed.
+        if self.state == self.STATE_OPEN:
+            self.onMessage(payload, self.message_is_binary)
+
+    def _tooBig(self) -> None:
+        self._fail_connection(
+            MESSAGE_TOO_BIG, f"a message may have {self.factory.limits.maxMessage} bytes"
+        )
+
+    # Liveness.
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.state == self.STATE_CLOSED:
+            return  # Autobahn would keep it.
+        self._heard = True
+        super().dataReceived(data)
+
+    def _ping(self) -> None:
+        self._heard = False
+        self.sendPing()
+        self._setTimer(self.factory.limits.pingTimeout, self._pongDue, unsent(self.transport))
+
+    def _pongDue(self, waiting: int) -> None:
+        """A pong cannot overtake a long message, in either direction. So what counts is that
+        something moved: a byte received, or some of the `waiting` bytes taken."""
+        limits = self.factory.limits
+        if self._heard or unsent(self.transport) < waiting:
+            self._setTimer(max(limits.pingInterval - limits.pingTimeout, 0), self._ping)
+        else:
+            self._failure = (1006, "ping not answered")
+            self.transport.abortConnection()
+
+    # Ending.
+
+    def goAway(self) -> None:
+        """Ask the client to leave, with 1001; the answer, or a deadline, ends the connection."""
+        if self.state == self.STATE_OPEN:
+            # sendClose() refuses 1001 (26.10.2, P:2323).
+            self.sendCloseFrame(code=GOING_AWAY, reasonUtf8=b"server going away")
+            self._setTimer(self.factory.limits.closeTimeout, self.transport.abortConnection)
+
+    def _fail_connection(self, code: int, reason: str) -> None:  # type: ignore[override]
+        """Say what was wrong, and end in order.
+
+        Autobahn knows two ways (26.10.2, P:995). `failByDrop=True` stops parsing at once, but
+        aborts: echoes that are not flushed are lost. `False` says close and goes on parsing,
+        past what it could not parse. Here parsing stops, because the option is True, and the
+        end is ours. This is where all errors come through.
+        """
+        if self.state == self.STATE_OPEN:
+            self._failure = (code, reason)
+            self.sendCloseFrame(code=code, reasonUtf8=reason.encode()[:123])
+        self.failedByMe = True
+        self.dropConnection()
+
+    def _closeConnection(self, abort: bool = False) -> None:
+        """What `dropConnection` does to the transport.
+
+        Autobahn aborts when the client has answered our close (P:819), which resets the
+        connection under what the client has not read yet.
+        """
+        self._clearTimer()
+        self._message, self.data = bytearray(), b""  # Half a message is not kept meanwhile.
+        self._timer = linger(self.transport, self.factory.reactor, self.factory.limits.closeTimeout)
+
+    def readConnectionLost(self) -> None:
+        """The client has said FIN. What it asked for before that still goes out."""
+        if self.state != self.STATE_CLOSED:
+            self.dropConnection()
+        self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        pass
+
+    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        if self in self.factory.connections:
+            if self._failure is not None:
+                code, reason = self._failure
+            elif not wasClean:
+                code, reason = 1006, "no closing handshake"
+            self.factory.journal.closed(self, code, reason)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._clearTimer()
+        try:
+            super().connectionLost(reason)
+        finally:
+            self.factory.closed(self)
+
+    def _setTimer(self, delay: float, call: Any, *args: Any) -> None:
+        self._clearTimer()
+        self._timer = self.factory.reactor.callLater(delay, call, *args)
+
+    def _clearTimer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+
+class EchoFactory(WebSocketServerFactory):
+    """Makes the connections, and knows those that are open."""
+
+    protocol = EchoProtocol  # type: ignore[assignment]
+    noisy = False
+
+    reactor: IReactorTime
+
+    def __init__(
+        self,
+        limits: Limits,
+        journal: Journal,
+        reactor: IReactorTime,
+        compression: bool = True,
+        contextTakeover: bool = False,
+    ) -> None:
+        super().__init__(server=f"echotwist/{__version__}", reactor=reactor)
+        self.limits = limits
+        self.journal = journal
+        self.connections: set[EchoProtocol] = set()
+        self.draining = False
+        self._count = 0
+        self._emptied: Deferred[None] | None = None
+        self.setProtocolOptions(
+            versions=[13],
+            webStatus=False,  # It redirects wherever a client says.
+            failByDrop=True,  # See EchoProtocol._fail_connection.
+            echoCloseCodeReason=True,
+            # Ours is exact; this stops zlib while it inflates.
+            maxMessagePayloadSize=limits.wireMessage,
+            openHandshakeTimeout=0,
+            closeHandshakeTimeout=0,
+            perMessageCompressionAccept=(
+                deflate.accept(contextTakeover) if compression else lambda offers: None
+            ),
+        )
+
+    def unavailable(self) -> str | None:
+        """Why there is no place for a further connection, or None if there is."""
+        if self.draining:
+            return "the server is going away"
+        if len(self.connections) >= self.limits.maxConnections:
+            return "all connections are taken"
+        return None
+
+    def opened(self, connection: EchoProtocol) -> None:
+        self._count += 1
+        connection.number = self._count
+        self.connections.add(connection)
+        self.journal.connected(connection)
+
+    def closed(self, connection: EchoProtocol) -> None:
+        self.connections.discard(connection)
+        if self._emptied is not None and not self.connections:
+            emptied, self._emptied = self._emptied, None
+            emptied.callback(None)
+
+    def drain(self) -> "Deferred[None]":
+        """Take no further connection. Fires when all that are open have gone."""
+        self.draining = True
+        if not self.connections:
+            return succeed(None)
+        self._emptied = Deferred()
+        return self._emptied
+
+    def abortAll(self) -> None:
+        """Drop all that are open, at once."""
+        for connection in list(self.connections):
+            connection.transport.abortConnection()

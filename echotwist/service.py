@@ -1,0 +1,217 @@
+"""The service: listen, be ready, drain."""
+
+import math
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import (
+    Deferred,
+    DeferredList,
+    fail,
+    inlineCallbacks,
+    maybeDeferred,
+    succeed,
+)
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamServerEndpoint,
+)
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from echotwist.journal import Journal
+from echotwist.limits import BACKLOG, Limits
+from echotwist.protocol import EchoFactory, EchoProtocol
+from echotwist.site import EchoSite
+
+_SPREAD = 20
+"""Steps in which a drain says 1001 to everybody, so that not all clients return at once."""
+
+_STEP = 0.05
+"""Seconds between two steps."""
+
+_log = Logger(namespace="echotwist")
+
+
+class Fatal(SystemExit, Exception):
+    """The service cannot start; the message is for the operator.
+
+    A SystemExit, so that Python prints one line and no traceback and ends with status 1; and
+    an Exception, because twistd tidies up (its pid file, the parent process that waits for
+    the daemon) for nothing else.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"echotwist: {message}")
+
+
+@dataclass
+class Listener:
+    """Where to listen: the endpoint, and what the operator called it."""
+
+    description: str
+    endpoint: IStreamServerEndpoint
+
+    @property
+    def scheme(self) -> str:
+        return "http" + "s" * self.description.startswith(("ssl:", "haproxy:ssl:"))
+
+
+class EchoService(Service):
+    """Serves `site` on `listeners`; its `stopService` drains."""
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        listeners: Sequence[Listener],
+        site: EchoSite,
+        factory: EchoFactory,
+        journal: Journal,
+        limits: Limits,
+    ) -> None:
+        self._reactor = reactor
+        self._listeners = listeners
+        self._site = site
+        self._factory = factory
+        self._journal = journal
+        self._limits = limits
+        self._ports: list[IListeningPort] = []
+
+    def privilegedStartService(self) -> None:
+        """Listen, before twistd gives up root. Raises Fatal."""
+        for listener in self._listeners:
+            failures: list[Failure] = []
+            listening = listener.endpoint.listen(self._site)
+            listening.addCallback(self._listening, listener)
+            listening.addErrback(failures.append)
+            if failures:  # The endpoints of Twisted fail at once or not at all.
+                raise Fatal(f"cannot listen on {listener.description}: {_why(failures[0])}")
+
+    def startService(self) -> None:
+        if not self._ports:
+            self.privilegedStartService()
+        super().startService()
+
+    def _listening(self, port: IListeningPort, listener: Listener) -> None:
+        self._ports.append(port)
+        match port.getHost():
+            case IPv4Address(host=host, port=number) | IPv6Address(host=host, port=number):
+                if host in ("0.0.0.0", "::"):
+                    host = "localhost"
+                where = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+                _log.info(
+                    "open {scheme}://{where}/ in a browser, "
+                    "or connect a WebSocket client to {websocket}://{where}/echo",
+                    scheme=listener.scheme,
+                    websocket=listener.scheme.replace("http", "ws"),
+                    where=where,
+                )
+            case UNIXAddress(name=bytes(name)):
+                _log.info("listening on unix:{where}", where=os.fsdecode(name))
+            case address:
+                _log.info("listening on {where}", where=address)
+
+    @inlineCallbacks
+    def stopService(self) -> Any:
+        """Drain. Fires when every client is gone, at the latest after the drain limit."""
+        super().stopService()
+        started = self._reactor.seconds()
+        emptied = self._factory.drain()
+        closed = [maybeDeferred(port.stopListening) for port in self._ports]
+        leaving = list(self._factory.connections)
+        if leaving:
+            _log.info("draining {count:,} connections", count=len(leaving))
+        deadline = self._reactor.callLater(self._limits.drainTimeout, self._factory.abortAll)
+        self._askToLeave(leaving, math.ceil(len(leaving) / _SPREAD))
+        yield emptied
+        if deadline.active():
+            deadline.cancel()
+        yield DeferredList(closed)
+        self._journal.flush()
+        if leaving:
+            _log.info("drained in {time:.1f} s", time=self._reactor.seconds() - started)
+
+    def _askToLeave(self, leaving: list[EchoProtocol], many: int) -> None:
+        for connection in leaving[:many]:
+            connection.goAway()
+        if rest := leaving[many:]:
+            self._reactor.callLater(_STEP, self._askToLeave, rest, many)
+
+    def hurry(self) -> None:
+        """End a drain at once."""
+        self._factory.abortAll()
+
+
+class Signals(Service):
+    """SIGTERM and SIGINT: the first drains `echo`, a second one ends the drain at once.
+
+    twistd's own handling would pass the signal on to the process when all is done, so that a
+    perfect end would have the exit status of a failure (twisted/application/app.py, 26.10).
+    """
+
+    def __init__(self, reactor: Any, echo: EchoService) -> None:
+        self._reactor = reactor
+        self._echo = echo
+        self._stopping = False
+
+    def startService(self) -> None:
+        super().startService()
+        # Not before: the reactor installs its own handlers as it starts to run.
+        self._reactor.callWhenRunning(self._install)
+
+    def _install(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, frame: self.received())
+
+    def received(self) -> None:
+        if self._stopping:
+            self._reactor.callFromThread(self._echo.hurry)
+        else:
+            self._stopping = True
+            self._reactor.callFromThread(self._reactor.stop)
+
+
+@implementer(IStreamServerEndpoint)
+@dataclass
+class EveryInterface:
+    """All IPv4 and IPv6 addresses of the machine, on one socket.
+
+    Twisted's `tcp:` is IPv4 alone. Its `tcp6:` serves both only where the kernel's
+    net.ipv6.bindv6only is 0, and not at all on a machine without IPv6.
+    """
+
+    reactor: Any
+    port: int
+
+    def listen(self, factory: IProtocolFactory) -> "Deferred[IListeningPort]":
+        try:
+            family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+            with socket.create_server(
+                ("", self.port),
+                family=family,
+                backlog=BACKLOG,
+                dualstack_ipv6=family == socket.AF_INET6,
+            ) as listener:
+                listener.setblocking(False)
+                return succeed(self.reactor.adoptStreamPort(listener.fileno(), family, factory))
+        except OSError:
+            return fail()
+
+
+def _why(failure: Failure) -> str:
+    error: Any = failure.value
+    if isinstance(error, CannotListenError):
+        error = error.socketError
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return str(error)

@@ -1,0 +1,244 @@
+"""The URLs of the service, and what HTTP is allowed to do here.
+
+    /  /websockets.html     the page, and its style and script beside it
+    /echo                   the WebSocket endpoint (`upgrade`)
+    /healthz  /readyz       200 while alive; readyz 503 as soon as the service drains
+
+Twisted's HTTPChannel would take a body of any size and write it to disk, and it would wait
+for ever for a client that sends a byte a minute (26.10, H:836 and H:2356). `Channel` takes
+no body and gives each request a deadline.
+"""
+
+import hashlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
+from twisted.internet.protocol import connectionDone
+from twisted.protocols.policies import ProtocolWrapper
+from twisted.python.failure import Failure
+from twisted.web.http import CACHED, HTTPChannel
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import Request, Site
+from twisted.web.static import File
+
+from echotwist.answer import Answer
+from echotwist.closing import linger
+from echotwist.journal import Journal
+from echotwist.limits import OVERFLOW, Limits
+from echotwist.protocol import EchoFactory
+from echotwist.upgrade import EchoResource
+
+RESOURCES = Path(__file__).with_name("resources")
+
+PAGE = "websockets.html"
+
+_CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; connect-src 'self'; script-src 'self'; style-src 'self'; "
+    "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def makeRoot(
+    factory: EchoFactory, journal: Journal, allowedOrigins: Collection[str] = ()
+) -> Resource:
+    """The whole URL map."""
+    root = Directory()
+    root.putChild(b"", Asset(RESOURCES / PAGE))
+    for path in RESOURCES.iterdir():
+        root.putChild(path.name.encode(), Asset(path))
+    root.putChild(b"echo", EchoResource(factory, journal, allowedOrigins))
+    root.putChild(b"healthz", Answer(200, "ok"))
+    root.putChild(b"readyz", Readiness(factory))
+    return root
+
+
+class Directory(Resource):
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        return Answer(404, "there is nothing here; try / or /echo")
+
+
+class Asset(File):
+    """A file of the page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._etag = b'"%s"' % hashlib.sha256(path.read_bytes()).hexdigest()[:16].encode()
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        return Answer(404, "there is nothing here")
+
+    def render_GET(self, request: Request) -> bytes | int:
+        # Twisted logs, or fails on, what it cannot parse here; the files are small.
+        request.requestHeaders.removeHeader("Range")
+        # An ETag is exact where the times of files from a wheel are not.
+        request.requestHeaders.removeHeader("If-Modified-Since")
+        request.setHeader("Cache-Control", "no-cache")
+        request.setHeader("Content-Security-Policy", _CONTENT_SECURITY_POLICY)
+        request.setHeader("Referrer-Policy", "no-referrer")
+        if request.setETag(self._etag) is CACHED:
+            return b""
+        result: bytes | int = super().render_GET(request)
+        return result
+
+    render_HEAD = render_GET
+
+
+class Readiness(Resource):
+    """`/readyz`: whether a load balancer should send clients here."""
+
+    isLeaf = True
+
+    def __init__(self, factory: EchoFactory) -> None:
+        super().__init__()
+        self._factory = factory
+
+    def render(self, request: Request) -> bytes:
+        if self._factory.draining:
+            return Answer(503, "draining").render(request)
+        return Answer(200, "ready").render(request)
+
+
+class Channel(HTTPChannel):
+    """One HTTP connection."""
+
+    site: "EchoSite"
+    transport: Any  # Every one of Twisted's can do more than ITransport says.
+
+    _deadline: IDelayedCall | None = None
+    _answered = False
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.site.channels.add(self)
+        if self.site.isFull():
+            # Twisted would accept until the process has no descriptor left.
+            self.transport.abortConnection()
+        self._setDeadline()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._forget()
+        super().connectionLost(reason)
+
+    def headerReceived(self, line: bytes) -> bool:
+        name, _, value = line.partition(b":")
+        match name.lower().strip(), value.strip():
+            case (b"content-length", length) if length != b"0":
+                return self._refuse(b"413 Content Too Large" if length.isdigit() else _BAD)
+            case (b"transfer-encoding", _):
+                return self._refuse(b"413 Content Too Large")
+        good: bool = super().headerReceived(line)
+        return good
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self._refuse(_BAD)
+
+    def _refuse(self, status: bytes) -> bool:
+        self.transport.write(
+            b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n" % status
+        )
+        self.loseConnection()
+        return False
+
+    def requestDone(self, request: Request) -> None:
+        self._answered = True
+        self._setDeadline()
+        super().requestDone(request)
+
+    def loseConnection(self) -> None:
+        """What is written goes out; what is not yet looked at, or still arrives, is discarded."""
+        self.clearLineBuffer()
+        self.dataReceived = lambda data: None  # type: ignore[method-assign]
+        self._clearDeadline()
+        self._deadline = linger(self.transport, self.site.reactor, self.site.limits.closeTimeout)
+
+    def upgrade(self, protocol: IProtocol, handshake: bytes) -> None:
+        """Leave the connection to `protocol`, which is given `handshake` and then what the client
+        sent behind its request.
+
+        What autobahn.twisted.resource.WebSocketResource does, and more: that keeps this channel
+        as the producer, loses the bytes behind the request and cancels no timer.
+        """
+        early = self.clearLineBuffer()
+        transport, self.transport = self.transport, None
+        transport.unregisterProducer()
+        self._forget()
+        self.requests.clear()
+        if isinstance(transport, ProtocolWrapper):  # TLS or the PROXY protocol
+            transport.wrappedProtocol = protocol
+        else:
+            transport.protocol = protocol
+        protocol.makeConnection(transport)
+        protocol.dataReceived(handshake)
+        if early:
+            protocol.dataReceived(early)
+
+    def _setDeadline(self) -> None:
+        self._clearDeadline()
+        self._deadline = self.site.reactor.callLater(self.site.limits.handshakeTimeout, self._late)
+
+    def _late(self) -> None:
+        # A browser that keeps the connection for its next request is told so; a client that
+        # has not finished its first has had its time.
+        if self._answered:
+            self.loseConnection()
+        else:
+            self.transport.abortConnection()
+
+    def _clearDeadline(self) -> None:
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        self._deadline = None
+
+    def _forget(self) -> None:
+        self._clearDeadline()
+        self.site.channels.discard(self)
+
+
+_BAD = b"400 Bad Request"
+
+
+class EchoSite(Site):
+    """The HTTP server. `channels` are the connections that are not upgraded."""
+
+    protocol = Channel  # type: ignore[assignment]  # Twisted's own default would speak HTTP/2.
+    noisy = False
+    reactor: IReactorTime
+
+    def __init__(
+        self,
+        factory: EchoFactory,
+        journal: Journal,
+        limits: Limits,
+        reactor: IReactorTime,
+        allowedOrigins: Collection[str] = (),
+    ) -> None:
+        # No idle timeout: Twisted's starts anew with every byte.
+        super().__init__(
+            makeRoot(factory, journal, allowedOrigins),
+            timeout=None,
+            reactor=reactor,
+        )
+        self.limits = limits
+        self.channels: set[Channel] = set()
+        self._factory = factory
+
+    def isFull(self) -> bool:
+        """Whether no further connection can be answered, not even with 503."""
+        most = self.limits.maxConnections + OVERFLOW
+        return len(self.channels) + len(self._factory.connections) > most
+
+    def getResourceFor(self, request: Request) -> IResource:
+        request.setHeader("Server", "echotwist")
+        request.setHeader("X-Content-Type-Options", "nosniff")
+        if request.method not in (b"GET", b"HEAD"):
+            return Answer(405, "only GET and HEAD are answered", {"Allow": "GET, HEAD"})
+        found: IResource = super().getResourceFor(request)
+        return found
+
+    def acceptableProtocols(self) -> list[bytes]:
+        return [b"http/1.1"]
+
+    def log(self, request: object) -> None:
+        """Not a line a request: the journal tells what matters, and is bounded."""

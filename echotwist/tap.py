@@ -1,0 +1,151 @@
+"""What `twistd echotwist` takes, and the service that it makes of it."""
+
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from twisted.application.service import IService, MultiService
+from twisted.internet.endpoints import serverFromString
+from twisted.python.usage import Options as TwistedOptions
+from twisted.python.usage import UsageError
+
+from echotwist import __version__
+from echotwist.journal import Journal
+from echotwist.limits import Limits, count
+from echotwist.protocol import EchoFactory
+from echotwist.service import EchoService, EveryInterface, Fatal, Listener, Signals
+from echotwist.site import EchoSite
+from echotwist.upgrade import canonicalOrigin
+
+
+def optionOf(field: str) -> str:
+    """The option of a field of Limits: `maxMessage` is `max-message`."""
+    return re.sub("(?=[A-Z])", "-", field).lower()
+
+
+def _manual(method: Callable[..., None]) -> Callable[..., None]:
+    """Make a docstring of several lines readable in --help, which keeps their indentation."""
+    method.__doc__ = " ".join((method.__doc__ or "").split())
+    return method
+
+
+class Options(TwistedOptions):
+    """The options of `twistd echotwist`."""
+
+    synopsis = "[options]"
+
+    longdesc = (
+        "Serves a page at / and echoes every WebSocket message at /echo. "
+        "Sizes take 65536, 64k, 16M; times take 500ms, 10s, 2m. "
+        "SIGTERM and SIGINT drain it: every client is told 1001 and given time to leave."
+    )
+
+    optParameters = [
+        ["port", "p", "8080", "TCP port, on all IPv4 and IPv6 addresses; 0 takes a free one."],
+        *(
+            [optionOf(limit.name), None, limit.metadata["default"], limit.metadata["reason"]]
+            for limit in fields(Limits)
+        ),
+    ]
+
+    optFlags = [
+        ["no-compression", None, "Do not accept permessage-deflate."],
+        [
+            "context-takeover",
+            None,
+            "Keep the window of permessage-deflate from message to message: smaller messages, "
+            "and some 300 KB a connection.",
+        ],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["listen"] = []
+        self["allow-origin"] = []
+
+    @_manual
+    def opt_listen(self, endpoint: str) -> None:
+        """Listen on this endpoint instead of --port, in Twisted's words: tcp:8080,
+        tcp6:8080:interface=\\:\\:1, ssl:8443:privateKey=key.pem:certKey=cert.pem,
+        unix:/run/echotwist.sock, systemd:domain=INET:index=0, haproxy:tcp:8080. May be given
+        several times."""
+        self["listen"].append(endpoint)
+
+    @_manual
+    def opt_allow_origin(self, origin: str) -> None:
+        """Let pages of this origin connect, such as https://example.com or null. May be given
+        several times. Once it is given, only these pages, the service's own, and clients that
+        are no browsers connect; the others are answered 403."""
+        try:
+            self["allow-origin"].append(origin if origin == "null" else canonicalOrigin(origin))
+        except ValueError as e:
+            raise UsageError(f"--allow-origin {origin!r}: {e}") from e
+
+    def opt_version(self) -> None:
+        """Print the version and exit."""
+        print(f"echotwist {__version__}")
+        raise SystemExit(0)
+
+    def parseOptions(self, options: Any = None) -> None:
+        # twistd would print the whole manual, and the error below it.
+        try:
+            super().parseOptions(options)
+        except UsageError as e:
+            raise Fatal(f"{e} (see twistd echotwist --help)") from e
+
+    def parseArgs(self, *arguments: str) -> None:
+        if arguments:
+            raise UsageError(f"takes no argument {arguments[0]!r}")
+
+    def postOptions(self) -> None:
+        values = {}
+        for limit in fields(Limits):
+            option = optionOf(limit.name)
+            values[limit.name] = _parsed(option, self[option], limit.metadata["parse"])
+        self["limits"] = Limits(**values)
+        self["port"] = _parsed("port", self["port"], _port)
+
+
+def _port(text: str) -> int:
+    if (number := count(text)) > 65535:
+        raise ValueError("takes a port from 0 to 65535")
+    return number
+
+
+def _parsed(option: str, text: str, parse: Any) -> Any:
+    try:
+        return parse(text)
+    except ValueError as e:
+        raise UsageError(f"--{option} {text!r}: {e}") from e
+
+
+def makeService(options: Options) -> IService:
+    """The service tree, not started. Raises Fatal for an endpoint that cannot be."""
+    # Here, not above: the option --reactor of twistd comes before.
+    from twisted.internet import reactor
+
+    listeners = []
+    for text in options["listen"]:
+        try:
+            listeners.append(Listener(text, serverFromString(reactor, text)))
+        except Exception as e:  # Each endpoint parser fails in its own way.
+            raise Fatal(f"--listen {text!r}: {e or type(e).__name__}") from e
+    if not listeners:
+        port = options["port"]
+        listeners.append(Listener(f"port {port}", EveryInterface(reactor, port)))
+    limits: Limits = options["limits"]
+    journal = Journal(limits.logRate, reactor)
+    factory = EchoFactory(
+        limits,
+        journal,
+        reactor,
+        compression=not options["no-compression"],
+        contextTakeover=bool(options["context-takeover"]),
+    )
+    site = EchoSite(factory, journal, limits, reactor, options["allow-origin"])
+    echo = EchoService(reactor, listeners, site, factory, journal, limits)
+    services = MultiService()
+    echo.setServiceParent(services)
+    Signals(reactor, echo).setServiceParent(services)
+    return services

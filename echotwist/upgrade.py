@@ -1,0 +1,205 @@
+"""`/echo` as HTTP sees it: vets the request to upgrade, then hands the connection over.
+
+Twisted has parsed the request, and Autobahn parses it again, by other rules: it splits
+headers at \\x85 and \\x1c as well as at newlines, takes a non-breaking space in the target for
+a space, and never sees that a header came twice (hazards of Autobahn 26.10.2, P:296 and
+R:180). So everything a handshake needs (RFC 6455, 4.2.1) is vetted here, where the request
+is still what the client sent, and Autobahn gets a request in our own words: the key, the
+subprotocol and the compression that passed. Nothing else of the client's text reaches it.
+"""
+
+import re
+from collections.abc import Collection
+from typing import Any
+from urllib.parse import urlsplit
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.interfaces import IAddress
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from echotwist import deflate
+from echotwist.answer import Answer
+from echotwist.journal import Journal
+from echotwist.protocol import EchoFactory
+
+_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_PARAMETER = rf'{_TOKEN}(?:[ \t]*=[ \t]*(?:{_TOKEN}|"{_TOKEN}"))?'
+_EXTENSION = rf"{_TOKEN}(?:[ \t]*;[ \t]*{_PARAMETER})*"
+_UNPRINTABLE = re.compile(rb"[^\x20-\x7e]")
+_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]+)(?::(\d{1,5}))?")
+
+
+class Refused(Exception):
+    """A request that is not upgraded: the HTTP status, and why, in words of our own."""
+
+    def __init__(self, status: int, reason: str, **headers: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+class EchoResource(Resource):
+    """The resource at `/echo`. `allowedOrigins` empty lets every page connect."""
+
+    def __init__(
+        self, factory: EchoFactory, journal: Journal, allowedOrigins: Collection[str] = ()
+    ) -> None:
+        super().__init__()
+        self._factory = factory
+        self._journal = journal
+        self._allowedOrigins = frozenset(allowedOrigins)
+
+    def render_GET(self, request: Request) -> bytes | int:
+        peer = nameOf(request.getClientAddress())
+        try:
+            handshake = self._vet(request)
+        except Refused as refused:
+            self._journal.refused(peer, refused.status, refused.reason)
+            return Answer(refused.status, refused.reason, refused.headers).render(request)
+        protocol: Any = self._factory.buildProtocol(request.getClientAddress())
+        protocol.address = peer
+        channel: Any = request.channel
+        channel.upgrade(protocol, handshake)
+        return NOT_DONE_YET
+
+    def _vet(self, request: Request) -> bytes:
+        """The request as Autobahn shall see it. Raises Refused."""
+        headers = request.requestHeaders
+
+        def values(name: str) -> list[str]:
+            return [value.decode("latin-1") for value in headers.getRawHeaders(name.encode(), [])]
+
+        def tokens(name: str) -> list[str]:
+            return [token.strip(" \t") for value in values(name) for token in value.split(",")]
+
+        def one(name: str) -> str:
+            match values(name):
+                case [value]:
+                    return value
+                case []:
+                    raise Refused(400, f"the {name} header is missing")
+                case _:
+                    raise Refused(400, f"the {name} header came twice")
+
+        if request.method != b"GET" or "websocket" not in map(str.lower, tokens("Upgrade")):
+            raise Refused(
+                426,
+                "this is a WebSocket endpoint: connect to it with a WebSocket client, "
+                "such as new WebSocket(url) in a browser",
+                Upgrade="websocket",
+                Sec_WebSocket_Version="13",
+            )
+        for name, raw in headers.getAllRawHeaders():
+            if any(_UNPRINTABLE.search(text) for text in (name, *raw)):
+                raise Refused(400, "a header has a control or non-ASCII byte")
+        if _UNPRINTABLE.search(request.uri):
+            raise Refused(400, "the target has a control or non-ASCII byte")
+        if request.clientproto != b"HTTP/1.1":
+            raise Refused(400, "an upgrade takes HTTP/1.1")
+        host = _HOST.fullmatch(one("Host"))
+        if host is None:
+            raise Refused(400, "the Host header is malformed")
+        if "upgrade" not in map(str.lower, tokens("Connection")):
+            raise Refused(400, "the Connection header does not say Upgrade")
+        if one("Sec-WebSocket-Version") != "13":
+            raise Refused(426, "only version 13 is spoken here", Sec_WebSocket_Version="13")
+        key = one("Sec-WebSocket-Key")
+        if _KEY.fullmatch(key) is None:
+            raise Refused(400, "the Sec-WebSocket-Key is not 16 bytes in base64")
+        if values("Origin") and not self._allows(one("Origin"), host[1], host[2]):
+            raise Refused(403, "the Origin is not allowed here")
+        vetted = {
+            "Host": "localhost",
+            "Upgrade": "websocket",
+            "Connection": "Upgrade",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": key,
+            "Sec-WebSocket-Protocol": _subprotocol(tokens("Sec-WebSocket-Protocol")),
+            "Sec-WebSocket-Extensions": _deflateOffers(values("Sec-WebSocket-Extensions")),
+        }
+        if (why := self._factory.unavailable()) is not None:
+            raise Refused(503, why, Retry_After="5")
+        lines = [f"{name}: {value}" for name, value in vetted.items() if value]
+        return "\r\n".join(["GET /echo HTTP/1.1", *lines, "", ""]).encode("ascii")
+
+    def _allows(self, origin: str, host: str, port: str | None) -> bool:
+        """Whether a page of `origin` may connect (RFC 6455, 10.2): one the operator allowed, or
+        one that came from the address it connects to."""
+        if not self._allowedOrigins:
+            return True
+        try:
+            its = canonicalOrigin(origin)
+            scheme = urlsplit(its).scheme
+            # Behind a proxy that ends TLS only the page knows the scheme.
+            return its in self._allowedOrigins or its == canonicalOrigin(
+                f"{scheme}://{host}:{port}" if port else f"{scheme}://{host}"
+            )
+        except ValueError:
+            return origin == "null" and origin in self._allowedOrigins
+
+
+def canonicalOrigin(text: str) -> str:
+    """`text` as RFC 6454 compares origins: lower case, and the port always there.
+
+    Raises ValueError for what is no origin, `null` included.
+    """
+    url = urlsplit(text.lower())
+    port = url.port or {"http": 80, "https": 443}.get(url.scheme)
+    host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+    if not host or url.path or url.query or url.fragment or "@" in url.netloc:
+        raise ValueError("takes an origin such as https://example.com or http://localhost:3000")
+    return f"{url.scheme}://{host}:{port}"
+
+
+def nameOf(address: IAddress | None) -> str:
+    """A peer in a log line: `127.0.0.1:40312`, `[::1]:40312` or `unix`."""
+    match address:
+        case IPv4Address(host=host, port=port):
+            return f"{host}:{port}"
+        case IPv6Address(host=host, port=port):
+            # An IPv4 client of a socket that serves both families.
+            mapped = host.removeprefix("::ffff:")
+            return f"{mapped}:{port}" if "." in mapped else f"[{host}]:{port}"
+        case UNIXAddress():
+            return "unix"
+        case _:
+            return "unknown"
+
+
+def _subprotocol(offered: list[str]) -> str:
+    """The subprotocol to speak: the first that is offered, since an echo speaks all of them, and
+    a browser that asked for one hangs up if it gets none. Empty if none is."""
+    if len(set(offered)) != len(offered) or any(
+        re.fullmatch(_TOKEN, name) is None for name in offered
+    ):
+        raise Refused(400, "the Sec-WebSocket-Protocol header is malformed")
+    return offered[0] if offered else ""
+
+
+def _deflateOffers(values: list[str]) -> str:
+    """The offers of permessage-deflate that can be accepted, as one header value.
+
+    Raises Refused for what is no list of extensions (RFC 6455, 9.1).
+    """
+    offers = []
+    for extension in _split(",".join(values)):
+        if re.fullmatch(_EXTENSION, extension) is None:
+            raise Refused(400, "the Sec-WebSocket-Extensions header is malformed")
+        name, *parameters = (part.strip(" \t") for part in extension.split(";"))
+        given: dict[str, list[str | None]] = {}
+        for parameter in parameters:
+            key, equals, value = parameter.partition("=")
+            given.setdefault(key.strip(" \t").lower(), []).append(
+                value.strip(' \t"') if equals else None
+            )
+        if name.lower() == deflate.NAME and (offer := deflate.understood(given)):
+            offers.append(offer)
+    return ", ".join(offers)
+
+
+def _split(header: str) -> list[str]:
+    """The elements of a list in a header; empty ones do not count (RFC 9110, 5.6.1)."""
+    return [element for part in header.split(",") if (element := part.strip(" \t"))]

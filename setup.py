@@ -1,0 +1,62 @@
+"""Packaging. The tool tables are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+here = Path(__file__).parent
+
+setup(
+    name="echotwist",
+    # Read, not imported: a build has none of the dependencies.
+    version=re.search(r'__version__ = "(.+)"', (here / "echotwist/__init__.py").read_text())[1],
+    description="A WebSocket echo service on Twisted and Autobahn that people can trust",
+    long_description=(here / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    install_requires=[
+        # The reactor, HTTP and twistd; tls for ssl: endpoints. 26.10 mends request smuggling.
+        "Twisted[tls]>=26.10.0",
+        # WebSocket, RFC 6455 and RFC 7692. 26.10.1 bounds decompression.
+        "autobahn>=26.10.1",
+        # The logger that Autobahn's classes want.
+        "txaio>=26.6.1",
+        # Declares what Twisted's interfaces ask for.
+        "zope.interface>=8",
+    ],
+    extras_require={
+        "test": [
+            "pytest>=9",
+            # Tests of real sockets run in Twisted's reactor.
+            "pytest-twisted>=1.14",
+            # Any order: a test that needs another one fails.
+            "pytest-randomly>=4",
+            # Any messages, cut anywhere.
+            "hypothesis>=6.150",
+            # The page, in Debian's Chromium.
+            "playwright>=1.60",
+            # Certificates for TLS.
+            "trustme>=1.2",
+            # Clients that we did not write.
+            "aiohttp>=3.14",
+            "picows>=2.3",
+            "websockets>=17",
+        ],
+    },
+    # An editable install is then a plain path: twistd looks for plugins in folders of sys.path.
+    package_dir={"": "."},
+    # Named: find_packages() misses twisted.plugins, which must have no __init__.py.
+    packages=["echotwist", "echotwist.resources", "twisted.plugins"],
+    package_data={
+        "echotwist": ["py.typed"],
+        "echotwist.resources": ["*.html", "*.css", "*.js", "*.svg"],
+    },
+    zip_safe=False,
+    classifiers=[
+        "Framework :: Twisted",
+        "Programming Language :: Python :: 3",
+        "Topic :: Internet :: WWW/HTTP",
+    ],
+)
