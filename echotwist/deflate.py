@@ -74,12 +74,24 @@ class Deflate(PerMessageDeflate):
         data: bytes = super().end_compress_message()
         if self.server_no_context_takeover:
             self._compressor = None
-        return data
+        # zlib gives nothing for nothing if it was flushed just before. RFC 7692, 7.2.3.6.
+        return data or b"\x00"
+
+    def start_decompress_message(self) -> None:
+        super().start_decompress_message()
+        self._isEmpty = True
+
+    def decompress_message_data(self, data: bytes, max_output_len: int | None = None) -> bytes:
+        self._isEmpty = self._isEmpty and not data
+        inflated: bytes = super().decompress_message_data(data, max_output_len)
+        return inflated
 
     def end_decompress_message(self) -> None:
         decompressor: Any = self._decompressor
         if self.client_no_context_takeover:
             self._decompressor = None
+        if self._isEmpty:
+            return  # Should have been 0x00, but see above: some clients send what zlib gives.
         try:
             # RFC 7692, 7.2.2: the tail that the sender took away.
             rest = decompressor.decompress(b"\x00\x00\xff\xff")

@@ -118,13 +118,14 @@ class EchoProtocol(WebSocketServerProtocol):
         super().dataReceived(data)
 
     def _ping(self) -> None:
+        waiting = unsent(self.transport)
         self._heard = False
         self.sendPing()
-        self._setTimer(self.factory.limits.pingTimeout, self._pongDue, unsent(self.transport))
+        self._setTimer(self.factory.limits.pingTimeout, self._pongDue, waiting)
 
     def _pongDue(self, waiting: int) -> None:
         """A pong cannot overtake a long message, in either direction. So what counts is that
-        something moved: a byte received, or some of the `waiting` bytes taken."""
+        something moved: a byte received, or some of the `waiting` bytes before the ping taken."""
         limits = self.factory.limits
         if self._heard or unsent(self.transport) < waiting:
             self._setTimer(max(limits.pingInterval - limits.pingTimeout, 0), self._ping)

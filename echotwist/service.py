@@ -79,10 +79,10 @@ class EchoService(Service):
         journal: Journal,
         limits: Limits,
     ) -> None:
+        self.site = site
+        self.factory = factory
         self._reactor = reactor
         self._listeners = listeners
-        self._site = site
-        self._factory = factory
         self._journal = journal
         self._limits = limits
         self._ports: list[IListeningPort] = []
@@ -91,7 +91,7 @@ class EchoService(Service):
         """Listen, before twistd gives up root. Raises Fatal."""
         for listener in self._listeners:
             failures: list[Failure] = []
-            listening = listener.endpoint.listen(self._site)
+            listening = listener.endpoint.listen(self.site)
             listening.addCallback(self._listening, listener)
             listening.addErrback(failures.append)
             if failures:  # The endpoints of Twisted fail at once or not at all.
@@ -126,12 +126,12 @@ class EchoService(Service):
         """Drain. Fires when every client is gone, at the latest after the drain limit."""
         super().stopService()
         started = self._reactor.seconds()
-        emptied = self._factory.drain()
+        emptied = self.factory.drain()
         closed = [maybeDeferred(port.stopListening) for port in self._ports]
-        leaving = list(self._factory.connections)
+        leaving = list(self.factory.connections)
         if leaving:
             _log.info("draining {count:,} connections", count=len(leaving))
-        deadline = self._reactor.callLater(self._limits.drainTimeout, self._factory.abortAll)
+        deadline = self._reactor.callLater(self._limits.drainTimeout, self.factory.abortAll)
         self._askToLeave(leaving, math.ceil(len(leaving) / _SPREAD))
         yield emptied
         if deadline.active():
@@ -149,7 +149,7 @@ class EchoService(Service):
 
     def hurry(self) -> None:
         """End a drain at once."""
-        self._factory.abortAll()
+        self.factory.abortAll()
 
 
 class Signals(Service):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from twisted.application.service import IService, MultiService
+from twisted.application.service import MultiService
 from twisted.internet.endpoints import serverFromString
 from twisted.python.usage import Options as TwistedOptions
 from twisted.python.usage import UsageError
@@ -120,10 +120,11 @@ def _parsed(option: str, text: str, parse: Any) -> Any:
         raise UsageError(f"--{option} {text!r}: {e}") from e
 
 
-def makeService(options: Options) -> IService:
+def makeService(options: Options, reactor: Any = None) -> MultiService:
     """The service tree, not started. Raises Fatal for an endpoint that cannot be."""
-    # Here, not above: the option --reactor of twistd comes before.
-    from twisted.internet import reactor
+    if reactor is None:
+        # Not at the top: that would install one before twistd's option --reactor is read.
+        from twisted.internet import reactor
 
     listeners = []
     for text in options["listen"]:

@@ -1,0 +1,50 @@
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from memory import Client, Service
+from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+
+
+class Log:
+    """What was logged during a test."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def lines(self, namespace: str = "echotwist") -> list[str]:
+        return [formatEvent(e) for e in self.events if e.get("log_namespace") == namespace]
+
+    def errors(self) -> list[str]:
+        return [
+            formatEvent(e) + str(e.get("log_failure", ""))
+            for e in self.events
+            if e["log_level"] >= LogLevel.warn
+        ]
+
+
+@pytest.fixture(autouse=True)
+def log() -> Iterator[Log]:
+    """Everything that is logged. Whatever a client does, nothing may be logged as an error."""
+    log = Log()
+    globalLogPublisher.addObserver(log.events.append)
+    yield log
+    globalLogPublisher.removeObserver(log.events.append)
+    assert log.errors() == []
+
+
+@pytest.fixture
+def service() -> Service:
+    """The service in memory, as it is without options."""
+    return Service()
+
+
+@pytest.fixture
+def client(service: Service) -> Client:
+    """An open connection to it."""
+    return service.open()
+
+
+@pytest.fixture
+def serve() -> Callable[..., Service]:
+    return Service

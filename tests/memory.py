@@ -1,0 +1,215 @@
+"""The whole service in memory: real Twisted transports, the sockets of which are two buffers.
+
+Everything from the bytes of the request to the bytes of the echo is what runs in production,
+Twisted's buffers, producers and half-closes included; only time and the kernel are ours.
+"""
+
+import errno
+import socket
+import struct
+from typing import Any
+
+from frames import Frame, parse
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
+from twisted.internet.tcp import Connection
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
+
+from echotwist.tap import Options, makeService
+
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+
+UPGRADE = {
+    "Host": "localhost:8080",
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Key": KEY,
+    "Sec-WebSocket-Version": "13",
+}
+
+
+def request(
+    target: str = "/echo", *, method: str = "GET", version: str = "HTTP/1.1", **changes: str | None
+) -> bytes:
+    """A request to upgrade; a header is changed by its name with `_` for `-`, None removes it."""
+    headers: dict[str, str | None] = dict(UPGRADE)
+    for name, value in changes.items():
+        headers[name.replace("_", "-")] = value
+    lines = [f"{name}: {value}" for name, value in headers.items() if value is not None]
+    return "\r\n".join([f"{method} {target} {version}", *lines, "", ""]).encode("latin-1")
+
+
+class Socket:
+    """What Twisted wants of a socket. `window` is how many bytes the peer still takes."""
+
+    def __init__(self) -> None:
+        self.arriving = bytearray()
+        self.sent = bytearray()
+        self.window: float = float("inf")
+        self.peerDone = False
+        self.fin = self.closed = self.reset = False
+
+    def fileno(self) -> int:
+        return 99
+
+    def setblocking(self, flag: bool) -> None:
+        pass
+
+    def getsockopt(self, level: int, option: int) -> int:
+        return 1
+
+    def setsockopt(self, level: int, option: int, value: Any) -> None:
+        if option == socket.SO_LINGER:
+            self.reset = value == struct.pack("ii", 1, 0)
+
+    def recv(self, size: int) -> bytes:
+        if self.arriving:
+            data = bytes(self.arriving[:size])
+            del self.arriving[:size]
+            return data
+        if self.peerDone:
+            return b""
+        raise OSError(errno.EWOULDBLOCK, "nothing there")
+
+    def send(self, data: Any) -> int:
+        if not self.window:
+            raise OSError(errno.EWOULDBLOCK, "the peer does not read")
+        n = int(min(len(data), self.window))
+        self.sent += data[:n]
+        self.window -= n
+        return n
+
+    def shutdown(self, how: int) -> None:
+        self.fin = True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Transport(Connection):
+    def __init__(self, skt: Any, protocol: Any, reactor: Any, peer: Any) -> None:
+        super().__init__(skt, protocol, reactor)
+        self._peer = peer
+        self.connected = True
+        protocol.makeConnection(self)
+        if self.connected:
+            self.startReading()
+
+    def getPeer(self) -> Any:
+        return self._peer
+
+    def getHost(self) -> Any:
+        return IPv4Address("TCP", "127.0.0.1", 8080)
+
+
+class Client:
+    """One connection to a `Service`, seen from its other end."""
+
+    def __init__(self, service: "Service", peer: Any = None) -> None:
+        self.service = service
+        self.socket = Socket()
+        peer = peer or IPv4Address("TCP", "127.0.0.1", 40000 + len(service.clients))
+        protocol = service.site.buildProtocol(peer)
+        self.transport = Transport(self.socket, protocol, service.reactor, peer)
+        service.clients.append(self)
+
+    def send(self, data: bytes, segment: int | None = None) -> None:
+        """Send, in segments of so many bytes, and let the service act."""
+        for start in range(0, len(data), segment or len(data) or 1):
+            self.socket.arriving += data[start : start + (segment or len(data))]
+            self.service.run()
+
+    def finish(self) -> None:
+        """Say FIN, as close() or shutdown(SHUT_WR) do."""
+        self.socket.peerDone = True
+        self.service.run()
+
+    def received(self) -> bytes:
+        """What the service has sent since the last call."""
+        data = bytes(self.socket.sent)
+        self.socket.sent.clear()
+        return data
+
+    def open(self, **changes: str | None) -> "Client":
+        """Shake hands."""
+        self.send(request(**changes))
+        head, _, rest = self.received().partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101 "), head
+        self.socket.sent += rest
+        return self
+
+    def frames(self) -> list[Frame]:
+        return parse(self.received())
+
+    @property
+    def protocol(self) -> Any:
+        return self.transport.protocol
+
+    @property
+    def reading(self) -> bool:
+        """Whether the service reads from this connection."""
+        return self.transport in self.service.reactor.readers
+
+
+class Service:
+    """The service with these command-line options."""
+
+    def __init__(self, *arguments: str) -> None:
+        options = Options()
+        options.parseOptions(list(arguments))
+        self.reactor = MemoryReactorClock()
+        self.tree = makeService(options, self.reactor)
+        self.echo: Any = self.tree.services[0]
+        self.site = self.echo.site
+        self.factory = self.echo.factory
+        self.clients: list[Client] = []
+
+    def connect(self, peer: Any = None) -> Client:
+        return Client(self, peer)
+
+    def open(self, **changes: str | None) -> Client:
+        return self.connect().open(**changes)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, each timer at its time."""
+        end = self.reactor.seconds() + seconds
+        while (pending := [call.getTime() for call in self.reactor.getDelayedCalls()]) and min(
+            pending
+        ) <= end:
+            self.reactor.advance(max(min(pending) - self.reactor.seconds(), 0))
+            self.run()
+        self.reactor.advance(end - self.reactor.seconds())
+        self.run()
+
+    def run(self) -> None:
+        """What the reactor does until nothing is left to do."""
+        for _ in range(100_000):
+            self.reactor.advance(0)
+            if not any([self._turn(client) for client in list(self.clients)]):
+                return
+        raise AssertionError("the service does not come to rest")
+
+    def _turn(self, client: Client) -> bool:
+        transport, skt = client.transport, client.socket
+        if transport in self.reactor.readers and (skt.arriving or skt.peerDone):
+            self._did(transport, transport.doRead(), isRead=True)
+            return True
+        if transport in self.reactor.writers and skt.window:
+            self._did(transport, transport.doWrite(), isRead=False)
+            return True
+        return False
+
+    def _did(self, transport: Transport, why: Any, isRead: bool) -> None:
+        # As twisted.internet.posixbase._DisconnectSelectableMixin.
+        if why is None:
+            return
+        self.reactor.removeReader(transport)
+        if isRead and isinstance(why, ConnectionDone):
+            transport.readConnectionLost(Failure(why))
+        else:
+            self.reactor.removeWriter(transport)
+            transport.connectionLost(Failure(why))
+
+    def timers(self) -> int:
+        return len(self.reactor.getDelayedCalls())
