@@ -186,7 +186,8 @@ class Service:
         """What the reactor does until nothing is left to do."""
         for _ in range(100_000):
             self.reactor.advance(0)
-            if not any([self._turn(client) for client in list(self.clients)]):
+            turned = [self._turn(client) for client in list(self.clients)]
+            if not any(turned):
                 return
         raise AssertionError("the service does not come to rest")
 

@@ -1,0 +1,113 @@
+"""`twistd -n echotwist` as a process, as its users run it."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sysconfig
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+TWISTD = [str(Path(sysconfig.get_path("scripts")) / "twistd"), "--pidfile="]
+
+
+class Twistd:
+    """A running service, on a free port unless told otherwise. Use with `with`: at the end it is
+    asked to stop, and must have done so cleanly."""
+
+    def __init__(
+        self,
+        *arguments: str,
+        port: int = 0,
+        before: Sequence[str] = (),
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        check: bool = True,
+    ) -> None:
+        if not any(argument.startswith("--listen") for argument in arguments):
+            arguments = (f"--port={port}", *arguments)
+        self.lines: list[str] = []
+        self._ready = threading.Event()
+        self._check = check
+        self.process = subprocess.Popen(
+            [*before, *TWISTD, "-n", "echotwist", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=cwd,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        if not self._ready.wait(20):
+            self.process.kill()
+            raise AssertionError("twistd did not come up:\n" + self.log)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+            if "#info] open http" in line or "#info] listening on" in line:
+                self._ready.set()
+        self._ready.set()
+
+    @property
+    def log(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def url(self) -> str:
+        """Of the page, such as http://localhost:40123/."""
+        match = re.search(r"open (https?://\S+)", self.log)
+        assert match, self.log
+        return match[1]
+
+    @property
+    def ws(self) -> str:
+        """Of the echo, such as ws://localhost:40123/echo."""
+        return self.url.replace("http", "ws", 1) + "echo"
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1].rstrip("/"))
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def memory(self) -> int:
+        """Resident bytes."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("no VmRSS")
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def stop(self, number: int = signal.SIGTERM, timeout: float = 20) -> int:
+        """Send the signal, wait, and return the exit status."""
+        self.process.send_signal(number)
+        return self.wait(timeout)
+
+    def wait(self, timeout: float = 20) -> int:
+        status = self.process.wait(timeout)
+        self._reader.join(timeout)
+        return status
+
+    def __enter__(self) -> "Twistd":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            status = self.stop() if self.process.poll() is None else self.wait()
+        finally:
+            with contextlib.suppress(OSError):
+                self.process.kill()
+            if self.process.stdout is not None:
+                self.process.stdout.close()
+        if kind is None and self._check:
+            assert status == 0, self.log
+            assert "Traceback" not in self.log, self.log
