@@ -148,6 +148,7 @@ class Channel(HTTPChannel):
 
     def loseConnection(self) -> None:
         """What is written goes out; what is not yet looked at, or still arrives, is discarded."""
+        self.stopProducing()  # A file that is being sent would stay open.
         self.clearLineBuffer()
         self.dataReceived = lambda data: None  # type: ignore[method-assign]
         self._clearDeadline()

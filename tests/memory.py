@@ -187,7 +187,9 @@ class Service:
         for _ in range(100_000):
             self.reactor.advance(0)
             turned = [self._turn(client) for client in list(self.clients)]
-            if not any(turned):
+            now = self.reactor.seconds()
+            due = any(call.getTime() <= now for call in self.reactor.getDelayedCalls())
+            if not any(turned) and not due:
                 return
         raise AssertionError("the service does not come to rest")
 
