@@ -130,5 +130,5 @@ def preview(payload: bytes, isBinary: bool) -> str:
         shown = payload[:BINARY_PREVIEW].hex(" ")
         return f"{shown} ..." if len(payload) > BINARY_PREVIEW else shown
     # A character is four bytes at most; one cut in half at the end is left out.
-    text = payload[: TEXT_PREVIEW * 4].decode("utf-8", "ignore")
+    text = payload[: (TEXT_PREVIEW + 1) * 4].decode("utf-8", "ignore")
     return f"{text[:TEXT_PREVIEW]!r}..." if len(text) > TEXT_PREVIEW else repr(text)

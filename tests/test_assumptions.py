@@ -1,0 +1,120 @@
+"""What the service takes for granted of the private parts of Twisted and Autobahn.
+
+An upgrade of either that changes one of these fails here, and says where to look.
+"""
+
+import inspect
+import subprocess
+import sys
+from typing import Any
+
+from autobahn.twisted.websocket import WebSocketAdapterProtocol
+from autobahn.websocket.compress import PERMESSAGE_COMPRESSION_EXTENSION, PerMessageDeflate
+from autobahn.websocket.protocol import WebSocketProtocol, WebSocketServerProtocol
+from memory import Client, Service
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.interfaces import IHalfCloseableDescriptor, ISSLTransport
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.web.http import HTTPChannel
+
+from echotwist.closing import unsent
+from echotwist.deflate import Deflate
+from echotwist.protocol import EchoProtocol
+
+
+def test_autobahn_says_what_failed_through_one_method() -> None:
+    """EchoProtocol._fail_connection."""
+    assert list(inspect.signature(WebSocketProtocol._fail_connection).parameters) == [
+        "self",
+        "code",
+        "reason",
+    ]
+    for method in ("_protocol_violation", "_invalid_payload", "_max_message_size_exceeded"):
+        assert "self._fail_connection(" in inspect.getsource(getattr(WebSocketProtocol, method))
+    source = inspect.getsource(WebSocketProtocol._protocol_violation)
+    assert "if self.failByDrop:\n            return True" in source
+
+
+def test_autobahn_ends_a_transport_through_one_method() -> None:
+    """EchoProtocol._closeConnection."""
+    assert "self._closeConnection(abort)" in inspect.getsource(WebSocketProtocol.dropConnection)
+    source = inspect.getsource(WebSocketAdapterProtocol._closeConnection)
+    assert "loseConnection" in source
+
+
+def test_autobahn_collects_messages_in_the_methods_that_are_replaced(client: Client) -> None:
+    source = inspect.getsource(WebSocketProtocol.onFrameBegin)
+    assert source.index("self._onMessageBegin(") < source.index("self._onMessageFrameBegin(")
+    assert client.protocol.current_frame is None
+    for name in ("onMessageFrameData", "onMessageFrameEnd", "onMessageEnd", "onMessageFrameBegin"):
+        assert getattr(EchoProtocol, name) is not getattr(WebSocketProtocol, name)
+        assert f"self.{name}(" in inspect.getsource(getattr(WebSocketAdapterProtocol, f"_{name}"))
+
+
+def test_autobahn_sends_nothing_of_the_clients_text(service: Service) -> None:
+    """Its handshake parses what `upgrade` composed; only these headers come from the client."""
+    source = inspect.getsource(WebSocketServerProtocol.succeedHandshake)
+    assert "Sec-WebSocket-Accept" in source
+    assert service.factory.webStatus is False
+    assert service.factory.versions == [13]
+
+
+def test_autobahn_timers_are_off(service: Service) -> None:
+    factory = service.factory
+    assert (factory.openHandshakeTimeout, factory.closeHandshakeTimeout) == (0, 0)
+    assert (factory.autoPingInterval, factory.autoPingTimeout) == (0, 0)
+
+
+def test_the_deflate_in_use_is_ours() -> None:
+    assert PERMESSAGE_COMPRESSION_EXTENSION["permessage-deflate"]["PMCE"] is Deflate
+    for name in ("_compressor", "_decompressor"):
+        assert f"self.{name} = None" in inspect.getsource(PerMessageDeflate.__init__)
+
+
+def test_unsent_counts_what_the_kernel_did_not_take(client: Client) -> None:
+    transport = client.transport
+    assert unsent(transport) == 0
+    client.socket.window = 0
+    transport.write(b"x" * 300_000)
+    assert unsent(transport) == 300_000
+    client.socket.window = 7
+    client.service.run()
+    assert unsent(transport) == 300_000 - 7
+    transport.write(b"yy")
+    assert unsent(transport) == 300_000 - 5
+    client.socket.window = float("inf")
+    client.service.run()
+    assert unsent(transport) == 0
+
+
+def test_a_transport_pauses_its_producer_over_64_kib() -> None:
+    assert FileDescriptor.bufferSize == 65536
+    assert IHalfCloseableDescriptor.implementedBy(FileDescriptor)
+
+
+def test_tls_delegates_to_the_socket() -> None:
+    """closing.linger must not half-close below TLS; closing.unsent must see the socket's buffer."""
+
+    class Below:
+        dataBuffer, offset, _tempDataLen = b"xyz", 1, 5
+
+    tls: Any = TLSMemoryBIOProtocol.__new__(TLSMemoryBIOProtocol)
+    tls.transport = Below()
+    assert unsent(tls) == 7
+    assert "loseWriteConnection" not in vars(TLSMemoryBIOProtocol)
+    assert ISSLTransport is not None
+
+
+def test_http_channel_calls_what_channel_replaces() -> None:
+    assert "self.loseConnection()" in inspect.getsource(
+        HTTPChannel._respondToBadRequestAndDisconnect
+    )
+    assert "self.headerReceived(" in inspect.getsource(HTTPChannel.lineReceived)
+    # A refused header is the last line that is looked at: see Channel.loseConnection.
+    source = inspect.getsource(HTTPChannel.lineReceived)
+    assert "ok = self.headerReceived(self.__header)" in source
+
+
+def test_importing_the_plugin_and_the_options_installs_no_reactor() -> None:
+    code = "import sys, echotwist.tap; sys.exit('twisted.internet.reactor' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

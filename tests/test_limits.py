@@ -1,0 +1,98 @@
+import resource
+
+import pytest
+
+from echotwist import limits
+from echotwist.limits import Limits, count, descriptors, seconds, secondsOrNever, size
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1", 1),
+        ("65536", 65536),
+        ("64k", 65536),
+        ("64K", 65536),
+        ("64kb", 65536),
+        ("16M", 2**24),
+        ("1g", 2**30),
+    ],
+)
+def test_sizes(text: str, value: int) -> None:
+    assert size(text) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "0k", "-1", "1.5M", "1T", "k", "16 M", "1e3", "٣", "9" * 16, "16M\n"]
+)
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="takes a size"):
+        size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("10", 10),
+        ("10s", 10),
+        ("500ms", 0.5),
+        ("1.5m", 90),
+        ("2h", 7200),
+        ("168h", 604800),
+        ("0.5", 0.5),
+    ],
+)
+def test_times(text: str, value: float) -> None:
+    assert seconds(text) == secondsOrNever(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "-1", "1d", "10 s", "nan", "inf", "1e3", "169h", "999999999999h", "٣", ".5", "1s\n"],
+)
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(ValueError, match="takes a time"):
+        secondsOrNever(text)
+
+
+def test_only_some_times_may_be_zero() -> None:
+    assert secondsOrNever("0") == 0
+    with pytest.raises(ValueError, match="more than 0"):
+        seconds("0ms")
+
+
+def test_numbers() -> None:
+    assert count("0") == 0
+    for text in ("-1", "1.5", "x", "", "9" * 16):
+        with pytest.raises(ValueError, match="takes a whole number"):
+            count(text)
+
+
+def test_connections_are_what_the_descriptors_carry(monkeypatch: pytest.MonkeyPatch) -> None:
+    soft = 1024
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, 2 * soft))
+    assert descriptors("auto") == 924
+    soft = 50
+    assert descriptors("auto") == 1
+    soft = resource.RLIM_INFINITY
+    assert descriptors("auto") == 2**31
+    assert descriptors("7") == 7
+    with pytest.raises(ValueError, match="at least 1, or auto"):
+        descriptors("0")
+
+
+def test_there_is_room_for_those_who_are_turned_away() -> None:
+    assert 0 < limits.OVERFLOW < limits.RESERVE
+
+
+def test_the_defaults_are_those_of_the_manual() -> None:
+    defaults = Limits()
+    assert defaults.maxMessage == 16 * 2**20
+    assert (defaults.handshakeTimeout, defaults.pingInterval, defaults.pingTimeout) == (10, 30, 20)
+    assert (defaults.closeTimeout, defaults.drainTimeout, defaults.logRate) == (5, 10, 100)
+
+
+def test_a_compressed_message_may_be_larger_on_the_wire() -> None:
+    """At least what zlib's deflateBound allows, which is how much a client may use."""
+    for size in (1, 1000, 2**24):
+        assert Limits(maxMessage=size).wireMessage >= size + (size >> 3) + (size >> 6) + 11

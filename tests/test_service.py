@@ -1,0 +1,299 @@
+"""Listening and draining, in memory."""
+
+import errno
+import os
+import signal
+import socket
+from typing import Any
+
+import pytest
+from frames import CLOSE, TEXT, Frame, binary, close, text
+from memory import Client, Service, request
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from zope.interface import implementer
+
+from echotwist.service import EveryInterface, Fatal, Listener
+
+GOING_AWAY = Frame(CLOSE, b"\x03\xe9server going away")
+
+
+@implementer(IListeningPort)
+class Port:
+    def __init__(self, host: Any) -> None:
+        self._host = host
+        self.stopped: Deferred[None] | None = None
+
+    def getHost(self) -> Any:
+        return self._host
+
+    def startListening(self) -> None:
+        """Done."""
+
+    def stopListening(self) -> "Deferred[None]":
+        self.stopped = Deferred()
+        return self.stopped
+
+
+class Endpoint:
+    """An endpoint with a port, or an error."""
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
+    def listen(self, factory: Any) -> Any:
+        return fail(self.result) if isinstance(self.result, Exception) else succeed(self.result)
+
+
+def listening(description: str, result: Any) -> Service:
+    service = Service()
+    service.echo._listeners = [Listener(description, Endpoint(result))]
+    return service
+
+
+def drained(service: Service) -> list[Any]:
+    """Begin to drain; the list gets an element when it is done."""
+    done: list[Any] = []
+    service.echo.stopService().addBoth(done.append)
+    service.run()
+    return done
+
+
+@pytest.mark.parametrize(
+    ("description", "host", "line"),
+    [
+        ("port 8080", IPv6Address("TCP", "::", 8080), "open http://localhost:8080/ in a browser, or connect a WebSocket client to ws://localhost:8080/echo"),
+        ("tcp:80:interface=192.0.2.1", IPv4Address("TCP", "192.0.2.1", 80), "open http://192.0.2.1:80/ in a browser, or connect a WebSocket client to ws://192.0.2.1:80/echo"),
+        ("tcp6:80:interface=\\:\\:1", IPv6Address("TCP", "::1", 80), "open http://[::1]:80/ in a browser, or connect a WebSocket client to ws://[::1]:80/echo"),
+        ("ssl:443", IPv4Address("TCP", "0.0.0.0", 443), "open https://localhost:443/ in a browser, or connect a WebSocket client to wss://localhost:443/echo"),
+        ("haproxy:ssl:443", IPv4Address("TCP", "0.0.0.0", 443), "open https://localhost:443/ in a browser, or connect a WebSocket client to wss://localhost:443/echo"),
+        ("unix:/run/x", UNIXAddress(b"/run/x"), "listening on unix:/run/x"),
+        ("fd", UNIXAddress(None), "listening on UNIXAddress(None)"),
+    ],
+)  # fmt: skip
+def test_where_it_listens_is_logged(log, description: str, host: Any, line: str) -> None:
+    service = listening(description, Port(host))
+    service.tree.privilegedStartService()
+    service.tree.startService()
+    assert log.lines() == [line]
+
+
+def test_it_listens_once_whether_or_not_there_are_privileges() -> None:
+    service = listening("x", Port(IPv4Address("TCP", "127.0.0.1", 1)))
+    service.echo.startService()
+    assert len(service.echo._ports) == 1
+    service = listening("x", Port(IPv4Address("TCP", "127.0.0.1", 1)))
+    service.echo.privilegedStartService()
+    service.echo.startService()
+    assert len(service.echo._ports) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (CannotListenError("", 80, OSError(errno.EADDRINUSE, "x")), "Address already in use"),
+        (OSError(errno.EACCES, "x"), "Permission denied"),
+        (ValueError("no such thing"), "no such thing"),
+        (OSError("odd"), "odd"),
+    ],
+)
+def test_a_port_that_cannot_be_had_is_one_clear_line(error: Exception, why: str) -> None:
+    with pytest.raises(Fatal) as caught:
+        listening("port 80", error).tree.privilegedStartService()
+    assert str(caught.value) == f"echotwist: cannot listen on port 80: {why}"
+
+
+def test_a_machine_without_ipv6_is_served_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    adopted: list[Any] = []
+
+    class Reactor:
+        def adoptStreamPort(self, fd: int, family: int, factory: Any) -> str:
+            adopted.append((family, socket.socket(fileno=os.dup(fd))))
+            return "port"
+
+    for both, family in ((True, socket.AF_INET6), (False, socket.AF_INET)):
+        monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda both=both: both)
+        got: list[Any] = []
+        EveryInterface(Reactor(), 0).listen(None).addCallback(got.append)  # type: ignore[arg-type]
+        assert got == ["port"]
+        adoptedFamily, listener = adopted.pop()
+        with listener:
+            assert adoptedFamily == listener.family == family
+            assert not os.get_blocking(listener.fileno())
+            assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+
+
+# Draining
+
+
+def test_every_client_is_told_1001_and_answers(service: Service) -> None:
+    clients = [service.open() for _ in range(3)]
+    done = drained(service)
+    service.advance(1)
+    for client in clients:
+        assert client.frames() == [GOING_AWAY]
+        assert not client.socket.fin
+        client.send(close(1001))
+        assert client.socket.fin
+        client.finish()
+        assert not client.socket.reset
+    assert done == [None]
+    service.advance(20)
+    assert service.timers() == 0
+
+
+def test_without_clients_it_is_over_at_once(service: Service, log) -> None:
+    assert drained(service) == [None]
+    assert log.lines() == []
+    assert service.timers() == 0
+
+
+def test_the_ports_are_closed_first(service: Service) -> None:
+    port = Port(IPv4Address("TCP", "127.0.0.1", 1))
+    service = listening("x", port)
+    service.echo.startService()
+    client = service.open()
+    done = drained(service)
+    assert port.stopped is not None
+    client.finish()
+    assert done == []
+    port.stopped.callback(None)
+    assert done == [None]
+
+
+def test_a_message_on_its_way_is_not_echoed_after_the_close(client: Client) -> None:
+    done = drained(client.service)
+    client.send(text("late") + binary(bytes(100_000)) + close(1001))
+    assert client.frames() == [GOING_AWAY]
+    client.finish()
+    assert done == [None]
+
+
+def test_an_echo_that_waits_goes_out_before_the_close(client: Client) -> None:
+    client.socket.window = 0
+    client.send(binary(bytes(200_000)))
+    done = drained(client.service)
+    client.socket.window = float("inf")
+    client.service.run()
+    echo, last = client.frames()
+    assert (len(echo.payload), last) == (200_000, GOING_AWAY)
+    client.send(close(1001))
+    client.finish()
+    assert done == [None]
+
+
+def test_who_does_not_answer_is_aborted_at_the_close_timeout(client: Client) -> None:
+    done = drained(client.service)
+    client.service.advance(4.9)
+    assert done == []
+    client.service.advance(0.2)
+    assert done == [None]
+    assert client.socket.reset
+
+
+def test_the_drain_ends_at_its_limit() -> None:
+    service = Service("--close-timeout=1h", "--drain-timeout=3s")
+    client = service.open()
+    done = drained(service)
+    service.advance(2.9)
+    assert done == []
+    service.advance(0.2)
+    assert done == [None]
+    assert client.socket.reset
+
+
+def test_who_is_closing_already_is_waited_for(client: Client) -> None:
+    client.send(close(1000))
+    done = drained(client.service)
+    assert done == []
+    client.finish()
+    assert client.frames() == [Frame(CLOSE, b"\x03\xe8")]
+    assert done == [None]
+
+
+def test_an_error_while_draining_ends_the_connection_in_order(client: Client) -> None:
+    done = drained(client.service)
+    client.send(b"\xff\xff")
+    assert client.frames() == [GOING_AWAY]
+    assert client.socket.fin
+    client.finish()
+    assert done == [None]
+    assert not client.socket.reset
+
+
+def test_many_clients_are_told_over_a_second(service: Service) -> None:
+    clients = [service.open() for _ in range(1000)]
+    drained(service)
+    told = []
+    for _ in range(25):
+        told.append(sum(bool(client.socket.sent) for client in clients))
+        service.advance(0.05)
+    assert told[0] == 50
+    assert told[10] == 550
+    assert told[-1] == 1000
+    for client in clients:
+        client.finish()
+    assert service.factory.connections == set()
+
+
+def test_while_draining_no_client_is_taken(service: Service) -> None:
+    service.open()
+    waiting = service.connect()
+    drained(service)
+    waiting.send(request())
+    assert waiting.received().startswith(b"HTTP/1.1 503 ")
+
+
+def test_what_the_log_counted_is_told_at_the_end(log) -> None:
+    service = Service("--log-rate=1")
+    client = service.open()
+    client.send(text("x") * 5)
+    client.finish()
+    drained(service)
+    assert (
+        "and in this second 5 messages (5 bytes), 0 connected, 1 closed, 0 refused" in log.lines()
+    )
+
+
+def test_a_drain_is_logged(client: Client, log) -> None:
+    drained(client.service)
+    client.service.advance(2)
+    client.send(close(1001))
+    client.finish()
+    assert "draining 1 connections" in log.lines()
+    assert log.lines()[-1] == "drained in 2.0 s"
+
+
+# Signals
+
+
+def test_the_first_signal_stops_and_the_second_hurries(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers: dict[int, Any] = {}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    service = client.service
+    _, signals = service.tree
+    signals.startService()
+    for hook, args, keywords in service.reactor.whenRunningHooks:
+        hook(*args, **keywords)
+    assert set(handlers) == {signal.SIGTERM, signal.SIGINT}
+    calls: list[Any] = []
+    service.reactor.callFromThread = lambda call: calls.append(call)  # type: ignore[method-assign,assignment]
+    handlers[signal.SIGTERM](signal.SIGTERM, None)
+    assert calls == [service.reactor.stop]
+    done = drained(service)
+    handlers[signal.SIGINT](signal.SIGINT, None)
+    calls[1]()
+    service.run()
+    assert done == [None]
+    assert client.socket.reset
+
+
+def test_a_client_opened_later_still_echoes_after_a_failed_one(service: Service) -> None:
+    service.open().send(b"\xff\xff")
+    client = service.open()
+    client.send(text("x"))
+    assert client.frames() == [Frame(TEXT, b"x")]

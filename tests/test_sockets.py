@@ -1,0 +1,286 @@
+"""The service on real sockets of every kind, in Twisted's reactor."""
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+import trustme
+from frames import BINARY, CLOSE, TEXT, Frame, binary, close, parse, text
+from memory import request
+from OpenSSL import SSL
+from twisted.internet import endpoints, reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import CertificateOptions
+
+from echotwist.closing import unsent
+from echotwist.tap import Options, makeService
+
+pytestmark = pytest.mark.usefixtures("log")
+
+
+class Peer(Protocol):
+    """A client that keeps what it gets and can be waited on."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.lost: Deferred[str] = Deferred()  # Fires with the name of the reason.
+        self._waiting: tuple[Callable[[bytes], bool], Deferred[bytes]] | None = None
+
+    def dataReceived(self, data: bytes) -> None:
+        self.data += data
+        if self._waiting is not None and self._waiting[0](self.data):
+            (_, waiting), self._waiting = self._waiting, None
+            waiting.callback(self.data)
+
+    def connectionLost(self, reason: Any) -> None:  # type: ignore[override]
+        self.lost.callback(reason.type.__name__)
+
+    def until(self, enough: Callable[[bytes], bool]) -> "Deferred[bytes]":
+        waiting: Deferred[bytes] = Deferred()
+        self._waiting = (enough, waiting)
+        self.dataReceived(b"")
+        return waiting.addTimeout(20, reactor)
+
+    def size(self, size: int) -> "Deferred[bytes]":
+        return self.until(lambda data: len(data) >= size)
+
+    async def open(self, more: bytes = b"") -> "Peer":
+        self.transport.write(request() + more)  # type: ignore[union-attr]
+        await self.until(lambda data: b"\r\n\r\n" in data)
+        head, _, self.data = self.data.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101 "), head
+        return self
+
+
+class Running:
+    """A service that listens, and how to connect to it."""
+
+    def __init__(self, *arguments: str) -> None:
+        options = Options()
+        options.parseOptions(list(arguments))
+        self.echo, _ = makeService(options)
+        self.echo.privilegedStartService()
+        self.echo.startService()
+        self.peers: list[Peer] = []
+
+    @property
+    def port(self) -> int:
+        return int(self.echo._ports[0].getHost().port)
+
+    @property
+    def connections(self) -> list[Any]:
+        return list(self.echo.factory.connections)
+
+    async def connect(self, kind: str = "tcp", where: Any = None) -> Peer:
+        client: Any
+        match kind:
+            case "tcp" | "haproxy":
+                client = endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", self.port)
+            case "tcp6":
+                client = endpoints.TCP6ClientEndpoint(reactor, "::1", self.port)
+            case "unix":
+                client = endpoints.UNIXClientEndpoint(reactor, where)
+            case "ssl":
+                raw = endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", self.port)
+                client = endpoints.wrapClientTLS(Unverified(), raw)
+        peer: Peer = await client.connect(Factory.forProtocol(Peer))
+        if kind == "haproxy":
+            peer.transport.write(b"PROXY TCP4 192.0.2.7 192.0.2.8 1234 80\r\n")  # type: ignore[union-attr]
+        self.peers.append(peer)
+        return peer
+
+
+class Unverified(CertificateOptions):
+    """A client's TLS that trusts everybody."""
+
+    def clientConnectionForTLS(self, tls: Any) -> Any:
+        return SSL.Connection(self.getContext(), None)
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An endpoint description, but for the port."""
+    folder: Path = tmp_path_factory.mktemp("tls")
+    certificate = trustme.CA().issue_cert("localhost")
+    certificate.private_key_pem.write_to_path(folder / "key.pem")
+    for pem in certificate.cert_chain_pems:
+        pem.write_to_path(folder / "chain.pem", append=True)
+    return f"ssl:{{}}:interface=127.0.0.1:privateKey={folder}/key.pem:certKey={folder}/chain.pem"
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Running]]:
+    services = []
+
+    def begin(*arguments: str) -> Running:
+        services.append(Running(*arguments))
+        return services[-1]
+
+    yield begin
+
+    async def end() -> None:
+        for service in services:
+            for peer in service.peers:
+                if not peer.lost.called:
+                    peer.transport.abortConnection()  # type: ignore[union-attr]
+                    await peer.lost
+            await service.echo.stopService()
+            assert service.echo.factory.connections == set()
+
+    pytest_twisted.blockon(Deferred.fromCoroutine(end()))
+
+
+KINDS = ["tcp", "tcp6", "unix", "ssl", "haproxy"]
+
+
+@pytest.fixture(params=KINDS)
+def any(request: pytest.FixtureRequest, start: Any, tls: str, tmp_path: Path) -> Any:
+    """A service on an endpoint of each kind, and its connect()."""
+    kind = request.param
+    where = str(tmp_path / "s")
+    listen = {
+        "tcp": "tcp:0:interface=127.0.0.1",
+        "tcp6": "tcp6:0:interface=\\:\\:1",
+        "unix": f"unix:{where}",
+        "ssl": tls.format(0),
+        "haproxy": "haproxy:tcp:0:interface=127.0.0.1",
+    }[kind]
+    service = start(f"--listen={listen}")
+    return service, lambda: service.connect(kind, where)
+
+
+@pytest_twisted.ensureDeferred
+async def test_messages_come_back_and_the_end_is_in_order(any: Any) -> None:
+    service, connect = any
+    peer = await (await connect()).open(text("early"))
+    big = bytes(range(256)) * 8192
+    peer.transport.write(binary(big) + text("last") + close(1000, "bye"))
+    data = await peer.until(lambda data: data.endswith(b"\x03\xe8bye"))
+    assert parse(data) == [
+        Frame(TEXT, b"early"),
+        Frame(BINARY, big),
+        Frame(TEXT, b"last"),
+        Frame(CLOSE, b"\x03\xe8bye"),
+    ]
+    assert await peer.lost == "ConnectionDone"
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_error_is_said_before_the_end(any: Any) -> None:
+    service, connect = any
+    peer = await (await connect()).open()
+    # More than the service reads at once: what it does not look at must not reset the answer.
+    peer.transport.write(text("valid") + b"\xff" + bytes(1_000_000))
+    assert await peer.lost == "ConnectionDone"
+    valid, last = parse(peer.data)
+    assert valid == Frame(TEXT, b"valid")
+    assert last.payload[:2] == b"\x03\xea"
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_does_not_read_is_not_read(any: Any) -> None:
+    service, connect = any
+    peer = await (await connect()).open()
+    peer.transport.pauseProducing()
+    # More than the buffers of two kernels take.
+    message = binary(bytes(65_536 - 14))
+    count = 400
+    for _ in range(count):
+        peer.transport.write(message)
+    (connection,) = service.connections
+    # The service comes to rest when nothing moves any more.
+    before, still = -1, 0
+    while still < 5:
+        await sleep(0.05)
+        now = (unsent(connection.transport), connection.trafficStats.incomingWebSocketMessages)
+        still = still + 1 if now == before else 0
+        before = now
+    waiting, received = before  # type: ignore[misc]
+    assert received < count
+    assert waiting <= 65_536 + 2 * 65_536 + 2**15
+    peer.transport.resumeProducing()
+    data = await peer.size(count * (65_536 - 14 + 4))
+    assert len(parse(data)) == count
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_drain_says_1001(any: Any) -> None:
+    service, connect = any
+    peer = await (await connect()).open()
+    stopped = service.echo.stopService()
+    data = await peer.size(2)
+    assert parse(data)[0].payload[:2] == b"\x03\xe9"
+    peer.transport.write(close(1001))
+    assert await peer.lost == "ConnectionDone"
+    await stopped
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_interface_is_ipv4_and_ipv6(start: Any) -> None:
+    service = start("--port=0")
+    for kind in ("tcp", "tcp6"):
+        peer = await (await service.connect(kind)).open()
+        peer.transport.write(text("x"))
+        assert parse(await peer.size(3)) == [Frame(TEXT, b"x")]
+    names = sorted(connection.address.rsplit(":", 1)[0] for connection in service.connections)
+    assert names == ["127.0.0.1", "[::1]"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_behind_a_proxy_the_log_has_the_client(start: Any, log: Any) -> None:
+    service = start("--listen=haproxy:tcp:0:interface=127.0.0.1")
+    await (await service.connect("haproxy")).open()
+    assert log.lines()[-1] == "#1 192.0.2.7:1234 connected"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_tls_handshake_that_does_not_come_has_its_time(start: Any, tls: str) -> None:
+    service = start(f"--listen={tls.format(0)}", "--handshake-timeout=300ms")
+    peer = await service.connect("tcp")
+    peer.transport.write(b"\x16\x03\x01")
+    await peer.lost
+    assert service.echo.site.channels == set()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_tls_peer_that_does_not_close_is_dropped(start: Any, tls: str) -> None:
+    """It answers nothing: neither the close frame's FIN nor TLS's close_notify."""
+    service = start(f"--listen={tls.format(0)}", "--close-timeout=300ms")
+    peer = await (await service.connect("ssl")).open()
+    peer.transport.pauseProducing()
+    peer.transport.write(close(1000))
+    (connection,) = service.connections
+    await connection.is_closed
+    while service.connections:
+        await sleep(0.05)
+    peer.transport.resumeProducing()
+    await peer.lost
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_may_say_fin_and_wait_for_its_echo(start: Any) -> None:
+    service = start("--listen=tcp:0:interface=127.0.0.1")
+    peer = await (await service.connect()).open()
+    peer.transport.write(binary(bytes(3_000_000)))
+    peer.transport.loseWriteConnection()
+    assert await peer.lost == "ConnectionDone"
+    assert parse(peer.data) == [Frame(BINARY, bytes(3_000_000))]
+
+
+@pytest_twisted.ensureDeferred
+async def test_nagle_is_off(start: Any) -> None:
+    service = start("--listen=tcp:0:interface=127.0.0.1")
+    await (await service.connect()).open()
+    (connection,) = service.connections
+    handle = connection.transport.getHandle()
+    assert handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def sleep(seconds: float) -> "Deferred[None]":
+    waiting: Deferred[None] = Deferred()
+    reactor.callLater(seconds, waiting.callback, None)  # type: ignore[attr-defined]
+    return waiting

@@ -1,0 +1,153 @@
+"""The options, and the service that is made of them."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from memory import Service
+from twisted.internet.testing import MemoryReactorClock
+
+from echotwist import __version__
+from echotwist.limits import Limits
+from echotwist.service import EchoService, EveryInterface, Fatal, Signals
+from echotwist.tap import Options, makeService, optionOf
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def parsed(*arguments: str) -> Options:
+    options = Options()
+    options.parseOptions(list(arguments))
+    return options
+
+
+def test_the_defaults_are_those_of_the_limits() -> None:
+    options = parsed()
+    assert options["limits"] == Limits()
+    assert options["port"] == 8080
+
+
+def test_options_are_parsed() -> None:
+    limits = parsed(
+        "--max-message=64k",
+        "--max-connections=7",
+        "--handshake-timeout=500ms",
+        "--ping-interval=1m",
+        "--ping-timeout=3",
+        "--close-timeout=4s",
+        "--drain-timeout=1h",
+        "--log-rate=0",
+    )["limits"]
+    assert limits == Limits(65536, 7, 0.5, 60, 3, 4, 3600, 0)
+
+
+@pytest.mark.parametrize(
+    ("argument", "error"),
+    [
+        ("--port=x", "--port 'x': takes a whole number"),
+        ("--port=65536", "--port '65536': takes a port from 0 to 65535"),
+        ("--port=-1", "--port '-1': takes a whole number"),
+        ("--max-message=0", "--max-message '0': takes a size such as"),
+        ("--max-message=lots", "--max-message 'lots': takes a size such as"),
+        ("--ping-interval=soon", "--ping-interval 'soon': takes a time such as"),
+        ("--close-timeout=0", "--close-timeout '0': takes a time of more than 0"),
+        ("--max-connections=0", "--max-connections '0': takes a whole number of at least 1"),
+        ("--log-rate=-5", "--log-rate '-5': takes a whole number"),
+        ("--allow-origin=example.com", "--allow-origin 'example.com': takes an origin such as"),
+        ("--unknown", "option --unknown not recognized"),
+        ("--port", "option --port requires argument"),
+        ("--no-compression=1", "option --no-compression must not have an argument"),
+        ("extra", "takes no argument 'extra'"),
+    ],
+)
+def test_a_bad_value_is_one_clear_line(argument: str, error: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parsed(argument)
+    message = str(caught.value)
+    assert message.startswith(f"echotwist: {error}")
+    assert "\n" not in message
+    # Python prints a message and ends with status 1.
+    assert isinstance(caught.value.code, str)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "x",
+        "tcp:x",
+        "tcp",
+        "nothing:1",
+        "ssl:443",
+        "ssl:443:privateKey=/none:certKey=/none",
+        "unix",
+        "",
+        "tcp:1:x=1",
+    ],
+)
+def test_a_bad_endpoint_is_one_clear_line(endpoint: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        Service(f"--listen={endpoint}")
+    message = str(caught.value)
+    assert message.startswith(f"echotwist: --listen {endpoint!r}: ")
+    assert len(message) > len(f"echotwist: --listen {endpoint!r}: ")
+    assert "\n" not in message
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parsed("--version")
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"echotwist {__version__}\n"
+
+
+def test_making_the_service_does_nothing() -> None:
+    reactor = MemoryReactorClock()
+    tree = makeService(parsed("--listen=tcp:1", "--listen=tcp:2"), reactor)
+    assert [type(service) for service in tree] == [EchoService, Signals]
+    assert reactor.tcpServers == []
+    assert reactor.getDelayedCalls() == []
+
+
+def test_without_listen_every_interface_is_listened_on() -> None:
+    (listener,) = Service("--port=81").echo._listeners
+    assert isinstance(listener.endpoint, EveryInterface)
+    assert (listener.description, listener.endpoint.port) == ("port 81", 81)
+
+
+def test_the_reactor_is_that_of_the_process() -> None:
+    from twisted.internet import reactor
+
+    (echo, _) = makeService(parsed("--port=0"))
+    assert echo.factory.reactor is reactor
+
+
+def documented() -> dict[str, str]:
+    """The options of the README's table, and what it says of their defaults."""
+    rows = re.findall(r"^\| `--([a-z-]+)(?: [^`]*)?` \| ([^|]*) \|", README.read_text(), re.M)
+    return {name: default.strip(" `") for name, default in rows}
+
+
+def test_the_readme_has_every_option() -> None:
+    options = Options()
+    names = {name for name in options.longOpt if name not in ("help", "version")}
+    assert {name.rstrip("=") for name in names} == set(documented())
+
+
+def test_the_readme_has_every_default() -> None:
+    for limit in fields(Limits):
+        assert documented()[optionOf(limit.name)] == limit.metadata["default"]
+
+
+def test_help_is_readable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    usage = Options().getUsage(80)
+    assert "--listen=" in usage
+    for line in usage.splitlines():
+        assert len(line) <= 80
+        assert not re.search(r"\S {4,}[a-z]+ ", line[24:]), line
+
+
+def test_fatal_is_caught_by_twistd_and_printed_by_python() -> None:
+    assert issubclass(Fatal, Exception)
+    assert issubclass(Fatal, SystemExit)
