@@ -14,6 +14,7 @@ What a client wrote is never logged raw: `repr()` escapes whatever does not prin
 every control byte, newline, terminal escape and bidirectional override.
 """
 
+import sys
 from collections import Counter
 from typing import Any, Protocol
 
@@ -25,6 +26,9 @@ TEXT_PREVIEW = 64
 
 BINARY_PREVIEW = 16
 """Bytes of a binary message that a line shows, as hexdump does."""
+
+
+_ENCODING = sys.__stdout__.encoding if sys.__stdout__ else "utf-8"
 
 
 class Connection(Protocol):
@@ -131,4 +135,6 @@ def preview(payload: bytes, isBinary: bool) -> str:
         return f"{shown} ..." if len(payload) > BINARY_PREVIEW else shown
     # A character is four bytes at most; one cut in half at the end is left out.
     text = payload[: (TEXT_PREVIEW + 1) * 4].decode("utf-8", "ignore")
-    return f"{text[:TEXT_PREVIEW]!r}..." if len(text) > TEXT_PREVIEW else repr(text)
+    shown = f"{text[:TEXT_PREVIEW]!r}..." if len(text) > TEXT_PREVIEW else repr(text)
+    # A terminal that cannot show a character would cost the whole line.
+    return shown.encode(_ENCODING, "backslashreplace").decode(_ENCODING)

@@ -72,7 +72,7 @@ class EchoService(Service):
 
     def __init__(
         self,
-        reactor: IReactorTime,
+        reactor: Any,
         listeners: Sequence[Listener],
         site: EchoSite,
         factory: EchoFactory,
@@ -85,15 +85,14 @@ class EchoService(Service):
         self._listeners = listeners
         self._journal = journal
         self._limits = limits
-        self._ports: list[IListeningPort] = []
+        self._ports: list[tuple[Listener, IListeningPort]] = []
 
     def privilegedStartService(self) -> None:
         """Listen, before twistd gives up root. Raises Fatal."""
         for listener in self._listeners:
             failures: list[Failure] = []
             listening = listener.endpoint.listen(self.site)
-            listening.addCallback(self._listening, listener)
-            listening.addErrback(failures.append)
+            listening.addCallback(self._listening, listener).addErrback(failures.append)
             if failures:  # The endpoints of Twisted fail at once or not at all.
                 raise Fatal(f"cannot listen on {listener.description}: {_why(failures[0])}")
 
@@ -101,25 +100,15 @@ class EchoService(Service):
         if not self._ports:
             self.privilegedStartService()
         super().startService()
+        # When it is said to be ready, it is: a signal drains it from now on.
+        self._reactor.callWhenRunning(self._ready)
 
     def _listening(self, port: IListeningPort, listener: Listener) -> None:
-        self._ports.append(port)
-        match port.getHost():
-            case IPv4Address(host=host, port=number) | IPv6Address(host=host, port=number):
-                if host in ("0.0.0.0", "::"):
-                    host = "localhost"
-                where = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
-                _log.info(
-                    "open {scheme}://{where}/ in a browser, "
-                    "or connect a WebSocket client to {websocket}://{where}/echo",
-                    scheme=listener.scheme,
-                    websocket=listener.scheme.replace("http", "ws"),
-                    where=where,
-                )
-            case UNIXAddress(name=bytes(name)):
-                _log.info("listening on unix:{where}", where=os.fsdecode(name))
-            case address:
-                _log.info("listening on {where}", where=address)
+        self._ports.append((listener, port))
+
+    def _ready(self) -> None:
+        for listener, port in self._ports:
+            _announce(listener.scheme, port.getHost())
 
     @inlineCallbacks
     def stopService(self) -> Any:
@@ -127,7 +116,7 @@ class EchoService(Service):
         super().stopService()
         started = self._reactor.seconds()
         emptied = self.factory.drain()
-        closed = [maybeDeferred(port.stopListening) for port in self._ports]
+        closed = [maybeDeferred(port.stopListening) for _, port in self._ports]
         leaving = list(self.factory.connections)
         if leaving:
             _log.info("draining {count:,} connections", count=len(leaving))
@@ -215,3 +204,21 @@ def _why(failure: Failure) -> str:
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     return str(error)
+
+
+def _announce(scheme: str, address: object) -> None:
+    match address:
+        case IPv4Address(host=host, port=number) | IPv6Address(host=host, port=number):
+            if host in ("0.0.0.0", "::"):
+                host = "localhost"
+            _log.info(
+                "open {scheme}://{where}/ in a browser, "
+                "or connect a WebSocket client to {websocket}://{where}/echo",
+                scheme=scheme,
+                websocket=scheme.replace("http", "ws"),
+                where=f"[{host}]:{number}" if ":" in host else f"{host}:{number}",
+            )
+        case UNIXAddress(name=bytes(name)):
+            _log.info("listening on unix:{where}", where=os.fsdecode(name))
+        case _:
+            _log.info("listening on {where}", where=address)

@@ -147,6 +147,6 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     site = EchoSite(factory, journal, limits, reactor, options["allow-origin"])
     echo = EchoService(reactor, listeners, site, factory, journal, limits)
     services = MultiService()
-    echo.setServiceParent(services)
     Signals(reactor, echo).setServiceParent(services)
+    echo.setServiceParent(services)
     return services

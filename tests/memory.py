@@ -160,10 +160,16 @@ class Service:
         options.parseOptions(list(arguments))
         self.reactor = MemoryReactorClock()
         self.tree = makeService(options, self.reactor)
-        self.echo: Any = self.tree.services[0]
+        self.echo: Any = self.tree.services[1]
         self.site = self.echo.site
         self.factory = self.echo.factory
         self.clients: list[Client] = []
+
+    def start(self) -> None:
+        """What the reactor does as it starts to run."""
+        self.tree.startService()
+        for hook, args, keywords in self.reactor.whenRunningHooks:
+            hook(*args, **keywords)
 
     def connect(self, peer: Any = None) -> Client:
         return Client(self, peer)

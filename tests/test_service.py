@@ -61,22 +61,33 @@ def drained(service: Service) -> list[Any]:
     return done
 
 
+def openIn(where: str, s: str = "") -> str:
+    return (
+        f"open http{s}://{where}/ in a browser, "
+        f"or connect a WebSocket client to ws{s}://{where}/echo"
+    )
+
+
 @pytest.mark.parametrize(
     ("description", "host", "line"),
     [
-        ("port 8080", IPv6Address("TCP", "::", 8080), "open http://localhost:8080/ in a browser, or connect a WebSocket client to ws://localhost:8080/echo"),
-        ("tcp:80:interface=192.0.2.1", IPv4Address("TCP", "192.0.2.1", 80), "open http://192.0.2.1:80/ in a browser, or connect a WebSocket client to ws://192.0.2.1:80/echo"),
-        ("tcp6:80:interface=\\:\\:1", IPv6Address("TCP", "::1", 80), "open http://[::1]:80/ in a browser, or connect a WebSocket client to ws://[::1]:80/echo"),
-        ("ssl:443", IPv4Address("TCP", "0.0.0.0", 443), "open https://localhost:443/ in a browser, or connect a WebSocket client to wss://localhost:443/echo"),
-        ("haproxy:ssl:443", IPv4Address("TCP", "0.0.0.0", 443), "open https://localhost:443/ in a browser, or connect a WebSocket client to wss://localhost:443/echo"),
+        ("port 8080", IPv6Address("TCP", "::", 8080), openIn("localhost:8080")),
+        ("tcp:80:interface=192.0.2.1", IPv4Address("TCP", "192.0.2.1", 80), openIn("192.0.2.1:80")),
+        ("tcp6:80:interface=\\:\\:1", IPv6Address("TCP", "::1", 80), openIn("[::1]:80")),
+        ("ssl:443", IPv4Address("TCP", "0.0.0.0", 443), openIn("localhost:443", "s")),
+        ("haproxy:ssl:443", IPv4Address("TCP", "0.0.0.0", 443), openIn("localhost:443", "s")),
         ("unix:/run/x", UNIXAddress(b"/run/x"), "listening on unix:/run/x"),
         ("fd", UNIXAddress(None), "listening on UNIXAddress(None)"),
     ],
-)  # fmt: skip
-def test_where_it_listens_is_logged(log, description: str, host: Any, line: str) -> None:
+)
+def test_where_it_listens_is_logged_when_it_runs(
+    log, monkeypatch: pytest.MonkeyPatch, description: str, host: Any, line: str
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     service = listening(description, Port(host))
     service.tree.privilegedStartService()
-    service.tree.startService()
+    assert log.lines() == []
+    service.start()
     assert log.lines() == [line]
 
 
@@ -275,10 +286,8 @@ def test_the_first_signal_stops_and_the_second_hurries(
     handlers: dict[int, Any] = {}
     monkeypatch.setattr(signal, "signal", handlers.__setitem__)
     service = client.service
-    _, signals = service.tree
-    signals.startService()
-    for hook, args, keywords in service.reactor.whenRunningHooks:
-        hook(*args, **keywords)
+    service.echo._listeners = []
+    service.start()
     assert set(handlers) == {signal.SIGTERM, signal.SIGINT}
     calls: list[Any] = []
     service.reactor.callFromThread = lambda call: calls.append(call)  # type: ignore[method-assign,assignment]

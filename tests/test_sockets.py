@@ -62,14 +62,14 @@ class Running:
     def __init__(self, *arguments: str) -> None:
         options = Options()
         options.parseOptions(list(arguments))
-        self.echo, _ = makeService(options)
+        _, self.echo = makeService(options)
         self.echo.privilegedStartService()
         self.echo.startService()
         self.peers: list[Peer] = []
 
     @property
     def port(self) -> int:
-        return int(self.echo._ports[0].getHost().port)
+        return int(self.echo._ports[0][1].getHost().port)
 
     @property
     def connections(self) -> list[Any]:
@@ -155,7 +155,7 @@ def any(request: pytest.FixtureRequest, start: Any, tls: str, tmp_path: Path) ->
 
 @pytest_twisted.ensureDeferred
 async def test_messages_come_back_and_the_end_is_in_order(any: Any) -> None:
-    service, connect = any
+    _, connect = any
     peer = await (await connect()).open(text("early"))
     big = bytes(range(256)) * 8192
     peer.transport.write(binary(big) + text("last") + close(1000, "bye"))
@@ -171,7 +171,7 @@ async def test_messages_come_back_and_the_end_is_in_order(any: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_error_is_said_before_the_end(any: Any) -> None:
-    service, connect = any
+    _, connect = any
     peer = await (await connect()).open()
     # More than the service reads at once: what it does not look at must not reset the answer.
     peer.transport.write(text("valid") + b"\xff" + bytes(1_000_000))

@@ -104,7 +104,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_making_the_service_does_nothing() -> None:
     reactor = MemoryReactorClock()
     tree = makeService(parsed("--listen=tcp:1", "--listen=tcp:2"), reactor)
-    assert [type(service) for service in tree] == [EchoService, Signals]
+    assert [type(service) for service in tree] == [Signals, EchoService]
     assert reactor.tcpServers == []
     assert reactor.getDelayedCalls() == []
 
@@ -118,7 +118,7 @@ def test_without_listen_every_interface_is_listened_on() -> None:
 def test_the_reactor_is_that_of_the_process() -> None:
     from twisted.internet import reactor
 
-    (echo, _) = makeService(parsed("--port=0"))
+    (_, echo) = makeService(parsed("--port=0"))
     assert echo.factory.reactor is reactor
 
 

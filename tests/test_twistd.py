@@ -1,0 +1,223 @@
+"""`twistd -n echotwist`: the process, its exit, its log."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+from frames import TEXT, Frame, close, parse, text
+from memory import request
+from process import TWISTD, Twistd
+
+
+class Raw:
+    """A blocking socket that speaks WebSocket by hand."""
+
+    def __init__(self, service: Twistd, *, host: str = "127.0.0.1", upgrade: bool = True) -> None:
+        self.socket = socket.create_connection((host, service.port), timeout=20)
+        if upgrade:
+            self.socket.sendall(request())
+            head = self.until(lambda data: data.endswith(b"\r\n\r\n"))
+            assert head.startswith(b"HTTP/1.1 101 "), head
+
+    def until(self, enough) -> bytes:
+        data = b""
+        while not enough(data):
+            got = self.socket.recv(1)
+            assert got, data
+            data += got
+        return data
+
+    def rest(self) -> bytes:
+        """Everything until the end; a reset raises."""
+        data = b""
+        while got := self.socket.recv(65536):
+            data += got
+        return data
+
+    def __enter__(self) -> "Raw":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+
+def get(url: str) -> tuple[int, bytes]:
+    with urllib.request.urlopen(url, timeout=20) as response:
+        return response.status, response.read()
+
+
+def test_it_serves_the_page_and_the_echo_on_both_families() -> None:
+    with Twistd() as service:
+        for host in ("127.0.0.1", "[::1]", "localhost"):
+            assert get(f"http://{host}:{service.port}/")[1].startswith(b"<!doctype html>")
+        for host in ("127.0.0.1", "::1"):
+            with Raw(service, host=host) as client:
+                client.socket.sendall(text("hello") + close(1000))
+                assert parse(client.rest())[0] == Frame(TEXT, b"hello")
+        assert re.search(r"#1 127\.0\.0\.1:\d+ text, 5 bytes: 'hello'", service.log)
+        assert re.search(r"#2 \[::1\]:\d+ text, 5 bytes: 'hello'", service.log)
+
+
+def test_a_port_that_is_taken_is_one_clear_line_and_status_1(tmp_path: Path) -> None:
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        run = subprocess.run(
+            [TWISTD[0], "-n", "echotwist", f"--port={port}"],
+            capture_output=True, text=True, cwd=tmp_path, timeout=30, check=False,
+        )  # fmt: skip
+    assert run.returncode == 1
+    assert "Traceback" not in run.stdout + run.stderr
+    lines = [line for line in (run.stdout + run.stderr).splitlines() if "echotwist:" in line]
+    assert len(lines) == 1
+    assert lines[0].endswith(f"echotwist: cannot listen on port {port}: Address already in use")
+    assert list(tmp_path.iterdir()) == []  # Not even a pid file.
+
+
+@pytest.mark.parametrize("arguments", [["--port=x"], ["--listen=nothing:1"], ["--nothing"], ["x"]])
+def test_a_bad_option_is_one_clear_line_and_status_1(arguments: list[str], tmp_path: Path) -> None:
+    run = subprocess.run(
+        [*TWISTD, "-n", "echotwist", *arguments],
+        capture_output=True, text=True, cwd=tmp_path, timeout=30, check=False,
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert run.stdout == ""
+    assert len(run.stderr.splitlines()) == 1
+    assert run.stderr.startswith("echotwist: ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_the_exit_status_is_0(number: int) -> None:
+    with Twistd() as service, Raw(service) as client, Raw(service, upgrade=False) as probe:
+        ask = b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n"
+        probe.socket.sendall(ask)
+        assert probe.until(lambda data: data.endswith(b"ready\n")).startswith(b"HTTP/1.1 200 ")
+        service.process.send_signal(number)
+        data = client.until(lambda data: data.endswith(b"server going away"))
+        assert parse(data)[0].payload[:2] == b"\x03\xe9"
+        probe.socket.sendall(ask)
+        assert probe.until(lambda data: data.endswith(b"draining\n")).startswith(b"HTTP/1.1 503 ")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", service.port), timeout=20)
+        client.socket.sendall(close(1001))
+        assert client.rest() == b""
+        assert service.wait() == 0
+
+
+def test_a_drain_ends_at_its_limit_whatever_the_clients_do() -> None:
+    with Twistd("--drain-timeout=1s", "--close-timeout=1h") as service, Raw(service) as client:
+        assert service.stop(timeout=2) == 0
+        with pytest.raises(ConnectionResetError):
+            client.rest()
+
+
+def test_a_second_signal_ends_the_drain_at_once() -> None:
+    with Twistd("--drain-timeout=1h", "--close-timeout=1h") as service, Raw(service) as client:
+        service.process.send_signal(signal.SIGTERM)
+        client.until(lambda data: data.endswith(b"server going away"))
+        assert service.stop(signal.SIGINT, timeout=2) == 0
+
+
+@pytest.mark.parametrize("reactor", ["epoll", "poll", "asyncio", "select"])
+def test_it_runs_on_every_reactor(reactor: str) -> None:
+    command = [TWISTD[0], f"--reactor={reactor}", "--pidfile=", "-n", "echotwist", "--port=0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            if match := re.search(r"open (http://\S+)", line):
+                assert get(match[1] + "healthz") == (200, b"ok\n")
+                break
+        process.send_signal(signal.SIGTERM)
+        rest, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0
+    assert "Traceback" not in rest
+
+
+def test_as_a_daemon_it_leaves_the_terminal_and_keeps_its_log(tmp_path: Path) -> None:
+    log, pid = tmp_path / "log", tmp_path / "pid"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    run = subprocess.run(
+        [TWISTD[0], f"--pidfile={pid}", f"--logfile={log}", "echotwist", f"--port={port}"],
+        capture_output=True, text=True, cwd=tmp_path, timeout=30, check=False,
+    )  # fmt: skip
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    daemon = int(pid.read_text())
+    try:
+        assert get(f"http://127.0.0.1:{port}/healthz") == (200, b"ok\n")
+        # A second one cannot have the port, and says so to who started it.
+        again = subprocess.run(
+            [*TWISTD, f"--logfile={tmp_path}/log2", "echotwist", f"--port={port}"],
+            capture_output=True, text=True, cwd=tmp_path, timeout=30, check=False,
+        )  # fmt: skip
+        assert again.returncode == 1
+        assert f"cannot listen on port {port}" in again.stderr
+    finally:
+        subprocess.run(["kill", str(daemon)], check=True)
+    waitUntilGone(daemon)
+    assert not pid.exists()
+    assert "Server Shut Down" in log.read_text()
+
+
+def waitUntilGone(pid: int) -> None:
+    status = subprocess.run(
+        ["timeout", "20", "tail", f"--pid={pid}", "-f", "/dev/null"], check=False
+    )
+    assert status.returncode == 0
+
+
+def test_the_log_can_be_json_for_machines(tmp_path: Path) -> None:
+    command = [*TWISTD, "--logger=twisted.logger.jsonFileLogObserver", "--version"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    (tmp_path / "jsonlog.py").write_text(
+        "import sys\nfrom twisted.logger import jsonFileLogObserver\n"
+        "def observer():\n    return jsonFileLogObserver(sys.__stdout__, '')\n"
+    )
+    process = subprocess.Popen(
+        [*TWISTD, "-n", "--logger=jsonlog.observer", "echotwist", "--port=0"],
+        stdout=subprocess.PIPE, text=True, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        events = (json.loads(line) for line in process.stdout)
+        where = next(event["where"] for event in events if "where" in event)
+        with socket.create_connection(("127.0.0.1", int(where.split(":")[1])), timeout=20) as s:
+            s.sendall(request() + text("hi\n"))
+            event = next(event for event in events if event.get("type") == "text")
+        assert (event["number"], event["size"], event["preview"]) == (1, 3, "'hi\\n'")
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_no_terminal_is_too_old_for_the_log(encoding: str) -> None:
+    with Twistd(env={"PYTHONIOENCODING": encoding}) as service, Raw(service) as client:
+        client.socket.sendall(text("Grüße 世界") + text("next") + close(1000))
+        client.rest()
+    assert "'next'" in service.log
+    assert "#1 127.0.0.1" in service.log.split("text,")[0]
+    assert service.log.count("text, ") == 2
+
+
+def test_help_shows_every_option() -> None:
+    run = subprocess.run(
+        [*TWISTD, "echotwist", "--help"], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert run.returncode == 0
+    assert "--max-message=" in run.stdout
+    assert (
+        "WebSocket echo"
+        in subprocess.run(
+            [*TWISTD, "--help"], capture_output=True, text=True, timeout=30, check=False
+        ).stdout
+    )
