@@ -126,8 +126,8 @@ class Limits:
     pingInterval: float = _limit(
         "30s",
         secondsOrNever,
-        "A ping goes out this long after the handshake and again and again; 0 for never. "
-        "30s keeps the usual proxies (60s) and NATs from forgetting an idle connection.",
+        "A client that is silent for this long is sent a ping; 0 for never. 30s keeps the usual "
+        "proxies (60s) and NATs from forgetting an idle connection.",
     )
     pingTimeout: float = _limit(
         "20s",

@@ -29,7 +29,8 @@ class Twistd:
         if not any(argument.startswith("--listen") for argument in arguments):
             arguments = (f"--port={port}", *arguments)
         self.lines: list[str] = []
-        self._ready = threading.Event()
+        self._changed = threading.Condition()
+        self._ended = False
         self._check = check
         self.process = subprocess.Popen(
             [*before, *TWISTD, "-n", "echotwist", *arguments],
@@ -42,17 +43,27 @@ class Twistd:
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        if not self._ready.wait(20):
+        try:
+            self.expect(r"#info\] (open http|listening on)")
+        except AssertionError:
             self.process.kill()
-            raise AssertionError("twistd did not come up:\n" + self.log)
+            raise
 
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.lines.append(line.rstrip("\n"))
-            if "#info] open http" in line or "#info] listening on" in line:
-                self._ready.set()
-        self._ready.set()
+            with self._changed:
+                self.lines.append(line.rstrip("\n"))
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def expect(self, pattern: str) -> None:
+        """Wait until the log has a line with this regular expression."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or re.search(pattern, self.log), 20)
+            assert re.search(pattern, self.log), f"{pattern!r} is not in the log:\n{self.log}"
 
     @property
     def log(self) -> str:

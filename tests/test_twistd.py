@@ -59,8 +59,8 @@ def test_it_serves_the_page_and_the_echo_on_both_families() -> None:
             with Raw(service, host=host) as client:
                 client.socket.sendall(text("hello") + close(1000))
                 assert parse(client.rest())[0] == Frame(TEXT, b"hello")
-        assert re.search(r"#1 127\.0\.0\.1:\d+ text, 5 bytes: 'hello'", service.log)
-        assert re.search(r"#2 \[::1\]:\d+ text, 5 bytes: 'hello'", service.log)
+        service.expect(r"#1 127\.0\.0\.1:\d+ text, 5 bytes: 'hello'")
+        service.expect(r"#2 \[::1\]:\d+ text, 5 bytes: 'hello'")
 
 
 def test_a_port_that_is_taken_is_one_clear_line_and_status_1(tmp_path: Path) -> None:

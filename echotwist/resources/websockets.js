@@ -10,7 +10,6 @@ const reconnect = document.getElementById("reconnect");
 // Relative to the page, so that it works behind TLS and below a proxy's prefix.
 const url = new URL("echo", location.href);
 url.protocol = url.protocol.replace("http", "ws");
-url.search = url.hash = "";
 document.getElementById("url").textContent = url.href;
 
 // The log keeps this many lines; a page left open for a week must not fill its tab.
@@ -26,24 +25,28 @@ function show(line) {
   if (atEnd) output.scrollTop = output.scrollHeight;
 }
 
+// Whether the focus is on `button`, or nowhere. Who is anywhere else must stay there.
+const isFree = (button) => [button, document.body].includes(document.activeElement);
+
 function connect() {
+  send.hidden = false;
   reconnect.hidden = true;
   socket = new WebSocket(url);
   socket.binaryType = "arraybuffer";
   socket.onopen = () => {
     show("Status: Connected");
     send.disabled = false;
-    input.focus();
+    if (isFree(reconnect)) input.focus();
   };
   socket.onmessage = ({ data }) => {
     show(typeof data === "string" ? "Server: " + data : "Server: " + data.byteLength + " bytes");
   };
   socket.onclose = ({ code, reason }) => {
     show("Status: Disconnected (" + code + (reason && ": " + reason) + ")");
-    send.disabled = true;
+    const takeFocus = isFree(send);
+    send.disabled = send.hidden = true;
     reconnect.hidden = false;
-    // Only if it would be lost: somebody who is typing goes on typing.
-    if (document.activeElement === send || document.activeElement === document.body) reconnect.focus();
+    if (takeFocus) reconnect.focus();
   };
 }
 
@@ -53,6 +56,7 @@ form.onsubmit = (event) => {
   socket.send(input.value);
   input.value = "";
   input.focus();
+  output.scrollTop = output.scrollHeight;
 };
 reconnect.onclick = connect;
 
