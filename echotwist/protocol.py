@@ -201,6 +201,9 @@ class EchoProtocol(WebSocketServerProtocol):
             super().connectionLost(reason)
         finally:
             self.factory.closed(self)
+            # Autobahn lets it hold this connection: a circle, and with it half a message or a
+            # zlib window, that would stay until Python happens to look for circles.
+            self.is_closed.addCallback(lambda _: None)
 
     def _setTimer(self, delay: float, call: Any, *args: Any) -> None:
         self._clearTimer()

@@ -14,6 +14,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.policies import ProtocolWrapper
@@ -112,10 +113,14 @@ class Channel(HTTPChannel):
     def connectionMade(self) -> None:
         super().connectionMade()
         self.site.channels.add(self)
-        if self.site.isFull():
-            # Twisted would accept until the process has no descriptor left.
+        if not self.site.isFull():
+            self._setDeadline()
+        # Twisted would accept until the process has no descriptor left.
+        elif isinstance(self.transport, ProtocolWrapper):
             self.transport.abortConnection()
-        self._setDeadline()
+        else:
+            # Now: Twisted accepts a hundred at a time, and aborts them only afterwards.
+            self.transport.connectionLost(Failure(ConnectionAborted()))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._forget()

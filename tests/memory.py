@@ -92,9 +92,8 @@ class Transport(Connection):
         super().__init__(skt, protocol, reactor)
         self._peer = peer
         self.connected = True
+        self.startReading()
         protocol.makeConnection(self)
-        if self.connected:
-            self.startReading()
 
     def getPeer(self) -> Any:
         return self._peer
@@ -112,7 +111,8 @@ class Client:
         peer = peer or IPv4Address("TCP", "127.0.0.1", 40000 + len(service.clients))
         protocol = service.site.buildProtocol(peer)
         self.transport = Transport(self.socket, protocol, service.reactor, peer)
-        service.clients.append(self)
+        if not self.socket.closed:
+            service.clients.append(self)
 
     def send(self, data: bytes, segment: int | None = None) -> None:
         """Send, in segments of so many bytes, and let the service act."""

@@ -1,6 +1,8 @@
 """The echo, in memory: from the bytes of frames to the bytes of frames."""
 
+import gc
 import random
+import weakref
 import zlib
 
 import pytest
@@ -538,6 +540,30 @@ def test_connections_are_numbered_and_forgotten(service: Service) -> None:
     second.finish()
     assert service.factory.connections == set()
     assert service.open().protocol.number == 3
+
+
+@pytest.mark.parametrize("end", ["finish", "abort", "close", "error"])
+def test_a_lost_connection_is_freed_at_once(service: Service, end: str) -> None:
+    """Not only when Python looks for circles: it may hold half a message."""
+    client = service.open(**DEFLATE)
+    client.send(text("x") + frame(TEXT, deflated(b"x"), rsv=4) + frame(BINARY, bytes(9), fin=False))
+    connection = weakref.ref(client.protocol)
+    gc.collect()
+    gc.disable()
+    try:
+        match end:
+            case "abort":
+                client.transport.abortConnection()
+            case "close":
+                client.send(close(1000))
+            case "error":
+                client.send(b"\xff\xff")
+        client.finish()
+        service.advance(6)
+        service.clients.clear()
+        assert connection() is None
+    finally:
+        gc.enable()
 
 
 def test_a_thousand_connections_leave_every_count_at_its_start(service: Service) -> None:

@@ -1,0 +1,321 @@
+"""Hostile clients against the process: what they see, and what they cost.
+
+Memory, descriptors and counts are read off the live process. An attack may cost what the limits
+say for as long as they say, and nothing after.
+"""
+
+import contextlib
+import re
+import resource
+import selectors
+import socket
+import time
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterator
+
+import pytest
+from frames import BINARY, CONTINUATION, PING, TEXT, Frame, binary, close, frame, parse, text
+from memory import request
+from process import Twistd
+
+MB = 2**20
+
+
+@pytest.fixture
+def service() -> Iterator[Twistd]:
+    """With short times, so that their ends can be waited for."""
+    with Twistd(
+        "--handshake-timeout=1s", "--close-timeout=1s", "--ping-interval=1s", "--ping-timeout=1s"
+    ) as service:
+        # What is loaded at the first request, and at the first compressed message, is no cost.
+        for extensions in (None, "permessage-deflate"):
+            with Attack(service, Sec_WebSocket_Extensions=extensions) as client:
+                client.socket.sendall(binary(bytes(MB)) + close(1000))
+                client.end()
+        yield service
+
+
+class Attack:
+    """A blocking socket; shakes hands unless told not to."""
+
+    def __init__(self, service: Twistd, upgrade: bool = True, **changes: str | None) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", service.port), timeout=20)
+        self.rest = b""
+        if upgrade:
+            self.socket.sendall(request(**changes))
+            while b"\r\n\r\n" not in self.rest:
+                self.rest += self.socket.recv(4096)
+            head, _, self.rest = self.rest.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 101 "), head
+
+    def read(self, size: int) -> bytes:
+        while len(self.rest) < size:
+            data = self.socket.recv(65536)
+            assert data, self.rest
+            self.rest += data
+        return self.rest
+
+    def end(self) -> bytes:
+        """All until the connection's end, in order or by reset."""
+        with contextlib.suppress(ConnectionResetError):
+            while data := self.socket.recv(65536):
+                self.rest += data
+        return self.rest
+
+    def stuff(self, data: bytes, most: int) -> int:
+        """Send over and over without reading, until the service has not taken anything for
+        half a second, or it took `most` bytes. Returns how many it took."""
+        self.socket.settimeout(0.5)
+        view, sent = memoryview(data), 0
+        offset = 0
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            while sent < most:
+                n = self.socket.send(view[offset:])
+                sent += n
+                offset = (offset + n) % len(view)
+        self.socket.settimeout(20)
+        return sent
+
+    def __enter__(self) -> "Attack":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
+    """Fail unless it holds before so many seconds have passed."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it never came to be"
+        selectors.DefaultSelector().select(0.02)
+
+
+def works(service: Twistd) -> None:
+    with Attack(service) as client:
+        client.socket.sendall(text("still there") + close(1000))
+        assert parse(client.end())[0] == Frame(TEXT, b"still there")
+
+
+def get(service: Twistd, path: str = "healthz") -> int:
+    with urllib.request.urlopen(service.url + path, timeout=20) as response:
+        return int(response.status)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [binary(bytes(65_000)), frame(PING, bytes(125)) * 1000, text("x") * 10_000],
+    ids=["data", "pings", "small messages"],
+)
+def test_sending_for_ever_and_never_reading(service: Twistd, data: bytes) -> None:
+    before = service.memory()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Attack(service)) for _ in range(10)]
+        taken = sum(client.stuff(data, 300 * MB) for client in clients)
+        # A few megabytes in the buffers of two kernels; then nothing more.
+        assert taken < 10 * 20 * MB
+        assert service.memory() - before < 10 * MB
+        works(service)
+        eventually(lambda: service.log.count("ping not answered") == 10)
+    eventually(lambda: service.memory() - before < 8 * MB)
+
+
+def test_filling_the_buffer_closing_and_never_reading(service: Twistd) -> None:
+    descriptors = service.descriptors()
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            client = stack.enter_context(Attack(service))
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.socket.sendall(binary(bytes(2 * MB)) + close(1000))
+        eventually(lambda: service.descriptors() > descriptors)
+        eventually(lambda: service.descriptors() == descriptors, 10)
+    works(service)
+
+
+def bomb(size: int) -> bytes:
+    z = zlib.compressobj(9, wbits=-15)
+    return (z.compress(bytes(size)) + z.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def test_a_bomb_in_one_frame_and_in_many(service: Twistd) -> None:
+    before = service.memory()
+    payload = bomb(512 * MB)
+    assert len(payload) < MB
+    many = [payload[start : start + 1000] for start in range(0, len(payload), 1000)]
+    fragments = b"".join(
+        frame(CONTINUATION if n else BINARY, piece, fin=n == len(many) - 1, rsv=0 if n else 4)
+        for n, piece in enumerate(many)
+    )
+    for data in (frame(BINARY, payload, rsv=4), fragments):
+        with Attack(service, Sec_WebSocket_Extensions="permessage-deflate") as client:
+            client.socket.sendall(data)
+            *_, last = parse(client.end())
+            assert last.payload[:2] == b"\x03\xf1"
+    # It inflates up to the limit of a message before it knows.
+    assert peak(service) - before < 80 * MB
+    works(service)
+
+
+def peak(service: Twistd) -> int:
+    with open(f"/proc/{service.pid}/status") as status:
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read())
+    assert found
+    return int(found[1]) * 1024
+
+
+def test_frames_after_a_bomb_are_not_kept(service: Twistd) -> None:
+    with Attack(service, Sec_WebSocket_Extensions="permessage-deflate") as client:
+        client.socket.sendall(frame(BINARY, bomb(64 * MB), rsv=4))
+        before = service.memory()
+        client.stuff(frame(BINARY, bytes(60_000), rsv=4), 30 * MB)
+        assert service.memory() - before < 8 * MB
+        *_, last = parse(client.end())
+        assert last.payload[:2] == b"\x03\xf1"
+
+
+@pytest.mark.parametrize("declared", [2**62, 16 * MB + 1])
+def test_a_declared_size_costs_nothing(service: Twistd, declared: int) -> None:
+    before = service.memory()
+    with Attack(service) as client:
+        client.socket.sendall(b"\x82\xff" + declared.to_bytes(8, "big") + bytes(4) + bytes(1000))
+        *_, last = parse(client.end())
+        assert last.payload[:2] == b"\x03\xf1"
+    assert service.memory() - before < 4 * MB
+
+
+def test_an_unfinished_message_costs_what_was_sent_of_it(service: Twistd) -> None:
+    before = service.memory()
+    with contextlib.ExitStack() as stack:
+        for _ in range(10):
+            client = stack.enter_context(Attack(service))
+            client.socket.sendall(b"\x82\xff" + (16 * MB).to_bytes(8, "big") + bytes(4))
+            client.socket.sendall(bytes(MB))
+        assert service.memory() - before < 20 * MB
+        # It is silent, and dropped.
+        eventually(lambda: service.log.count("ping not answered") == 10)
+    eventually(lambda: service.memory() - before < 8 * MB)
+
+
+def test_a_flood_of_fragments(service: Twistd) -> None:
+    before = service.memory()
+    with Attack(service) as client:
+        client.socket.sendall(frame(BINARY, b"", fin=False))
+        many = frame(CONTINUATION, b"", fin=False) * 1000
+        with contextlib.suppress(ConnectionError):
+            for _ in range(300):
+                client.socket.sendall(many)
+        *_, last = parse(client.end())
+        assert last.payload[:2] == b"\x03\xf1"
+    assert service.memory() - before < 8 * MB
+
+
+def test_slow_headers_and_idle_connections(service: Twistd) -> None:
+    descriptors = service.descriptors()
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(Attack(service, upgrade=False)) for _ in range(50)]
+        slow = [stack.enter_context(Attack(service, upgrade=False)) for _ in range(50)]
+        began = time.monotonic()
+        data = iter(request())
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() - began < 5:
+                byte = bytes([next(data)])
+                for client in slow:
+                    client.socket.sendall(byte)
+                selectors.DefaultSelector().select(0.05)
+        assert time.monotonic() - began < 3
+        for client in idle + slow:
+            assert client.end() == b""
+    eventually(lambda: service.descriptors() == descriptors)
+
+
+@pytest.mark.parametrize(
+    "header", ["Content-Length: 100000000000", "Transfer-Encoding: chunked"], ids=["100 GB", "chunked"]
+)
+def test_a_body_without_end(service: Twistd, header: str) -> None:
+    before = service.memory(), service.descriptors()
+    with Attack(service, upgrade=False) as client:
+        client.socket.sendall(f"POST / HTTP/1.1\r\nHost: a\r\n{header}\r\n\r\n".encode())
+        client.stuff(b"10000\r\n" + bytes(65536) + b"\r\n", 100 * MB)
+        assert client.end().startswith(b"HTTP/1.1 413 ")
+    assert service.memory() - before[0] < 4 * MB
+    eventually(lambda: service.descriptors() == before[1])
+
+
+def test_descriptors_run_out_and_come_back() -> None:
+    soft = 200
+    with Twistd(
+        before=["sh", "-c", f'ulimit -n {soft}; exec "$@"', "sh"], check=True
+    ) as service, contextlib.ExitStack() as stack:
+        room = soft - 100
+        clients = [stack.enter_context(Attack(service)) for _ in range(room)]
+        # The next ones are told so, ...
+        with Attack(service, upgrade=False) as client:
+            client.socket.sendall(request())
+            assert client.socket.recv(100).startswith(b"HTTP/1.1 503 ")
+        assert get(service) == 200
+        # ... and many more at once are dropped, while everybody else is served.
+        crowd = [stack.enter_context(Attack(service, upgrade=False)) for _ in range(200)]
+        eventually(lambda: service.descriptors() < soft)
+        clients[0].socket.sendall(text("x"))
+        assert parse(clients[0].read(3)) == [Frame(TEXT, b"x")]
+        for client in crowd + clients:
+            client.socket.close()
+        eventually(lambda: service.descriptors() < 20)
+        works(service)
+        assert "EMFILE" not in service.log
+
+
+def test_a_peer_that_is_half_dead_is_reaped(service: Twistd) -> None:
+    descriptors = service.descriptors()
+    with Attack(service):
+        eventually(lambda: service.descriptors() == descriptors + 1)
+        eventually(lambda: service.descriptors() == descriptors, 10)
+    assert "closed: 1006 'ping not answered'" in service.log
+
+
+def test_nothing_a_client_sends_breaks_a_line_of_the_log(service: Twistd) -> None:
+    nasty = "\r\n2026-01-01T00:00:00+0000 [forged] \x1b[2J\x07\x9b31m\u202e\u2028"
+    for changes in ({"X": nasty.replace("\r\n", "")}, {"Origin": "\x1b[31m"}):
+        with Attack(service, upgrade=False) as client:
+            client.socket.sendall(request(**changes).decode("latin-1").encode("latin-1", "replace"))
+            client.socket.recv(100)
+    with Attack(service) as client:
+        client.socket.sendall(text(nasty) + binary(nasty.encode()) + close(4000, nasty))
+        client.end()
+    with Attack(service, upgrade=False) as client:
+        client.socket.sendall(b"GET /\x1b[31m HTTP/1.1\r\nHost: \x1b\r\n\r\n")
+        client.end()
+    service.stop()
+    assert "Traceback" not in service.log
+    for line in service.lines:
+        assert re.match(r"2026-\d\d-\d\dT|20\d\d-", line), line
+        assert line.isprintable(), line
+        assert "[forged]" not in line[:60]
+
+
+def test_ten_thousand_connections_come_and_go(service: Twistd) -> None:
+    def some(count: int) -> None:
+        for n in range(count):
+            # By a reset, by FIN, by a close, in the middle of a frame, before the handshake.
+            with Attack(service, upgrade=n % 5 != 4) as client:
+                match n % 5:
+                    case 0:
+                        linger = b"\1\0\0\0\0\0\0\0"
+                        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    case 1:
+                        client.socket.sendall(text("x"))
+                    case 2:
+                        client.socket.sendall(close(1000))
+                        client.end()
+                    case 3:
+                        client.socket.sendall(text("hello")[:5])
+
+    some(1000)
+    descriptors = service.descriptors()
+    memory = service.memory()
+    some(9000)
+    eventually(lambda: service.descriptors() <= descriptors)
+    assert service.memory() - memory < 4 * MB
+    works(service)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 100
