@@ -33,6 +33,7 @@ def service() -> Iterator[Twistd]:
             with Attack(service, Sec_WebSocket_Extensions=extensions) as client:
                 client.socket.sendall(binary(bytes(MB)) + close(1000))
                 client.end()
+        service.expect("#2 .* closed")
         yield service
 
 
@@ -109,7 +110,7 @@ def get(service: Twistd, path: str = "healthz") -> int:
     ids=["data", "pings", "small messages"],
 )
 def test_sending_for_ever_and_never_reading(service: Twistd, data: bytes) -> None:
-    before = service.memory()
+    before, descriptors = service.memory(), service.descriptors()
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(Attack(service)) for _ in range(10)]
         taken = sum(client.stuff(data, 300 * MB) for client in clients)
@@ -117,8 +118,8 @@ def test_sending_for_ever_and_never_reading(service: Twistd, data: bytes) -> Non
         assert taken < 10 * 20 * MB
         assert service.memory() - before < 10 * MB
         works(service)
-        eventually(lambda: service.log.count("ping not answered") == 10)
-    eventually(lambda: service.memory() - before < 8 * MB)
+    eventually(lambda: service.descriptors() == descriptors)
+    assert service.memory() - before < 5 * MB
 
 
 def test_filling_the_buffer_closing_and_never_reading(service: Twistd) -> None:
@@ -194,7 +195,8 @@ def test_an_unfinished_message_costs_what_was_sent_of_it(service: Twistd) -> Non
         assert service.memory() - before < 20 * MB
         # It is silent, and dropped.
         eventually(lambda: service.log.count("ping not answered") == 10)
-    eventually(lambda: service.memory() - before < 8 * MB)
+    # What Python's allocator keeps; Autobahn's circles kept all of it.
+    assert service.memory() - before < 5 * MB
 
 
 def test_a_flood_of_fragments(service: Twistd) -> None:
@@ -276,9 +278,9 @@ def test_a_peer_that_is_half_dead_is_reaped(service: Twistd) -> None:
 
 def test_nothing_a_client_sends_breaks_a_line_of_the_log(service: Twistd) -> None:
     nasty = "\r\n2026-01-01T00:00:00+0000 [forged] \x1b[2J\x07\x9b31m\u202e\u2028"
-    for changes in ({"X": nasty.replace("\r\n", "")}, {"Origin": "\x1b[31m"}):
+    for changes in ({"X": "\x1b[2J\x07\x9b31m"}, {"Origin": "\x1b[31m"}):
         with Attack(service, upgrade=False) as client:
-            client.socket.sendall(request(**changes).decode("latin-1").encode("latin-1", "replace"))
+            client.socket.sendall(request(**changes))
             client.socket.recv(100)
     with Attack(service) as client:
         client.socket.sendall(text(nasty) + binary(nasty.encode()) + close(4000, nasty))
