@@ -232,7 +232,9 @@ def test_slow_headers_and_idle_connections(service: Twistd) -> None:
 
 
 @pytest.mark.parametrize(
-    "header", ["Content-Length: 100000000000", "Transfer-Encoding: chunked"], ids=["100 GB", "chunked"]
+    "header",
+    ["Content-Length: 100000000000", "Transfer-Encoding: chunked"],
+    ids=["100 GB", "chunked"],
 )
 def test_a_body_without_end(service: Twistd, header: str) -> None:
     before = service.memory(), service.descriptors()
@@ -246,9 +248,10 @@ def test_a_body_without_end(service: Twistd, header: str) -> None:
 
 def test_descriptors_run_out_and_come_back() -> None:
     soft = 200
-    with Twistd(
-        before=["sh", "-c", f'ulimit -n {soft}; exec "$@"', "sh"], check=True
-    ) as service, contextlib.ExitStack() as stack:
+    with (
+        Twistd(before=["sh", "-c", f'ulimit -n {soft}; exec "$@"', "sh"], check=True) as service,
+        contextlib.ExitStack() as stack,
+    ):
         room = soft - 100
         clients = [stack.enter_context(Attack(service)) for _ in range(room)]
         # The next ones are told so, ...

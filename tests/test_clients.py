@@ -109,9 +109,7 @@ def test_picows(service: Twistd) -> None:
                 transport.send_pong(frame.get_payload_as_bytes())
 
     async def run() -> None:
-        transport, listener = await picows.ws_connect(
-            Listener, service.ws, max_frame_size=LARGEST
-        )
+        transport, listener = await picows.ws_connect(Listener, service.ws, max_frame_size=LARGEST)
         for message in MESSAGES:
             if isinstance(message, str):
                 kind, payload = picows.WSMsgType.TEXT, message.encode()
