@@ -22,7 +22,6 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IListeningPort,
     IProtocolFactory,
-    IReactorTime,
     IStreamServerEndpoint,
 )
 from twisted.logger import Logger

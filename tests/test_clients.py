@@ -147,7 +147,11 @@ client.on("message", (data, isBinary) => {
   n += 1;
   next();
 });
-client.on("pong", (data) => { if (data.toString() === "x") { pongs += 1; client.close(4002, "bye"); } });
+client.on("pong", (data) => {
+  if (data.toString() !== "x") return;
+  pongs += 1;
+  client.close(4002, "bye");
+});
 client.on("close", (code, reason) => console.log(JSON.stringify(
   { n, pongs, code, reason: reason.toString(), extensions: client.extensions })));
 client.on("error", (error) => { console.error(error); process.exit(3); });

@@ -74,7 +74,8 @@ def served(command: Sequence[str | Path], cwd: Path) -> tuple[str, bytes]:
 
 def test_the_wheel_has_the_page_and_the_plugin(distributions: Path) -> None:
     (wheel,) = distributions.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
     for name in (*(f"echotwist/resources/{name}" for name in PAGE),
                  "echotwist/py.typed", "twisted/plugins/echotwist_plugin.py"):  # fmt: skip
         assert name in names
