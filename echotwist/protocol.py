@@ -188,12 +188,11 @@ class EchoProtocol(WebSocketServerProtocol):
         pass
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        if self in self.factory.connections:
-            if self._failure is not None:
-                code, reason = self._failure
-            elif not wasClean:
-                code, reason = 1006, "no closing handshake"
-            self.factory.journal.closed(self, code, reason)
+        if self._failure is not None:
+            code, reason = self._failure
+        elif not wasClean:
+            code, reason = 1006, "no closing handshake"
+        self.factory.journal.closed(self, code, reason)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._clearTimer()

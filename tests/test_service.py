@@ -136,6 +136,14 @@ def test_a_machine_without_ipv6_is_served_on_ipv4(monkeypatch: pytest.MonkeyPatc
             assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
 
 
+def test_every_interface_may_be_taken() -> None:
+    with socket.create_server(("", 0)) as taken:
+        failed: list[Any] = []
+        endpoint = EveryInterface(None, taken.getsockname()[1])
+        endpoint.listen(None).addErrback(failed.append)  # type: ignore[arg-type]
+    assert failed[0].value.errno == errno.EADDRINUSE
+
+
 # Draining
 
 
@@ -235,15 +243,15 @@ def test_an_error_while_draining_ends_the_connection_in_order(client: Client) ->
 
 
 def test_many_clients_are_told_over_a_second(service: Service) -> None:
-    clients = [service.open() for _ in range(1000)]
+    clients = [service.open() for _ in range(200)]
     drained(service)
     told = []
     for _ in range(25):
         told.append(sum(bool(client.socket.sent) for client in clients))
         service.advance(0.05)
-    assert told[0] == 50
-    assert told[10] == 550
-    assert told[-1] == 1000
+    assert told[0] == 10
+    assert told[10] == 110
+    assert told[-1] == 200
     for client in clients:
         client.finish()
     assert service.factory.connections == set()

@@ -262,6 +262,14 @@ async def test_a_tls_peer_that_does_not_close_is_dropped(start: Any, tls: str) -
 
 
 @pytest_twisted.ensureDeferred
+async def test_over_tls_too_there_is_an_end_to_what_is_accepted(start: Any, tls: str) -> None:
+    service = start(f"--listen={tls.format(0)}", "--max-connections=1")
+    peers = [await service.connect("tcp") for _ in range(52)]
+    await peers[-1].lost
+    assert not peers[0].lost.called
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_client_may_say_fin_and_wait_for_its_echo(start: Any) -> None:
     service = start("--listen=tcp:0:interface=127.0.0.1")
     peer = await (await service.connect()).open()

@@ -105,6 +105,7 @@ def test_a_signal_drains_and_the_exit_status_is_0(number: int) -> None:
             socket.create_connection(("127.0.0.1", service.port), timeout=20)
         client.socket.sendall(close(1001))
         assert client.rest() == b""
+        client.socket.close()
         assert service.wait() == 0
 
 
