@@ -37,5 +37,6 @@ class Answer(Resource):
         request.setHeader("Cache-Control", "no-store")
         request.setHeader("Content-Length", str(len(self._body)))
         for name, value in self._headers.items():
-            request.setHeader(name, value)
+            # Added: Connection may be there already, to say close.
+            request.responseHeaders.addRawHeader(name, value)
         return b"" if request.method == b"HEAD" else self._body

@@ -72,10 +72,10 @@ class Journal:
         there was none, or None if it carried none."""
         self._line(
             "closed",
-            "#{number} {peer} closed: {code} {reason!r}",
+            "#{number} {peer} closed: {code} {reason}",
             connection,
             code="no code" if code is None else code,
-            reason=reason or "",
+            reason=_printable(reason or ""),
         )
 
     def refused(self, peer: str, status: int, reason: str) -> None:
@@ -135,6 +135,13 @@ def preview(payload: bytes, isBinary: bool) -> str:
         return f"{shown} ..." if len(payload) > BINARY_PREVIEW else shown
     # A character is four bytes at most; one cut in half at the end is left out.
     text = payload[: (TEXT_PREVIEW + 1) * 4].decode("utf-8", "ignore")
-    shown = f"{text[:TEXT_PREVIEW]!r}..." if len(text) > TEXT_PREVIEW else repr(text)
-    # A terminal that cannot show a character would cost the whole line.
-    return shown.encode(_ENCODING, "backslashreplace").decode(_ENCODING)
+    shown = _printable(text[:TEXT_PREVIEW])
+    return f"{shown}..." if len(text) > TEXT_PREVIEW else shown
+
+
+def _printable(text: str) -> str:
+    """`text` in quotes, with escapes for what does not print, here or at all.
+
+    A terminal that cannot show a character would cost the whole line.
+    """
+    return repr(text).encode(_ENCODING, "backslashreplace").decode(_ENCODING)

@@ -31,6 +31,10 @@ _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]+)(?::(\d{1,5}))?")
 
 
+# A 426 names the protocol in Upgrade, and Upgrade in Connection (RFC 9110, 7.8 and 15.5.22).
+_VERSION = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec_WebSocket_Version": "13"}
+
+
 class Refused(Exception):
     """A request that is not upgraded: the HTTP status, and why, in words of our own."""
 
@@ -89,8 +93,7 @@ class EchoResource(Resource):
                 426,
                 "this is a WebSocket endpoint: connect to it with a WebSocket client, "
                 "such as new WebSocket(url) in a browser",
-                Upgrade="websocket",
-                Sec_WebSocket_Version="13",
+                **_VERSION,
             )
         for name, raw in headers.getAllRawHeaders():
             if any(_UNPRINTABLE.search(text) for text in (name, *raw)):
@@ -105,7 +108,7 @@ class EchoResource(Resource):
         if "upgrade" not in map(str.lower, tokens("Connection")):
             raise Refused(400, "the Connection header does not say Upgrade")
         if one("Sec-WebSocket-Version") != "13":
-            raise Refused(426, "only version 13 is spoken here", Sec_WebSocket_Version="13")
+            raise Refused(426, "only version 13 is spoken here", **_VERSION)
         key = one("Sec-WebSocket-Key")
         if _KEY.fullmatch(key) is None:
             raise Refused(400, "the Sec-WebSocket-Key is not 16 bytes in base64")

@@ -75,6 +75,7 @@ def test_a_plain_request_is_told_how_to_connect(
     status, headers, body = ask(service, request(version=version, **changes))
     assert status == 426
     assert headers["upgrade"] == "websocket"
+    assert headers["connection"] == "upgrade"
     assert headers["sec-websocket-version"] == "13"
     assert headers["content-type"] == "text/plain; charset=utf-8"
     assert "new WebSocket(url)" in body
@@ -93,6 +94,7 @@ def test_a_plain_request_is_not_redirected(service: Service) -> None:
 def test_another_version_is_told_ours(service: Service, version: str) -> None:
     status, headers, _ = ask(service, request(Sec_WebSocket_Version=version))
     assert status == 426
+    assert (headers["upgrade"], headers["connection"]) == ("websocket", "upgrade")
     assert headers["sec-websocket-version"] == "13"
 
 
