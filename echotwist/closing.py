@@ -38,3 +38,16 @@ def unsent(transport: Any) -> int:
     TLS and PROXY wrappers delegate to the socket's transport, so theirs is counted too.
     """
     return len(transport.dataBuffer) - int(transport.offset) + int(transport._tempDataLen)
+
+
+def send(transport: Any, data: bytes) -> None:
+    """Write, now if the kernel takes it.
+
+    `transport.write` only keeps the data for the reactor's next turn.
+    """
+    if not ISSLTransport.providedBy(transport) and not unsent(transport):
+        sent = transport.writeSomeData(data)
+        if isinstance(sent, int):
+            data = data[sent:]
+    if data:
+        transport.write(data)

@@ -32,7 +32,7 @@ from txaio.tx import make_logger
 from zope.interface import implementer
 
 from echotwist import __version__, deflate
-from echotwist.closing import linger, unsent
+from echotwist.closing import linger, send, unsent
 from echotwist.journal import Journal
 from echotwist.limits import FRAGMENT, Limits
 
@@ -60,6 +60,7 @@ class EchoProtocol(WebSocketServerProtocol):
     _failure: tuple[int, str] | None = None
     _heard = 0.0
     _timer: IDelayedCall | None = None
+    _out: list[bytes] | None = None
 
     def onConnect(self, request: ConnectionRequest) -> str | None:
         return request.protocols[0] if request.protocols else None
@@ -116,7 +117,22 @@ class EchoProtocol(WebSocketServerProtocol):
         if self.state == self.STATE_CLOSED:
             return  # Autobahn would keep it.
         self._heard = self.factory.reactor.seconds()
-        super().dataReceived(data)
+        self._out = []
+        self.data += data
+        self.consumeData()
+        self._flush()
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        """Autobahn's way to the transport. What one read gives rise to goes out in one piece."""
+        if self._out is None:
+            self.transport.write(data)
+        else:
+            self._out.append(data)
+
+    def _flush(self) -> None:
+        out, self._out = self._out, None
+        if out:
+            send(self.transport, b"".join(out))
 
     def _watch(self) -> None:
         """Ping when the client has been silent for the interval.
@@ -175,6 +191,7 @@ class EchoProtocol(WebSocketServerProtocol):
         connection under what the client has not read yet.
         """
         self._clearTimer()
+        self._flush()
         self._message, self.data = bytearray(), b""  # Half a message is not kept meanwhile.
         self._timer = linger(self.transport, self.factory.reactor, self.factory.limits.closeTimeout)
 
