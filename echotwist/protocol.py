@@ -41,6 +41,20 @@ MESSAGE_TOO_BIG = 1009
 """Close codes, RFC 6455, 7.4.1. The others are Autobahn's to send."""
 
 
+_SPENT = (
+    "http_headers",
+    "http_request_data",
+    "http_request_host",
+    "http_request_params",
+    "http_request_path",
+    "http_request_uri",
+    "http_response_data",
+    "http_status_line",
+    "send_queue",
+)
+"""What Autobahn keeps of the handshake, and a queue for chopped writes: 1.6 KB a connection."""
+
+
 @implementer(IHalfCloseableProtocol)
 class EchoProtocol(WebSocketServerProtocol):
     """One WebSocket connection."""
@@ -66,6 +80,8 @@ class EchoProtocol(WebSocketServerProtocol):
         return request.protocols[0] if request.protocols else None
 
     def onOpen(self) -> None:
+        for name in _SPENT:
+            delattr(self, name)
         self.transport.registerProducer(self.transport, True)
         self.factory.opened(self)
         if self.factory.limits.pingInterval:
@@ -234,7 +250,6 @@ class EchoProtocol(WebSocketServerProtocol):
 class EchoFactory(WebSocketServerFactory):
     """Makes the connections, and knows those that are open."""
 
-    protocol = EchoProtocol  # type: ignore[assignment]
     noisy = False
 
     reactor: IReactorTime
@@ -266,6 +281,21 @@ class EchoFactory(WebSocketServerFactory):
             perMessageCompressionAccept=(
                 deflate.accept(contextTakeover) if compression else lambda offers: None
             ),
+        )
+        self.protocol = self._configured()
+
+    def _configured(self) -> type[EchoProtocol]:
+        """EchoProtocol with the options as attributes of the class.
+
+        Autobahn copies each of them to every connection, and formats them all for a debug line
+        that is not shown: two thirds of a handshake (26.10.2, P:1117).
+        """
+        options = {name: getattr(self, name) for name in EchoProtocol.CONFIG_ATTRS}
+        accept = staticmethod(options["perMessageCompressionAccept"])
+        return type(
+            "EchoProtocol",
+            (EchoProtocol,),
+            {**options, "perMessageCompressionAccept": accept, "CONFIG_ATTRS": []},
         )
 
     def unavailable(self) -> str | None:
