@@ -23,13 +23,14 @@ class Answer(Resource):
     they answer a HEAD.
     """
 
-    isLeaf = True
-
     def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self._status = status
         self._body = f"{text}\n".encode()
         self._headers = headers or {}
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        return NOTHING
 
     def render(self, request: Request) -> bytes:
         request.setResponseCode(self._status, _REASONS[self._status])
@@ -40,3 +41,7 @@ class Answer(Resource):
             # Added: Connection may be there already, to say close.
             request.responseHeaders.addRawHeader(name, value)
         return b"" if request.method == b"HEAD" else self._body
+
+
+NOTHING = Answer(404, "there is nothing here; try / or /echo")
+"""What every other URL gets."""

@@ -4,7 +4,7 @@
     #1 127.0.0.1:40312 text, 5 bytes: 'hello'
     #1 127.0.0.1:40312 binary, 3 bytes: 00 ff 7f
     #1 127.0.0.1:40312 closed: 1000 'bye'
-    and in this second 81,234 messages (10,154,250 bytes), 2 connected, 2 closed, 0 refused
+    and in this second 81,234 messages (10,154,250 bytes), 2 connected, 2 closed, ...
 
 The first `rate` lines of a second are shown; from then on events are counted, exactly, and
 told in one line at the second's end. So a person who clicks Send sees every line, and a
@@ -84,6 +84,10 @@ class Journal:
             "refused", "{peer} refused: {status} {reason}", peer=peer, status=status, reason=reason
         )
 
+    def dropped(self, peer: str) -> None:
+        """A connection was dropped as it came, because there is no descriptor to spare for it."""
+        self._line("dropped", "{peer} dropped: too many connections", peer=peer)
+
     def flush(self) -> None:
         """Tell what was counted and not yet told, as at the end of a second."""
         if self._second is not None:
@@ -116,10 +120,10 @@ class Journal:
         """Log what was counted, if anything was."""
         if not self._unshown:
             return False
-        kinds = ("messages", "connected", "closed", "refused")
+        kinds = ("messages", "connected", "closed", "refused", "dropped")
         self._log.info(
             "and in this second {messages:,} messages ({bytes:,} bytes), "
-            "{connected:,} connected, {closed:,} closed, {refused:,} refused",
+            "{connected:,} connected, {closed:,} closed, {refused:,} refused, {dropped:,} dropped",
             bytes=self._unshownBytes,
             **{kind: self._unshown[kind] for kind in kinds},
         )

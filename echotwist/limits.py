@@ -25,7 +25,7 @@ BACKLOG = 1024
 SYNs when a thousand clients return at once; the kernel caps this at net.core.somaxconn."""
 
 FRAGMENT = 64
-"""Bytes that each fragment of a message counts for at least. RFC 6455 lets a message
+"""Bytes that each frame of a message in several counts for at least. RFC 6455 lets a message
 consist of any number of empty fragments; this ends it at 262,144 of them by default."""
 
 LONGEST = 7 * 24 * 3600.0
@@ -45,7 +45,10 @@ def size(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if match is None or int(match[1]) == 0:
         raise ValueError("takes a size such as 65536, 64k or 16M")
-    return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2].lower()]
+    value = int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2].lower()]
+    if value >= 2**62:  # RFC 6455, 5.2: a frame's length has 63 bits.
+        raise ValueError("takes a size that a frame can have, such as 16M")
+    return value
 
 
 def seconds(text: str) -> float:
@@ -82,16 +85,18 @@ def descriptors(text: str) -> int:
     """A number of connections, 1 or more, or `auto`: what the limit of open files
     (RLIMIT_NOFILE, the soft one) carries, less RESERVE.
 
-    Raises ValueError with a message for the operator.
+    Raises ValueError with a message for the operator, also for more than that.
     """
-    if text != "auto":
-        if not (value := count(text)):
-            raise ValueError("takes a whole number of at least 1, or auto")
-        return value
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return 2**31
-    return max(1, soft - RESERVE)
+    most = 2**31 if soft == resource.RLIM_INFINITY else soft - RESERVE
+    value = most if text == "auto" else count(text)
+    if value > most or most < 1:
+        raise ValueError(
+            f"the limit of open files (ulimit -n) is {soft}, which carries {max(most, 0)}"
+        )
+    if value < 1:
+        raise ValueError("takes a whole number of at least 1, or auto")
+    return value
 
 
 def _limit(default: str, parse: Callable[[str], Any], reason: str) -> Any:

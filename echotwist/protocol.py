@@ -36,6 +36,10 @@ from echotwist.closing import linger, send, unsent
 from echotwist.journal import Journal
 from echotwist.limits import FRAGMENT, Limits
 
+# Registered since, by IANA, as Bad Gateway; Autobahn 26.10.2 refuses it (P:812).
+if 1014 not in WebSocketServerProtocol.CLOSE_STATUS_CODES_ALLOWED:
+    WebSocketServerProtocol.CLOSE_STATUS_CODES_ALLOWED.append(1014)
+
 GOING_AWAY = 1001
 MESSAGE_TOO_BIG = 1009
 """Close codes, RFC 6455, 7.4.1. The others are Autobahn's to send."""
@@ -103,7 +107,9 @@ class EchoProtocol(WebSocketServerProtocol):
 
     def onMessageFrameBegin(self, length: int) -> None:
         super().onMessageFrameBegin(length)
-        self._wireLeft -= max(length, FRAGMENT)
+        frame = self.current_frame
+        isAlone = frame.fin and frame.opcode != 0
+        self._wireLeft -= length if isAlone else max(length, FRAGMENT)
         if self._wireLeft < 0:
             self._tooBig()
 
@@ -124,7 +130,9 @@ class EchoProtocol(WebSocketServerProtocol):
 
     def _tooBig(self) -> None:
         self._fail_connection(
-            MESSAGE_TOO_BIG, f"a message may have {self.factory.limits.maxMessage} bytes"
+            MESSAGE_TOO_BIG,
+            f"a message may have {self.factory.limits.maxMessage} bytes, "
+            f"each of several frames counted as {FRAGMENT} or more",
         )
 
     # Liveness.

@@ -63,7 +63,7 @@ class Listener:
 
     @property
     def scheme(self) -> str:
-        return "http" + "s" * self.description.startswith(("ssl:", "haproxy:ssl:"))
+        return "http" + "s" * self.description.startswith("ssl:")
 
 
 class EchoService(Service):
@@ -107,7 +107,8 @@ class EchoService(Service):
 
     def _ready(self) -> None:
         for listener, port in self._ports:
-            _announce(listener.scheme, port.getHost())
+            _announce(listener, port.getHost())
+        _log.info("taking up to {count:,} connections", count=self._limits.maxConnections)
 
     @inlineCallbacks
     def stopService(self) -> Any:
@@ -118,7 +119,7 @@ class EchoService(Service):
         closed = [maybeDeferred(port.stopListening) for _, port in self._ports]
         leaving = list(self.factory.connections)
         if leaving:
-            _log.info("draining {count:,} connections", count=len(leaving))
+            _log.info("draining, with {count:,} connected", count=len(leaving))
         deadline = self._reactor.callLater(self._limits.drainTimeout, self.factory.abortAll)
         self._askToLeave(leaving, math.ceil(len(leaving) / _SPREAD))
         yield emptied
@@ -205,7 +206,11 @@ def _why(failure: Failure) -> str:
     return str(error)
 
 
-def _announce(scheme: str, address: object) -> None:
+def _announce(listener: Listener, address: object) -> None:
+    if listener.description.startswith("haproxy:"):  # Not for browsers.
+        _log.info("listening on {where}, for a proxy", where=listener.description)
+        return
+    scheme = listener.scheme
     match address:
         case IPv4Address(host=host, port=number) | IPv6Address(host=host, port=number):
             if host in ("0.0.0.0", "::"):

@@ -24,12 +24,13 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
 from twisted.web.static import File
 
-from echotwist.answer import Answer
+from echotwist import __version__
+from echotwist.answer import NOTHING, Answer
 from echotwist.closing import linger
 from echotwist.journal import Journal
 from echotwist.limits import OVERFLOW, Limits
 from echotwist.protocol import EchoFactory
-from echotwist.upgrade import EchoResource
+from echotwist.upgrade import EchoResource, nameOf
 
 RESOURCES = Path(__file__).with_name("resources")
 
@@ -58,7 +59,7 @@ def makeRoot(
 
 class Directory(Resource):
     def getChild(self, path: bytes, request: Request) -> Resource:
-        return Answer(404, "there is nothing here; try / or /echo")
+        return NOTHING
 
 
 class Asset(File):
@@ -69,7 +70,7 @@ class Asset(File):
         self._etag = b'"%s"' % hashlib.sha256(path.read_bytes()).hexdigest()[:16].encode()
 
     def getChild(self, path: bytes, request: Request) -> Resource:
-        return Answer(404, "there is nothing here")
+        return NOTHING
 
     def render_GET(self, request: Request) -> bytes | int:
         # Twisted logs, or fails on, what it cannot parse here; the files are small.
@@ -82,6 +83,7 @@ class Asset(File):
         if request.setETag(self._etag) is CACHED:
             return b""
         result: bytes | int = super().render_GET(request)
+        request.setHeader("Accept-Ranges", "none")
         return result
 
     render_HEAD = render_GET
@@ -90,11 +92,12 @@ class Asset(File):
 class Readiness(Resource):
     """`/readyz`: whether a load balancer should send clients here."""
 
-    isLeaf = True
-
     def __init__(self, factory: EchoFactory) -> None:
         super().__init__()
         self._factory = factory
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        return NOTHING
 
     def render(self, request: Request) -> bytes:
         if self._factory.draining:
@@ -116,8 +119,10 @@ class Channel(HTTPChannel):
         self.site.channels.add(self)
         if not self.site.isFull():
             self._setDeadline()
+            return
         # Twisted would accept until the process has no descriptor left.
-        elif isinstance(self.transport, ProtocolWrapper):
+        self.site.journal.dropped(nameOf(self.transport.getPeer()))
+        if isinstance(self.transport, ProtocolWrapper):
             self.transport.abortConnection()
         else:
             # Now: Twisted accepts a hundred at a time, and aborts them only afterwards.
@@ -228,6 +233,7 @@ class EchoSite(Site):
             reactor=reactor,
         )
         self.limits = limits
+        self.journal = journal
         self.channels: set[Channel] = set()
         self._factory = factory
 
@@ -237,10 +243,15 @@ class EchoSite(Site):
         return len(self.channels) + len(self._factory.connections) > most
 
     def getResourceFor(self, request: Request) -> IResource:
-        request.setHeader("Server", "echotwist")
+        request.setHeader("Server", f"echotwist/{__version__}")
         request.setHeader("X-Content-Type-Options", "nosniff")
         if request.method not in (b"GET", b"HEAD"):
             return Answer(405, "only GET and HEAD are answered", {"Allow": "GET, HEAD"})
+        # RFC 9112, 3.2. An upgrade says so itself, and logs it.
+        hosts = request.requestHeaders.getRawHeaders("Host", [])
+        isNew = request.clientproto == b"HTTP/1.1"
+        if isNew and len(hosts) != 1 and request.path != b"/echo":
+            return Answer(400, "a request has one Host header")
         found: IResource = super().getResourceFor(request)
         return found
 

@@ -12,7 +12,7 @@ from twisted.python.usage import UsageError
 
 from echotwist import __version__
 from echotwist.journal import Journal
-from echotwist.limits import Limits, count
+from echotwist.limits import Limits
 from echotwist.protocol import EchoFactory
 from echotwist.service import EchoService, EveryInterface, Fatal, Listener, Signals
 from echotwist.site import EchoSite
@@ -108,9 +108,9 @@ class Options(TwistedOptions):
 
 
 def _port(text: str) -> int:
-    if (number := count(text)) > 65535:
+    if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or int(text) > 65535:
         raise ValueError("takes a port from 0 to 65535")
-    return number
+    return int(text)
 
 
 def _parsed(option: str, text: str, parse: Any) -> Any:
@@ -130,7 +130,9 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     for text in options["listen"]:
         try:
             listeners.append(Listener(text, serverFromString(reactor, text)))
-        except Exception as e:  # Each endpoint parser fails in its own way.
+        except (TypeError, IndexError) as e:  # What its parser was not given, or does not know.
+            raise Fatal(f"--listen {text!r}: is no complete endpoint description") from e
+        except Exception as e:  # Each parser fails in its own way.
             raise Fatal(f"--listen {text!r}: {e or type(e).__name__}") from e
     if not listeners:
         port = options["port"]

@@ -11,15 +11,15 @@ subprotocol and the compression that passed. Nothing else of the client's text r
 import re
 from collections.abc import Collection
 from typing import Any
-from urllib.parse import urlsplit
 
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from echotwist import deflate
-from echotwist.answer import Answer
+from echotwist.answer import NOTHING, Answer
 from echotwist.journal import Journal
 from echotwist.protocol import EchoFactory
 
@@ -28,6 +28,8 @@ _PARAMETER = rf'{_TOKEN}(?:[ \t]*=[ \t]*(?:{_TOKEN}|"{_TOKEN}"))?'
 _EXTENSION = rf"{_TOKEN}(?:[ \t]*;[ \t]*{_PARAMETER})*"
 _UNPRINTABLE = re.compile(rb"[^\x20-\x7e]")
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._~-]+)(?::(\d{1,5}))?")
+_PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]+)(?::(\d{1,5}))?")
 
 
@@ -55,6 +57,9 @@ class EchoResource(Resource):
         self._factory = factory
         self._journal = journal
         self._allowedOrigins = frozenset(allowedOrigins)
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        return NOTHING
 
     def render_GET(self, request: Request) -> bytes | int:
         peer = nameOf(request.getClientAddress())
@@ -135,7 +140,7 @@ class EchoResource(Resource):
             return True
         try:
             its = canonicalOrigin(origin)
-            scheme = urlsplit(its).scheme
+            scheme = its.partition("://")[0]
             # Behind a proxy that ends TLS only the page knows the scheme.
             return its in self._allowedOrigins or its == canonicalOrigin(
                 f"{scheme}://{host}:{port}" if port else f"{scheme}://{host}"
@@ -149,27 +154,23 @@ def canonicalOrigin(text: str) -> str:
 
     Raises ValueError for what is no origin, `null` included.
     """
-    url = urlsplit(text.lower())
-    port = url.port or {"http": 80, "https": 443}.get(url.scheme)
-    host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
-    if not host or url.path or url.query or url.fragment or "@" in url.netloc:
+    match = _ORIGIN.fullmatch(text.lower())
+    if match is None or int(match[3] or 0) > 65535:
         raise ValueError("takes an origin such as https://example.com or http://localhost:3000")
-    return f"{url.scheme}://{host}:{port}"
+    scheme, host, port = match.groups()
+    return f"{scheme}://{host}:{int(port) if port else _PORTS.get(scheme)}"
 
 
 def nameOf(address: IAddress | None) -> str:
     """A peer in a log line: `127.0.0.1:40312`, `[::1]:40312` or `unix`."""
-    match address:
-        case IPv4Address(host=host, port=port):
-            return f"{host}:{port}"
-        case IPv6Address(host=host, port=port):
-            # An IPv4 client of a socket that serves both families.
-            mapped = host.removeprefix("::ffff:")
-            return f"{mapped}:{port}" if "." in mapped else f"[{host}]:{port}"
-        case UNIXAddress():
-            return "unix"
-        case _:
-            return "unknown"
+    # Whatever stands before the next space of a PROXY header is an address to Twisted.
+    if isinstance(address, IPv4Address) and isIPAddress(address.host):
+        return f"{address.host}:{address.port}"
+    if isinstance(address, IPv6Address) and isIPv6Address(address.host):
+        # An IPv4 client of a socket that serves both families.
+        host = address.host.removeprefix("::ffff:")
+        return f"{host}:{address.port}" if "." in host else f"[{host}]:{address.port}"
+    return "unix" if isinstance(address, UNIXAddress) else "unknown"
 
 
 def _subprotocol(offered: list[str]) -> str:

@@ -43,10 +43,11 @@ def test_the_first_lines_of_a_second_are_shown_and_the_rest_is_counted(clock: Cl
     journal.connected(PEER)
     journal.closed(PEER, 1000, "bye")
     journal.refused("192.0.2.9:1", 400, "why")
+    journal.dropped("192.0.2.9:2")
     assert len(log.lines()) == 3
     clock.advance(1)
     assert log.lines()[3:] == [
-        "and in this second 997 messages (4,985 bytes), 1 connected, 1 closed, 1 refused"
+        "and in this second 997 messages (4,985 bytes), 1 connected, 1 closed, 1 refused, 1 dropped"
     ]
 
 
@@ -86,7 +87,7 @@ def test_what_was_counted_can_be_told_at_once(clock: Clock, log) -> None:
     messages(journal, 3)
     journal.flush()
     assert log.lines()[1:] == [
-        "and in this second 2 messages (10 bytes), 0 connected, 0 closed, 0 refused"
+        "and in this second 2 messages (10 bytes), 0 connected, 0 closed, 0 refused, 0 dropped"
     ]
     assert clock.getDelayedCalls() == []
     journal.flush()
@@ -99,6 +100,7 @@ def test_it_can_be_turned_off(clock: Clock, log) -> None:
     journal.connected(PEER)
     journal.closed(PEER, 1000, "")
     journal.refused("x", 400, "")
+    journal.dropped("x")
     clock.advance(2)
     journal.flush()
     assert log.lines() == []

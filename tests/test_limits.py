@@ -72,13 +72,23 @@ def test_connections_are_what_the_descriptors_carry(monkeypatch: pytest.MonkeyPa
     soft = 1024
     monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, 2 * soft))
     assert descriptors("auto") == 924
-    soft = 50
-    assert descriptors("auto") == 1
-    soft = resource.RLIM_INFINITY
-    assert descriptors("auto") == 2**31
+    assert descriptors("924") == 924
     assert descriptors("7") == 7
     with pytest.raises(ValueError, match="at least 1, or auto"):
         descriptors("0")
+    with pytest.raises(ValueError, match=r"\(ulimit -n\) is 1024, which carries 924"):
+        descriptors("925")
+    soft = 50
+    for text in ("auto", "1"):
+        with pytest.raises(ValueError, match=r"\(ulimit -n\) is 50, which carries 0"):
+            descriptors(text)
+    soft = resource.RLIM_INFINITY
+    assert descriptors("auto") == 2**31
+
+
+def test_a_frame_could_not_have_a_larger_size() -> None:
+    with pytest.raises(ValueError, match="that a frame can have"):
+        size("999999999999999G")
 
 
 def test_there_is_room_for_those_who_are_turned_away() -> None:

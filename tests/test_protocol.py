@@ -115,6 +115,9 @@ def test_text_across_segments_may_be_cut_inside_a_character(client: Client) -> N
         (close(), b""),
         (close(1000), b"\x03\xe8"),
         (close(1001, "away"), b"\x03\xe9away"),
+        (close(1012), b"\x03\xf4"),
+        (close(1013), b"\x03\xf5"),
+        (close(1014), b"\x03\xf6"),
         (close(4999, "x" * 123), b"\x13\x87" + b"x" * 123),
     ],
 )
@@ -275,6 +278,14 @@ def test_the_limit_itself_is_allowed() -> None:
     client = Service("--max-message=1000").open()
     client.send(frame(BINARY, bytes(500), fin=False) + frame(CONTINUATION, bytes(500)))
     assert client.frames() == [Frame(BINARY, bytes(1000))]
+
+
+def test_a_limit_may_be_smaller_than_what_a_fragment_counts_for() -> None:
+    client = Service("--max-message=10").open()
+    client.send(binary(bytes(10)) + text(""))
+    assert client.frames() == [Frame(BINARY, bytes(10)), Frame(TEXT, b"")]
+    client.send(frame(BINARY, b"x", fin=False))
+    assert failed(client) == 1009
 
 
 def test_empty_fragments_count(client: Client) -> None:

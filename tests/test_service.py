@@ -75,7 +75,11 @@ def openIn(where: str, s: str = "") -> str:
         ("tcp:80:interface=192.0.2.1", IPv4Address("TCP", "192.0.2.1", 80), openIn("192.0.2.1:80")),
         ("tcp6:80:interface=\\:\\:1", IPv6Address("TCP", "::1", 80), openIn("[::1]:80")),
         ("ssl:443", IPv4Address("TCP", "0.0.0.0", 443), openIn("localhost:443", "s")),
-        ("haproxy:ssl:443", IPv4Address("TCP", "0.0.0.0", 443), openIn("localhost:443", "s")),
+        (
+            "haproxy:tcp:80",
+            IPv4Address("TCP", "0.0.0.0", 80),
+            "listening on haproxy:tcp:80, for a proxy",
+        ),
         ("unix:/run/x", UNIXAddress(b"/run/x"), "listening on unix:/run/x"),
         ("fd", UNIXAddress(None), "listening on UNIXAddress(None)"),
     ],
@@ -88,7 +92,10 @@ def test_where_it_listens_is_logged_when_it_runs(
     service.tree.privilegedStartService()
     assert log.lines() == []
     service.start()
-    assert log.lines() == [line]
+    assert log.lines() == [
+        line,
+        f"taking up to {service.factory.limits.maxConnections:,} connections",
+    ]
 
 
 def test_it_listens_once_whether_or_not_there_are_privileges() -> None:
@@ -272,7 +279,8 @@ def test_what_the_log_counted_is_told_at_the_end(log) -> None:
     client.finish()
     drained(service)
     assert (
-        "and in this second 5 messages (5 bytes), 0 connected, 1 closed, 0 refused" in log.lines()
+        "and in this second 5 messages (5 bytes), "
+        "0 connected, 1 closed, 0 refused, 0 dropped" in log.lines()
     )
 
 
@@ -281,7 +289,7 @@ def test_a_drain_is_logged(client: Client, log) -> None:
     client.service.advance(2)
     client.send(close(1001))
     client.finish()
-    assert "draining 1 connections" in log.lines()
+    assert "draining, with 1 connected" in log.lines()
     assert log.lines()[-1] == "drained in 2.0 s"
 
 

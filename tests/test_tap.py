@@ -45,9 +45,9 @@ def test_options_are_parsed() -> None:
 @pytest.mark.parametrize(
     ("argument", "error"),
     [
-        ("--port=x", "--port 'x': takes a whole number"),
+        ("--port=x", "--port 'x': takes a port from 0 to 65535"),
         ("--port=65536", "--port '65536': takes a port from 0 to 65535"),
-        ("--port=-1", "--port '-1': takes a whole number"),
+        ("--port=-1", "--port '-1': takes a port from 0 to 65535"),
         ("--max-message=0", "--max-message '0': takes a size such as"),
         ("--max-message=lots", "--max-message 'lots': takes a size such as"),
         ("--ping-interval=soon", "--ping-interval 'soon': takes a time such as"),

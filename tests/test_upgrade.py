@@ -344,7 +344,19 @@ def test_null_can_be_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["example.com", "https://a/b", "https://a?b", "https://", "*", "https://a/"]
+    "text",
+    [
+        "example.com",
+        "https://a/b",
+        "https://a?b",
+        "https://",
+        "*",
+        "https://a/",
+        "https://*.a",
+        "https://a b",
+        "https://a:b",
+        "https://a:99999",
+    ],
 )
 def test_what_is_no_origin_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="takes an origin"):
@@ -380,6 +392,8 @@ def test_what_was_refused_is_in_the_log(service: Service, log) -> None:
         (UNIXAddress(b"/run/x"), "unix"),
         (UNIXAddress(None), "unix"),
         (None, "unknown"),
+        (IPv4Address("TCP", "a\x1b[31m\nb", 80), "unknown"),
+        (IPv6Address("TCP", "203.0.113.7\x85", 80), "unknown"),
     ],
 )
 def test_peers_have_readable_names(address, name: str) -> None:
