@@ -9,9 +9,14 @@ what still arrives, and wait for the peer's FIN, until a deadline aborts it.
 This module is also the one place that reads private attributes of Twisted's transports.
 """
 
+from array import array
+from contextlib import suppress
+from fcntl import ioctl
+from termios import TIOCOUTQ
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISSLTransport
+from twisted.protocols.policies import ProtocolWrapper
 
 
 def linger(transport: Any, reactor: IReactorTime, timeout: float) -> IDelayedCall:
@@ -29,6 +34,21 @@ def linger(transport: Any, reactor: IReactorTime, timeout: float) -> IDelayedCal
         transport.loseWriteConnection()
     transport.resumeProducing()  # The peer's FIN is not seen by a transport that does not read.
     return reactor.callLater(timeout, transport.abortConnection)
+
+
+def waiting(transport: Any) -> int:
+    """Bytes written to `transport` that the peer has not acknowledged, as far as can be known.
+
+    The kernel takes megabytes at once, so `unsent` alone stands still for minutes while a slow
+    peer reads. What the peer's kernel holds for its program is invisible here.
+    """
+    while isinstance(transport, ProtocolWrapper):
+        transport = transport.transport
+    queued = array("i", [0])
+    # Linux calls it SIOCOUTQ; where it is not known, nothing is.
+    with suppress(OSError, ValueError):
+        ioctl(transport.getHandle().fileno(), TIOCOUTQ, queued)
+    return unsent(transport) + queued[0]
 
 
 def unsent(transport: Any) -> int:

@@ -138,7 +138,7 @@ class Limits:
         "20s",
         seconds,
         "A connection on which nothing moves for this long after a ping is aborted: "
-        "no byte received, and none of what waits for the client taken.",
+        "no byte received, and none of what waits for the client acknowledged.",
     )
     closeTimeout: float = _limit(
         "5s",
@@ -148,7 +148,7 @@ class Limits:
     drainTimeout: float = _limit(
         "10s",
         seconds,
-        "Time for all clients to leave after SIGTERM or SIGINT; the rest is aborted. "
+        "Time for all clients to leave after SIGTERM, SIGINT or SIGHUP; the rest is aborted. "
         "Twice the close, and well below systemd's 90s.",
     )
     logRate: int = _limit(

@@ -32,7 +32,7 @@ from txaio.tx import make_logger
 from zope.interface import implementer
 
 from echotwist import __version__, deflate
-from echotwist.closing import linger, send, unsent
+from echotwist.closing import linger, send, waiting
 from echotwist.journal import Journal
 from echotwist.limits import FRAGMENT, Limits
 
@@ -165,21 +165,22 @@ class EchoProtocol(WebSocketServerProtocol):
         a ping in the midst of a case for the end of it.
         """
         interval = self.factory.limits.pingInterval
-        silence = self.factory.reactor.seconds() - self._heard
+        # Not below 0: the reactor's clock is the wall's, and may be set back.
+        silence = max(self.factory.reactor.seconds() - self._heard, 0)
         if silence < interval:
             self._setTimer(interval - silence, self._watch)
             return
-        waiting = unsent(self.transport)
+        before = waiting(self.transport)
         self.sendPing()
-        self._setTimer(self.factory.limits.pingTimeout, self._pongDue, self._heard, waiting)
+        self._setTimer(self.factory.limits.pingTimeout, self._pongDue, self._heard, before)
 
-    def _pongDue(self, heard: float, waiting: int) -> None:
+    def _pongDue(self, heard: float, before: int) -> None:
         """A pong cannot overtake a long message, in either direction. So what counts is that
-        something moved since the ping: a byte was received, or some of the `waiting` bytes
-        before it were taken."""
-        if self._heard > heard:
+        something moved since the ping: a byte was received, or some of what was waiting for the
+        client `before` it was acknowledged."""
+        if self._heard != heard:
             self._watch()
-        elif (left := unsent(self.transport)) < waiting:
+        elif (left := waiting(self.transport)) < before:
             self._setTimer(self.factory.limits.pingTimeout, self._pongDue, heard, left)
         else:
             self._failure = (1006, "ping not answered")

@@ -88,12 +88,19 @@ class EchoService(Service):
 
     def privilegedStartService(self) -> None:
         """Listen, before twistd gives up root. Raises Fatal."""
+        failed: list[Fatal] = []
         for listener in self._listeners:
-            failures: list[Failure] = []
             listening = listener.endpoint.listen(self.site)
-            listening.addCallback(self._listening, listener).addErrback(failures.append)
-            if failures:  # The endpoints of Twisted fail at once or not at all.
-                raise Fatal(f"cannot listen on {listener.description}: {_why(failures[0])}")
+            listening.addCallback(self._listening, listener)
+            listening.addErrback(self._cannotListen, listener, failed)
+            if failed:
+                raise failed[0]
+
+    def _cannotListen(self, failure: Failure, listener: Listener, failed: list[Fatal]) -> None:
+        failed.append(Fatal(f"cannot listen on {listener.description}: {_why(failure)}"))
+        if self._reactor.running:  # Twisted's endpoints fail at once; somebody else's may not.
+            _log.critical("{why}", why=failed[0])
+            self._reactor.stop()
 
     def startService(self) -> None:
         if not self._ports:
@@ -142,7 +149,7 @@ class EchoService(Service):
 
 
 class Signals(Service):
-    """SIGTERM and SIGINT: the first drains `echo`, a second one ends the drain at once.
+    """SIGTERM, SIGINT and SIGHUP: the first drains `echo`, a second one ends the drain at once.
 
     twistd's own handling would pass the signal on to the process when all is done, so that a
     perfect end would have the exit status of a failure (twisted/application/app.py, 26.10).
@@ -159,7 +166,8 @@ class Signals(Service):
         self._reactor.callWhenRunning(self._install)
 
     def _install(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # SIGHUP is what a terminal sends that is closed.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda number, frame: self.received())
 
     def received(self) -> None:

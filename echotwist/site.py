@@ -10,19 +10,27 @@ no body and gives each request a deadline.
 """
 
 import hashlib
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes as unquote
 
 from twisted.internet.error import ConnectionAborted
-from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IProtocol,
+    IReactorTime,
+)
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from twisted.web.http import CACHED, HTTPChannel
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
-from twisted.web.static import File
+from twisted.web.static import File, getTypeAndEncoding
+from zope.interface import implementer
 
 from echotwist import __version__
 from echotwist.answer import NOTHING, Answer
@@ -35,6 +43,8 @@ from echotwist.upgrade import EchoResource, nameOf
 RESOURCES = Path(__file__).with_name("resources")
 
 PAGE = "websockets.html"
+
+_ABSOLUTE = re.compile(rb"https?://[^/]*/?", re.IGNORECASE)
 
 _CONTENT_SECURITY_POLICY = (
     "default-src 'none'; connect-src 'self'; script-src 'self'; style-src 'self'; "
@@ -63,28 +73,32 @@ class Directory(Resource):
 
 
 class Asset(File):
-    """A file of the page."""
+    """A file of the page, served from memory.
+
+    `File` opens its file for each request, and keeps it open while the client does not read:
+    a second descriptor for a connection, and without one left a traceback for each request.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
-        self._etag = b'"%s"' % hashlib.sha256(path.read_bytes()).hexdigest()[:16].encode()
+        self._body = path.read_bytes()
+        self._etag = b'"%s"' % hashlib.sha256(self._body).hexdigest()[:16].encode()
+        self._type, _ = getTypeAndEncoding(
+            path.name, self.contentTypes, self.contentEncodings, self.defaultType
+        )
 
     def getChild(self, path: bytes, request: Request) -> Resource:
         return NOTHING
 
-    def render_GET(self, request: Request) -> bytes | int:
-        # Twisted logs, or fails on, what it cannot parse here; the files are small.
-        request.requestHeaders.removeHeader("Range")
-        # An ETag is exact where the times of files from a wheel are not.
-        request.requestHeaders.removeHeader("If-Modified-Since")
+    def render_GET(self, request: Request) -> bytes:
+        request.setHeader("Content-Type", self._type)
+        request.setHeader("Content-Length", str(len(self._body)))
         request.setHeader("Cache-Control", "no-cache")
         request.setHeader("Content-Security-Policy", _CONTENT_SECURITY_POLICY)
         request.setHeader("Referrer-Policy", "no-referrer")
-        if request.setETag(self._etag) is CACHED:
-            return b""
-        result: bytes | int = super().render_GET(request)
-        request.setHeader("Accept-Ranges", "none")
-        return result
+        # An ETag is exact where the times of files from a wheel are not.
+        isKnown = request.setETag(self._etag) is CACHED
+        return b"" if isKnown or request.method == b"HEAD" else self._body
 
     render_HEAD = render_GET
 
@@ -105,6 +119,7 @@ class Readiness(Resource):
         return Answer(200, "ready").render(request)
 
 
+@implementer(IHalfCloseableProtocol)
 class Channel(HTTPChannel):
     """One HTTP connection."""
 
@@ -131,6 +146,13 @@ class Channel(HTTPChannel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._forget()
         super().connectionLost(reason)
+
+    def readConnectionLost(self) -> None:
+        """The client has said FIN. Twisted would drop the answer that it waits for."""
+        self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """The answer is out; `loseConnection` says what happens until the client has followed."""
 
     def headerReceived(self, line: bytes) -> bool:
         name, _, value = line.partition(b":")
@@ -159,7 +181,6 @@ class Channel(HTTPChannel):
 
     def loseConnection(self) -> None:
         """What is written goes out; what is not yet looked at, or still arrives, is discarded."""
-        self.stopProducing()  # A file that is being sent would stay open.
         self.clearLineBuffer()
         self.dataReceived = lambda data: None  # type: ignore[method-assign]
         self._clearDeadline()
@@ -248,10 +269,14 @@ class EchoSite(Site):
         if request.method not in (b"GET", b"HEAD"):
             return Answer(405, "only GET and HEAD are answered", {"Allow": "GET, HEAD"})
         # RFC 9112, 3.2. An upgrade says so itself, and logs it.
-        hosts = request.requestHeaders.getRawHeaders("Host", [])
+        hosts = request.requestHeaders.getRawHeaders(b"Host", [])
         isNew = request.clientproto == b"HTTP/1.1"
-        if isNew and len(hosts) != 1 and request.path != b"/echo":
+        if isNew and len(hosts) != 1 and not request.path.endswith(b"/echo"):
             return Answer(400, "a request has one Host header")
+        # The absolute form of a target (RFC 9112, 3.2.2).
+        if (absolute := _ABSOLUTE.match(request.path)) is not None:
+            path = request.path[absolute.end() :]
+            request.postpath = [unquote(segment) for segment in path.split(b"/")]
         found: IResource = super().getResourceFor(request)
         return found
 

@@ -12,7 +12,7 @@ from twisted.python.usage import UsageError
 
 from echotwist import __version__
 from echotwist.journal import Journal
-from echotwist.limits import Limits
+from echotwist.limits import BACKLOG, Limits
 from echotwist.protocol import EchoFactory
 from echotwist.service import EchoService, EveryInterface, Fatal, Listener, Signals
 from echotwist.site import EchoSite
@@ -38,7 +38,7 @@ class Options(TwistedOptions):
     longdesc = (
         "Serves a page at / and echoes every WebSocket message at /echo. "
         "Sizes take 65536, 64k, 16M; times take 500ms, 10s, 2m. "
-        "SIGTERM and SIGINT drain it: every client is told 1001 and given time to leave."
+        "SIGTERM, SIGINT and SIGHUP drain it: every client is told 1001 and given time to leave."
     )
 
     optParameters = [
@@ -113,6 +113,14 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _withBacklog(endpoint: str) -> str:
+    """`endpoint` with BACKLOG, unless it says itself or cannot; Twisted's default is 50."""
+    kind = endpoint.removeprefix("haproxy:").partition(":")[0]
+    if kind not in ("tcp", "tcp6", "ssl", "unix") or ":backlog=" in endpoint:
+        return endpoint
+    return f"{endpoint}:backlog={BACKLOG}"
+
+
 def _parsed(option: str, text: str, parse: Any) -> Any:
     try:
         return parse(text)
@@ -129,7 +137,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     listeners = []
     for text in options["listen"]:
         try:
-            listeners.append(Listener(text, serverFromString(reactor, text)))
+            listeners.append(Listener(text, serverFromString(reactor, _withBacklog(text))))
         except (TypeError, IndexError) as e:  # What its parser was not given, or does not know.
             raise Fatal(f"--listen {text!r}: is no complete endpoint description") from e
         except Exception as e:  # Each parser fails in its own way.

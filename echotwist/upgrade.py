@@ -163,10 +163,12 @@ def canonicalOrigin(text: str) -> str:
 
 def nameOf(address: IAddress | None) -> str:
     """A peer in a log line: `127.0.0.1:40312`, `[::1]:40312` or `unix`."""
-    # Whatever stands before the next space of a PROXY header is an address to Twisted.
+    # Whatever stands before the next space of a PROXY header is an address to Twisted, and
+    # whatever stands behind a % in it a scope.
     if isinstance(address, IPv4Address) and isIPAddress(address.host):
         return f"{address.host}:{address.port}"
-    if isinstance(address, IPv6Address) and isIPv6Address(address.host):
+    scope = "%" in getattr(address, "host", "")
+    if isinstance(address, IPv6Address) and isIPv6Address(address.host) and not scope:
         # An IPv4 client of a socket that serves both families.
         host = address.host.removeprefix("::ffff:")
         return f"{host}:{address.port}" if "." in host else f"[{host}]:{address.port}"

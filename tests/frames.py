@@ -65,6 +65,7 @@ def parse(data: bytes) -> list[Frame]:
             n, start = int.from_bytes(data[2:10], "big"), 10
             assert n >= 65536
         assert len(data) >= start + n, "a frame is cut"
+        assert n <= 125 or not first & 8, "a control frame is short"
         payload, data = data[start : start + n], data[start + n :]
         frames.append(Frame(first & 15, payload, bool(first & 0x80), first >> 4 & 7))
     return frames

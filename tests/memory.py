@@ -51,7 +51,7 @@ class Socket:
         self.fin = self.closed = self.reset = False
 
     def fileno(self) -> int:
-        return 99
+        return -1
 
     def setblocking(self, flag: bool) -> None:
         pass

@@ -22,6 +22,7 @@ from frames import (
 )
 from memory import Client, Service, request
 from twisted.internet.address import IPv4Address
+from twisted.web.server import Request
 
 
 def failed(client: Client) -> int:
@@ -187,6 +188,46 @@ def test_a_client_that_never_reads_anything_again_is_aborted(client: Client) -> 
     assert not client.reading
     client.service.advance(51)
     assert client.socket.closed
+
+
+def test_an_error_while_reading_is_paused_ends_in_order(client: Client) -> None:
+    """The service has stopped reading, so that it must begin again to see the client's FIN."""
+    client.socket.window = 0
+    client.send(binary(bytes(60_000)))
+    client.send(binary(bytes(10_000)) + b"\xff\xff")
+    assert client.reading
+    client.socket.window = float("inf")
+    client.service.run()
+    assert [len(frame.payload) for frame in client.frames()][:2] == [60_000, 10_000]
+    assert client.socket.fin
+    client.finish()
+    assert client.socket.closed
+    assert not client.socket.reset
+
+
+def test_a_fault_in_the_log_loses_no_count(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client.service.factory.journal, "closed", None)
+    with pytest.raises(TypeError):
+        client.finish()
+    assert client.service.factory.connections == set()
+
+
+def test_the_request_is_freed_at_once(service: Service) -> None:
+    requests = []
+
+    class Kept(Request):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)
+            requests.append(weakref.ref(self))
+
+    service.site.requestFactory = Kept
+    gc.collect()
+    gc.disable()
+    try:
+        service.open()
+        assert [request() for request in requests] == [None]
+    finally:
+        gc.enable()
 
 
 def test_a_lost_connection_leaves_no_timer(client: Client) -> None:

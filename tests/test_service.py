@@ -123,14 +123,38 @@ def test_a_port_that_cannot_be_had_is_one_clear_line(error: Exception, why: str)
     assert str(caught.value) == f"echotwist: cannot listen on port 80: {why}"
 
 
+def test_an_endpoint_that_fails_later_ends_the_service(log) -> None:
+    later: Deferred[Any] = Deferred()
+
+    class Later:
+        def listen(self, factory: Any) -> Any:
+            return later
+
+    service = Service()
+    service.echo._listeners = [Listener("later", Later())]
+    service.echo.privilegedStartService()
+    service.reactor.running = True
+    later.errback(ValueError("no"))
+    assert service.reactor.hasStopped
+    assert log.lines() == ["echotwist: cannot listen on later: no"]
+    log.events.clear()  # It was an error, and to be one.
+
+
 def test_a_machine_without_ipv6_is_served_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
     adopted: list[Any] = []
+    backlogs: list[int] = []
+    listen = socket.socket.listen
 
     class Reactor:
         def adoptStreamPort(self, fd: int, family: int, factory: Any) -> str:
             adopted.append((family, socket.socket(fileno=os.dup(fd))))
             return "port"
 
+    def noted(self: socket.socket, backlog: int) -> None:
+        backlogs.append(backlog)
+        listen(self, backlog)
+
+    monkeypatch.setattr(socket.socket, "listen", noted)
     for both, family in ((True, socket.AF_INET6), (False, socket.AF_INET)):
         monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda both=both: both)
         got: list[Any] = []
@@ -141,6 +165,7 @@ def test_a_machine_without_ipv6_is_served_on_ipv4(monkeypatch: pytest.MonkeyPatc
             assert adoptedFamily == listener.family == family
             assert not os.get_blocking(listener.fileno())
             assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    assert backlogs == [1024, 1024]
 
 
 def test_every_interface_may_be_taken() -> None:
@@ -304,7 +329,7 @@ def test_the_first_signal_stops_and_the_second_hurries(
     service = client.service
     service.echo._listeners = []
     service.start()
-    assert set(handlers) == {signal.SIGTERM, signal.SIGINT}
+    assert set(handlers) == {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
     calls: list[Any] = []
     service.reactor.callFromThread = lambda call: calls.append(call)  # type: ignore[method-assign,assignment]
     handlers[signal.SIGTERM](signal.SIGTERM, None)

@@ -1,23 +1,14 @@
 """The URLs, and what HTTP may cost."""
 
-import os
 import re
 
 import pytest
 from frames import close
 from memory import Client, Service, request
-from twisted.internet import _producer_helpers
-from twisted.internet.task import Cooperator
+from twisted.python.filepath import FilePath
 from twisted.web.http_headers import Headers
 
 from echotwist.site import RESOURCES
-
-
-@pytest.fixture(autouse=True)
-def _fileProducersRunInMemory(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twisted's File is sent by a task on the global reactor, which does not run here."""
-    inMemory = Cooperator(scheduler=lambda call: service.reactor.callLater(0, call))
-    monkeypatch.setattr(_producer_helpers, "cooperate", inMemory.cooperate)
 
 
 def get(target: str = "/", method: str = "GET", headers: str = "") -> bytes:
@@ -37,10 +28,6 @@ def ask(service: Service, data: bytes) -> tuple[int, Headers, bytes]:
     client = service.connect()
     client.send(data)
     return answer(client)
-
-
-def filesOpen() -> list[str]:
-    return [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
 
 
 def value(headers: Headers, name: str) -> str | None:
@@ -83,7 +70,8 @@ def test_every_file_is_validated_by_its_etag(service: Service, name: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "header", ["Range: bytes=0-1", "Range: \xff", "If-Modified-Since: \xff", "Cookie: \xff"]
+    "header",
+    ["Range: bytes=0-1", "Range: \xff", "If-Modified-Since: \xff", "Cookie: \xff", "X: \xff"],
 )
 def test_headers_that_twisted_cannot_parse_do_no_harm(service: Service, header: str) -> None:
     status, _, body = ask(service, get(headers=f"{header}\r\n"))
@@ -100,6 +88,10 @@ def test_there_is_nothing_else(service: Service, target: str) -> None:
     assert status == 404
     assert value(headers, "Content-Type") == "text/plain; charset=utf-8"
     assert b"nothing here" in body
+
+
+def test_a_host_may_be_no_utf8(service: Service) -> None:
+    assert ask(service, b"GET /healthz HTTP/1.1\r\nHost: \xff\r\n\r\n")[0] == 200
 
 
 @pytest.mark.parametrize("hosts", [b"", b"Host: a\r\nHost: a\r\n"])
@@ -297,17 +289,36 @@ def test_a_client_that_does_not_read_the_page_is_dropped(service: Service) -> No
     assert service.timers() == 0
 
 
-def test_a_page_that_is_not_taken_leaves_no_file_open(service: Service) -> None:
-    """The first answer is read, so the connection is one that is kept, and ends in order."""
+def test_the_page_opens_no_file(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that does not read it would hold a second descriptor, for as long as it likes."""
+    monkeypatch.setattr(FilePath, "open", None)
+    assert ask(service, get())[0] == 200
+
+
+def test_a_client_that_says_fin_gets_its_answer(service: Service) -> None:
+    """As `nc -N` does."""
     client = service.connect()
+    client.socket.peerDone = True
     client.send(get("/healthz"))
-    client.socket.window = 0
-    client.send(get() * 200)
-    name = str(RESOURCES / "websockets.html")
-    assert name in filesOpen()
-    service.advance(16)
+    assert answer(client)[0] == 200
     assert client.socket.closed
-    assert name not in filesOpen()
+    assert not client.socket.reset
+    assert service.timers() == 0
+
+
+def test_a_connection_lives_as_long_as_its_deadline_says() -> None:
+    """Twisted's own idle timer would end it after a minute."""
+    service = Service("--handshake-timeout=1h")
+    client = service.connect()
+    service.advance(3000)
+    assert not client.socket.fin
+
+
+@pytest.mark.parametrize(
+    "target", ["http://localhost/", "HTTPS://localhost", "http://a:8080/?x=/y"]
+)
+def test_a_target_may_be_absolute(service: Service, target: str) -> None:
+    assert ask(service, get(target))[2] == (RESOURCES / "websockets.html").read_bytes()
 
 
 def test_connection_close_is_honoured(service: Service) -> None:
@@ -336,10 +347,12 @@ def test_only_http_1_1_is_offered(service: Service) -> None:
 
 
 def test_requests_leave_no_line_in_the_log(service: Service, log) -> None:
-    ask(service, get("/\x1b"))
+    service.site.doStart()
+    log.events.clear()
+    ask(service, get("/\x1b", headers="X-Forwarded-For: \x1b[31m\r\n"))
     ask(service, get("/x", "HEAD"))
-    assert log.lines() == []
-    assert not [e for e in log.events if "HEAD" in str(e.get("log_format"))]
+    assert log.events == []
+    service.site.doStop()
 
 
 def test_an_upgraded_connection_is_no_channel_any_more(service: Service) -> None:

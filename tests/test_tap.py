@@ -109,6 +109,27 @@ def test_making_the_service_does_nothing() -> None:
     assert reactor.getDelayedCalls() == []
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "backlog"),
+    [
+        ("tcp:1", 1024),
+        ("tcp:1:backlog=7", 7),
+        ("haproxy:tcp:1", 1024),
+        ("tcp6:1:interface=\\:\\:1", 1024),
+    ],
+)
+def test_many_may_wait_to_be_accepted(endpoint: str, backlog: int) -> None:
+    service = Service(f"--listen={endpoint}")
+    service.echo.privilegedStartService()
+    (server,) = service.reactor.tcpServers
+    assert server[2] == backlog
+
+
+def test_a_socket_of_systemd_has_its_own_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match="systemd"):
+        Service("--listen=systemd:domain=INET:index=0")
+
+
 def test_without_listen_every_interface_is_listened_on() -> None:
     (listener,) = Service("--port=81").echo._listeners
     assert isinstance(listener.endpoint, EveryInterface)
