@@ -16,7 +16,14 @@ _REASONS = {
 }
 
 
-class Answer(Resource):
+class Exact(Resource):
+    """A resource below which there is what was put there, and NOTHING else."""
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        return NOTHING
+
+
+class Answer(Exact):
     """The same short text for every request.
 
     Twisted's own error pages quote the client's request, and its log quotes it too when
@@ -28,9 +35,6 @@ class Answer(Resource):
         self._status = status
         self._body = f"{text}\n".encode()
         self._headers = headers or {}
-
-    def getChild(self, path: bytes, request: Request) -> Resource:
-        return NOTHING
 
     def render(self, request: Request) -> bytes:
         request.setResponseCode(self._status, _REASONS[self._status])

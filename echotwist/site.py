@@ -33,7 +33,7 @@ from twisted.web.static import File, getTypeAndEncoding
 from zope.interface import implementer
 
 from echotwist import __version__
-from echotwist.answer import NOTHING, Answer
+from echotwist.answer import NOTHING, Answer, Exact
 from echotwist.closing import linger
 from echotwist.journal import Journal
 from echotwist.limits import OVERFLOW, Limits
@@ -56,7 +56,7 @@ def makeRoot(
     factory: EchoFactory, journal: Journal, allowedOrigins: Collection[str] = ()
 ) -> Resource:
     """The whole URL map."""
-    root = Directory()
+    root = Exact()
     root.putChild(b"", Asset(RESOURCES / PAGE))
     # By name: what an editor leaves beside them is nobody's business.
     for name in (PAGE, "websockets.css", "websockets.js", "echotwist.svg"):
@@ -65,11 +65,6 @@ def makeRoot(
     root.putChild(b"healthz", Answer(200, "ok"))
     root.putChild(b"readyz", Readiness(factory))
     return root
-
-
-class Directory(Resource):
-    def getChild(self, path: bytes, request: Request) -> Resource:
-        return NOTHING
 
 
 class Asset(File):
@@ -103,15 +98,12 @@ class Asset(File):
     render_HEAD = render_GET
 
 
-class Readiness(Resource):
+class Readiness(Exact):
     """`/readyz`: whether a load balancer should send clients here."""
 
     def __init__(self, factory: EchoFactory) -> None:
         super().__init__()
         self._factory = factory
-
-    def getChild(self, path: bytes, request: Request) -> Resource:
-        return NOTHING
 
     def render(self, request: Request) -> bytes:
         if self._factory.draining:

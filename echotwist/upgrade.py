@@ -15,11 +15,10 @@ from typing import Any
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
-from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from echotwist import deflate
-from echotwist.answer import NOTHING, Answer
+from echotwist.answer import Answer, Exact
 from echotwist.journal import Journal
 from echotwist.protocol import EchoFactory
 
@@ -47,7 +46,7 @@ class Refused(Exception):
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-class EchoResource(Resource):
+class EchoResource(Exact):
     """The resource at `/echo`. `allowedOrigins` empty lets every page connect."""
 
     def __init__(
@@ -57,9 +56,6 @@ class EchoResource(Resource):
         self._factory = factory
         self._journal = journal
         self._allowedOrigins = frozenset(allowedOrigins)
-
-    def getChild(self, path: bytes, request: Request) -> Resource:
-        return NOTHING
 
     def render_GET(self, request: Request) -> bytes | int:
         peer = nameOf(request.getClientAddress())
