@@ -37,8 +37,7 @@ from echotwist.journal import Journal
 from echotwist.limits import FRAGMENT, Limits
 
 # Registered since, by IANA, as Bad Gateway; Autobahn 26.10.2 refuses it (P:812).
-if 1014 not in WebSocketServerProtocol.CLOSE_STATUS_CODES_ALLOWED:
-    WebSocketServerProtocol.CLOSE_STATUS_CODES_ALLOWED.append(1014)
+WebSocketServerProtocol.CLOSE_STATUS_CODES_ALLOWED.append(1014)
 
 GOING_AWAY = 1001
 MESSAGE_TOO_BIG = 1009

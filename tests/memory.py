@@ -48,7 +48,7 @@ class Socket:
         self.sent = bytearray()
         self.window: float = float("inf")
         self.peerDone = False
-        self.fin = self.closed = self.reset = False
+        self.fin = self.closed = self.reset = self.broken = False
 
     def fileno(self) -> int:
         return -1
@@ -73,6 +73,8 @@ class Socket:
         raise OSError(errno.EWOULDBLOCK, "nothing there")
 
     def send(self, data: Any) -> int:
+        if self.broken:
+            raise OSError(errno.EPIPE, "the peer is gone")
         if not self.window:
             raise OSError(errno.EWOULDBLOCK, "the peer does not read")
         n = int(min(len(data), self.window))

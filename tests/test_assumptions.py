@@ -62,6 +62,11 @@ def test_autobahn_sends_nothing_of_the_clients_text(service: Service) -> None:
     assert service.factory.versions == [13]
 
 
+def test_autobahn_does_not_know_close_1014_itself() -> None:
+    """Once it does, protocol.py need not add it."""
+    assert WebSocketProtocol.CLOSE_STATUS_CODES_ALLOWED.count(1014) == 1
+
+
 def test_autobahn_timers_are_off(service: Service) -> None:
     factory = service.factory
     assert (factory.openHandshakeTimeout, factory.closeHandshakeTimeout) == (0, 0)

@@ -205,6 +205,13 @@ def test_an_error_while_reading_is_paused_ends_in_order(client: Client) -> None:
     assert not client.socket.reset
 
 
+def test_a_connection_that_breaks_under_an_echo_is_gone(client: Client) -> None:
+    client.socket.broken = True
+    client.send(text("x") * 3)
+    assert client.socket.closed
+    assert client.service.factory.connections == set()
+
+
 def test_a_fault_in_the_log_loses_no_count(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client.service.factory.journal, "closed", None)
     with pytest.raises(TypeError):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 import trustme
-from frames import BINARY, CLOSE, TEXT, Frame, binary, close, parse, text
+from frames import BINARY, CLOSE, PING, TEXT, Frame, binary, close, parse, text
 from memory import request
 from OpenSSL import SSL
 from twisted.internet import endpoints, reactor
@@ -205,6 +205,21 @@ async def test_who_does_not_read_is_not_read(any: Any) -> None:
     peer.transport.resumeProducing()
     data = await peer.size(count * (65_536 - 14 + 4))
     assert len(parse(data)) == count
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_silent_client_is_pinged_and_dropped(start: Any, tls: str, tmp_path: Path) -> None:
+    times = ["--ping-interval=100ms", "--ping-timeout=200ms"]
+    for kind, endpoint in (
+        ("tcp", "tcp:0:interface=127.0.0.1"),
+        ("unix", f"unix:{tmp_path}/s"),
+        ("ssl", tls.format(0)),
+        ("haproxy", "haproxy:tcp:0:interface=127.0.0.1"),
+    ):
+        service = start(f"--listen={endpoint}", *times)
+        peer = await (await service.connect(kind, f"{tmp_path}/s")).open()
+        await peer.lost
+        assert parse(peer.data) == [Frame(PING, b"")]
 
 
 @pytest_twisted.ensureDeferred
