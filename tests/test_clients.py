@@ -1,9 +1,11 @@
 """Clients that we did not write, against the process."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,6 +125,30 @@ def test_picows(service: Twistd) -> None:
         await transport.wait_disconnected()
 
     asyncio.run(run())
+
+
+def test_a_drain_under_load_cuts_nobody_off() -> None:
+    with Twistd() as service:
+
+        async def client(ready: asyncio.Barrier) -> int:
+            async with websockets.asyncio.client.connect(service.ws) as connection:
+                await ready.wait()
+                with contextlib.suppress(websockets.exceptions.ConnectionClosed):
+                    while True:
+                        await connection.send("x" * 1000)
+                        assert await connection.recv() == "x" * 1000
+                assert connection.close_code is not None
+                return connection.close_code
+
+        async def run() -> list[int]:
+            ready = asyncio.Barrier(101)
+            clients = [asyncio.create_task(client(ready)) for _ in range(100)]
+            await ready.wait()
+            service.process.send_signal(signal.SIGTERM)
+            return await asyncio.gather(*clients)
+
+        assert asyncio.run(run()) == [1001] * 100
+        assert service.wait() == 0
 
 
 NODE = """
