@@ -31,6 +31,7 @@ from zope.interface import implementer
 from echotwist.journal import Journal
 from echotwist.limits import BACKLOG, Limits
 from echotwist.protocol import EchoFactory, EchoProtocol
+from echotwist.proxy import ProxyFactory
 from echotwist.site import EchoSite
 
 _SPREAD = 20
@@ -62,6 +63,11 @@ class Listener:
     endpoint: IStreamServerEndpoint
 
     @property
+    def isProxied(self) -> bool:
+        """Whether clients come through a proxy that says so; see `proxy`."""
+        return self.description.startswith("haproxy:")
+
+    @property
     def scheme(self) -> str:
         return "http" + "s" * self.description.startswith("ssl:")
 
@@ -90,7 +96,8 @@ class EchoService(Service):
         """Listen, before twistd gives up root. Raises Fatal."""
         failed: list[Fatal] = []
         for listener in self._listeners:
-            listening = listener.endpoint.listen(self.site)
+            factory = ProxyFactory(self.site) if listener.isProxied else self.site
+            listening = listener.endpoint.listen(factory)
             listening.addCallback(self._listening, listener)
             listening.addErrback(self._cannotListen, listener, failed)
             if failed:
@@ -215,7 +222,7 @@ def _why(failure: Failure) -> str:
 
 
 def _announce(listener: Listener, address: object) -> None:
-    if listener.description.startswith("haproxy:"):  # Not for browsers.
+    if listener.isProxied:  # Not for browsers.
         _log.info("listening on {where}, for a proxy", where=listener.description)
         return
     scheme = listener.scheme

@@ -115,7 +115,7 @@ def _port(text: str) -> int:
 
 def _withBacklog(endpoint: str) -> str:
     """`endpoint` with BACKLOG, unless it says itself or cannot; Twisted's default is 50."""
-    kind = endpoint.removeprefix("haproxy:").partition(":")[0]
+    kind = endpoint.partition(":")[0]
     if kind not in ("tcp", "tcp6", "ssl", "unix") or ":backlog=" in endpoint:
         return endpoint
     return f"{endpoint}:backlog={BACKLOG}"
@@ -137,7 +137,8 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     listeners = []
     for text in options["listen"]:
         try:
-            listeners.append(Listener(text, serverFromString(reactor, _withBacklog(text))))
+            endpoint = serverFromString(reactor, _withBacklog(text.removeprefix("haproxy:")))
+            listeners.append(Listener(text, endpoint))
         except (TypeError, IndexError) as e:  # What its parser was not given, or does not know.
             raise Fatal(f"--listen {text!r}: is no complete endpoint description") from e
         except Exception as e:  # Each parser fails in its own way.

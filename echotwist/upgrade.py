@@ -12,7 +12,6 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 from twisted.web.server import NOT_DONE_YET, Request
@@ -159,12 +158,9 @@ def canonicalOrigin(text: str) -> str:
 
 def nameOf(address: IAddress | None) -> str:
     """A peer in a log line: `127.0.0.1:40312`, `[::1]:40312` or `unix`."""
-    # Whatever stands before the next space of a PROXY header is an address to Twisted, and
-    # whatever stands behind a % in it a scope.
-    if isinstance(address, IPv4Address) and isIPAddress(address.host):
+    if isinstance(address, IPv4Address):
         return f"{address.host}:{address.port}"
-    scope = "%" in getattr(address, "host", "")
-    if isinstance(address, IPv6Address) and isIPv6Address(address.host) and not scope:
+    if isinstance(address, IPv6Address):
         # An IPv4 client of a socket that serves both families.
         host = address.host.removeprefix("::ffff:")
         return f"{host}:{address.port}" if "." in host else f"[{host}]:{address.port}"

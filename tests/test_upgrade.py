@@ -392,8 +392,6 @@ def test_what_was_refused_is_in_the_log(service: Service, log) -> None:
         (UNIXAddress(b"/run/x"), "unix"),
         (UNIXAddress(None), "unix"),
         (None, "unknown"),
-        (IPv4Address("TCP", "a\x1b[31m\nb", 80), "unknown"),
-        (IPv6Address("TCP", "203.0.113.7\x85", 80), "unknown"),
     ],
 )
 def test_peers_have_readable_names(address, name: str) -> None:

@@ -1,0 +1,138 @@
+"""The PROXY protocol: whom a proxy speaks for, and what it may not say."""
+
+import contextlib
+import struct
+from typing import Any
+
+import pytest
+from frames import TEXT, Frame, text
+from hypothesis import given
+from hypothesis import strategies as st
+from memory import Client, Service, request
+from twisted.internet.address import IPv4Address, IPv6Address
+
+from echotwist.proxy import Malformed, ProxyFactory, split
+
+SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
+
+V2_TCP4 = SIGNATURE + b"\x21\x11" + struct.pack("!H4B4BHH", 12, 192, 0, 2, 7, 1, 2, 3, 4, 1234, 80)
+V2_TCP6 = (
+    SIGNATURE
+    + b"\x21\x21"
+    + struct.pack("!H16s16sHH", 36, b"\x20\x01" + bytes(13) + b"\1", bytes(16), 5, 6)
+)
+V2_UNIX = SIGNATURE + b"\x21\x31" + struct.pack("!H108s108s", 216, b"/a", b"/b")
+V2_LOCAL = SIGNATURE + b"\x20\x00\x00\x00"
+
+GOOD = [
+    (b"PROXY TCP4 192.0.2.7 1.2.3.4 1234 80\r\n", IPv4Address("TCP", "192.0.2.7", 1234)),
+    (b"PROXY TCP6 2001:db8::1 ::1 1234 80\r\n", IPv6Address("TCP", "2001:db8::1", 1234)),
+    (b"PROXY TCP6 fe80::1%\x1b[31m ::1 1 2\r\n", IPv6Address("TCP", "fe80::1", 1)),
+    (b"PROXY UNKNOWN\r\n", None),
+    (b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n", None),
+    (V2_TCP4, IPv4Address("TCP", "192.0.2.7", 1234)),
+    (V2_TCP6, IPv6Address("TCP", "2001:0:0:0:0:0:0:1", 5)),
+    (V2_LOCAL, None),
+    (V2_UNIX, None),
+]
+
+BAD = [
+    b"GET / HTTP/1.1\r\n",
+    b"\x16\x03\x01",
+    b"PROXY TCP4 a\x1b[31m\nb 1.2.3.4 1 2\r\n",
+    b"PROXY TCP4 203.0.113.7\x85 1.2.3.4 1 2\r\n",
+    b"PROXY TCP4 203.0.113.7 1.2.3.4 -5 80\r\n",
+    b"PROXY TCP4 203.0.113.7 1.2.3.4 65536 80\r\n",
+    b"PROXY TCP4 203.0.113.7 1.2.3.4 x 80\r\n",
+    b"PROXY TCP4 ::1 1.2.3.4 1 80\r\n",
+    b"PROXY TCP6 ::x ::1 1 80\r\n",
+    b"PROXY TCP4\r\n",
+    b"PROXY TCP5 1 2 3 4\r\n",
+    b"PROXY " + b"x" * 200,
+    b"PROXY UNKNOWN " + b"x" * 200 + b"\r\n",
+    SIGNATURE + b"\x31\x11\x00\x00",
+    SIGNATURE + b"\x21\x11\x00\x01x",
+]
+
+
+@pytest.mark.parametrize(("header", "client"), GOOD)
+def test_a_header_names_the_client(header: bytes, client: Any) -> None:
+    assert split(header + b"rest") == (client, b"rest")
+    for end in range(len(header)):
+        assert split(header[:end]) is None
+
+
+@pytest.mark.parametrize("header", BAD)
+def test_what_is_no_header_is_refused(header: bytes) -> None:
+    with pytest.raises(Malformed):
+        split(header)
+
+
+@given(st.one_of(st.binary(), st.binary().map(lambda b: SIGNATURE + b"\x21\x11" + b),
+                 st.binary().map(lambda b: b"PROXY TCP4 " + b + b"\r\n")))  # fmt: skip
+def test_any_bytes_are_a_header_or_none(data: bytes) -> None:
+    with contextlib.suppress(Malformed):
+        split(data)
+
+
+class Behind(Client):
+    """A client behind a proxy."""
+
+    def __init__(self, service: Service) -> None:
+        site, service.site = service.site, ProxyFactory(service.site)
+        super().__init__(service)
+        service.site = site
+
+
+@pytest.mark.parametrize(("header", "client"), GOOD)
+@pytest.mark.parametrize("segment", [None, 1])
+def test_the_echo_and_the_log_know_the_client(
+    service: Service, log: Any, header: bytes, client: Any, segment: int | None
+) -> None:
+    behind = Behind(service)
+    behind.send(header + request() + text("x"), segment)
+    assert behind.received().endswith(b"\x81\x01x")
+    behind.send(text("y"))
+    assert behind.frames() == [Frame(TEXT, b"y")]
+    name = f"{client.host}:" if client is not None else "127.0.0.1:40000"
+    assert name.replace(":", "") in log.lines()[0].replace(":", "").replace("]", "")
+
+
+@pytest.mark.parametrize("header", BAD)
+def test_a_connection_without_a_header_is_dropped(
+    service: Service, log: Any, header: bytes
+) -> None:
+    behind = Behind(service)
+    behind.send(header)
+    service.run()
+    assert behind.socket.closed
+    assert behind.received() == b""
+    assert service.site.channels == set()
+    assert log.lines() == []
+    assert service.timers() == 0
+
+
+def test_a_header_that_does_not_come_has_the_time_of_the_handshake(service: Service) -> None:
+    behind = Behind(service)
+    behind.send(b"PROXY TCP4 ")
+    service.advance(10.1)
+    assert behind.socket.closed
+
+
+def test_a_fin_behind_a_proxy_costs_no_echo(service: Service) -> None:
+    behind = Behind(service)
+    behind.socket.window = 300
+    behind.send(V2_LOCAL + request() + text("x" * 1000))
+    behind.finish()
+    assert not behind.socket.closed
+    behind.socket.window = float("inf")
+    service.run()
+    assert behind.received().endswith(b"x" * 1000)
+    assert behind.socket.closed
+
+
+def test_the_endpoint_uses_it() -> None:
+    service = Service("--listen=haproxy:tcp:1")
+    service.echo.privilegedStartService()
+    (server,) = service.reactor.tcpServers
+    assert isinstance(server[1], ProxyFactory)
