@@ -534,7 +534,7 @@ def test_a_screen_reader_is_told_what_everything_is(page: Page) -> None:
         - main:
           - heading "WebSocket echo" [level=1]
           - paragraph:
-            - text: What you send comes back, from
+            - text: Every message comes back, from
             - code: /ws:.*/
             - text: .
           - text: Message
