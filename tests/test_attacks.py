@@ -310,7 +310,7 @@ def test_a_peer_that_is_half_dead_is_reaped(service: Twistd) -> None:
     with Attack(service):
         eventually(lambda: service.descriptors() == descriptors + 1)
         eventually(lambda: service.descriptors() == descriptors, 10)
-    assert "closed: 1006 'ping not answered'" in service.log
+    service.expect("closed: 1006 'ping not answered'")
 
 
 def test_nothing_a_client_sends_breaks_a_line_of_the_log(service: Twistd) -> None:
