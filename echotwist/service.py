@@ -173,9 +173,11 @@ class Signals(Service):
         self._reactor.callWhenRunning(self._install)
 
     def _install(self) -> None:
-        # SIGHUP is what a terminal sends that is closed.
+        # SIGHUP is what a terminal sends that is closed; who started this by nohup, or in the
+        # background of a script, does not want to hear of it.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda number, frame: self.received())
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, lambda number, frame: self.received())
 
     def received(self) -> None:
         if self._stopping:

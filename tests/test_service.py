@@ -326,6 +326,7 @@ def test_the_first_signal_stops_and_the_second_hurries(
 ) -> None:
     handlers: dict[int, Any] = {}
     monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
     service = client.service
     service.echo._listeners = []
     service.start()
@@ -340,6 +341,16 @@ def test_the_first_signal_stops_and_the_second_hurries(
     service.run()
     assert done == [None]
     assert client.socket.reset
+
+
+def test_a_signal_that_is_ignored_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers: dict[int, Any] = {}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    ignored = {signal.SIGHUP: signal.SIG_IGN}
+    monkeypatch.setattr(signal, "getsignal", lambda number: ignored.get(number, signal.SIG_DFL))
+    service = listening("x", Port(IPv4Address("TCP", "127.0.0.1", 1)))
+    service.start()
+    assert set(handlers) == {signal.SIGTERM, signal.SIGINT}
 
 
 def test_a_client_opened_later_still_echoes_after_a_failed_one(service: Service) -> None:

@@ -123,6 +123,14 @@ def test_a_second_signal_ends_the_drain_at_once() -> None:
         assert service.stop(signal.SIGINT, timeout=2) == 0
 
 
+def test_a_closed_terminal_drains_it_unless_it_was_started_by_nohup() -> None:
+    with Twistd() as service:
+        assert service.stop(signal.SIGHUP) == 0
+    with Twistd(before=["nohup"]) as service:
+        service.process.send_signal(signal.SIGHUP)
+        assert get(service.url + "healthz") == (200, b"ok\n")
+
+
 @pytest.mark.parametrize("reactor", ["epoll", "poll", "asyncio", "select"])
 def test_it_runs_on_every_reactor(reactor: str) -> None:
     command = [TWISTD[0], f"--reactor={reactor}", "--pidfile=", "-n", "echotwist", "--port=0"]
