@@ -17,7 +17,8 @@ costs what `limits` says and no more, whatever its client does:
 - After a close or an error, what still arrives is discarded.
 
 Autobahn's own timers are off: they count whole seconds only (txaio 26.6.1). Of its private
-methods two are replaced, `_fail_connection` and `_closeConnection`; each says why.
+methods two are replaced, `_fail_connection` and `_closeConnection`, and one is called,
+`_connectionMade`; each says why.
 """
 
 from typing import Any
@@ -78,6 +79,12 @@ class EchoProtocol(WebSocketServerProtocol):
     _heard = 0.0
     _timer: IDelayedCall | None = None
     _out: list[bytes] | None = None
+
+    def connectionMade(self) -> None:
+        """Autobahn's asks TLS for a channel id that nobody wants here, and raises when the PROXY
+        protocol is between (26.10.2, autobahn/twisted/util.py)."""
+        self.peer = self.address
+        self._connectionMade()
 
     def onConnect(self, request: ConnectionRequest) -> str | None:
         return request.protocols[0] if request.protocols else None

@@ -115,8 +115,13 @@ def _port(text: str) -> int:
 
 def _withBacklog(endpoint: str) -> str:
     """`endpoint` with BACKLOG, unless it says itself or cannot; Twisted's default is 50."""
-    kind = endpoint.partition(":")[0]
-    if kind not in ("tcp", "tcp6", "ssl", "unix") or ":backlog=" in endpoint:
+    kind, *arguments = re.split(r"(?<!\\):", endpoint)
+    unnamed = [argument for argument in arguments if "=" not in argument]
+    if (
+        kind not in ("tcp", "tcp6", "ssl", "unix")
+        or any(argument.startswith("backlog=") for argument in arguments)
+        or len(unnamed) > 2  # It may be the third.
+    ):
         return endpoint
     return f"{endpoint}:backlog={BACKLOG}"
 

@@ -121,6 +121,18 @@ def test_sending_for_ever_and_never_reading(service: Twistd, data: bytes) -> Non
     assert service.memory() - before < 5 * MB
 
 
+@pytest.mark.parametrize("target", [b"/websockets.js", b"/healthz", b"/echo"])
+def test_asking_for_ever_and_never_reading(service: Twistd, target: bytes) -> None:
+    before = service.memory()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Attack(service, upgrade=False)) for _ in range(5)]
+        asked = b"GET %s HTTP/1.1\r\nHost: a\r\n\r\n" % target * 1000
+        taken = sum(client.stuff(asked, 100 * MB) for client in clients)
+        assert taken < 5 * 20 * MB
+        assert service.memory() - before < 10 * MB
+        works(service)
+
+
 def test_filling_the_buffer_closing_and_never_reading(service: Twistd) -> None:
     descriptors = service.descriptors()
     with contextlib.ExitStack() as stack:

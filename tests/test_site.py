@@ -3,11 +3,12 @@
 import re
 
 import pytest
-from frames import close
+from frames import BINARY, TEXT, Frame, binary, close, parse, text
 from memory import Client, Service, request
 from twisted.python.filepath import FilePath
 from twisted.web.http_headers import Headers
 
+from echotwist.closing import unsent
 from echotwist.site import RESOURCES
 
 
@@ -293,6 +294,58 @@ def test_the_page_opens_no_file(service: Service, monkeypatch: pytest.MonkeyPatc
     """A client that does not read it would hold a second descriptor, for as long as it likes."""
     monkeypatch.setattr(FilePath, "open", None)
     assert ask(service, get())[0] == 200
+
+
+@pytest.mark.parametrize("target", ["/", "/healthz", "/nothing", "/echo"])
+def test_a_client_that_asks_for_ever_and_does_not_read_is_not_read(
+    service: Service, target: str
+) -> None:
+    client = service.connect()
+    client.socket.window = 0
+    ended = 0.0
+    while not client.socket.closed:
+        client.send(get(target) * 1000)
+        assert unsent(client.transport) < 100_000
+        assert not client.reading or client.socket.fin or ended >= 10  # Then it discards.
+        service.advance(1)
+        ended += 1
+        assert ended <= 16
+    assert service.site.channels == set()
+
+
+@pytest.mark.parametrize("segment", [None, 1000])
+def test_what_was_paused_goes_on_when_the_client_reads(
+    service: Service, segment: int | None
+) -> None:
+    client = service.connect()
+    client.socket.window = 0
+    client.send(get("/healthz") * 3000 + request() + binary(bytes(100_000)), segment)
+    got, data = b"", b" "
+    while data:
+        client.socket.window = 5000
+        service.run()
+        data = client.received()
+        got += data
+    assert got.count(b"HTTP/1.1 200 OK") == 3000
+    client.socket.window = float("inf")
+    client.send(text("more"))
+    got += client.received()
+    assert parse(got.partition(b"Sec-WebSocket-Accept")[2].partition(b"\r\n\r\n")[2]) == [
+        Frame(BINARY, bytes(100_000)),
+        Frame(TEXT, b"more"),
+    ]
+
+
+def test_answers_that_wait_for_a_client_that_says_fin_go_out(service: Service) -> None:
+    client = service.connect()
+    client.socket.window = 0
+    client.send(get() * 100)
+    client.finish()
+    client.socket.window = float("inf")
+    service.run()
+    assert client.received().count(b"HTTP/1.1 200 OK") == 100
+    assert client.socket.closed
+    assert not client.socket.reset
 
 
 def test_a_client_that_says_fin_gets_its_answer(service: Service) -> None:

@@ -84,11 +84,11 @@ class Running:
                 client = endpoints.TCP6ClientEndpoint(reactor, "::1", self.port)
             case "unix":
                 client = endpoints.UNIXClientEndpoint(reactor, where)
-            case "ssl":
+            case "ssl" | "haproxy:ssl":
                 raw = endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", self.port)
                 client = endpoints.wrapClientTLS(Unverified(), raw)
         peer: Peer = await client.connect(Factory.forProtocol(Peer))
-        if kind == "haproxy":
+        if kind.startswith("haproxy"):
             peer.transport.write(b"PROXY TCP4 192.0.2.7 192.0.2.8 1234 80\r\n")  # type: ignore[union-attr]
         self.peers.append(peer)
         return peer
@@ -134,7 +134,7 @@ def start() -> Iterator[Callable[..., Running]]:
     pytest_twisted.blockon(Deferred.fromCoroutine(end()))
 
 
-KINDS = ["tcp", "tcp6", "unix", "ssl", "haproxy"]
+KINDS = ["tcp", "tcp6", "unix", "ssl", "haproxy", "haproxy:ssl"]
 
 
 @pytest.fixture(params=KINDS)
@@ -148,6 +148,7 @@ def any(request: pytest.FixtureRequest, start: Any, tls: str, tmp_path: Path) ->
         "unix": f"unix:{where}",
         "ssl": tls.format(0),
         "haproxy": "haproxy:tcp:0:interface=127.0.0.1",
+        "haproxy:ssl": f"haproxy:{tls.format(0)}",
     }[kind]
     service = start(f"--listen={listen}")
     return service, lambda: service.connect(kind, where)

@@ -114,6 +114,8 @@ def test_making_the_service_does_nothing() -> None:
     [
         ("tcp:1", 1024),
         ("tcp:1:backlog=7", 7),
+        ("tcp:1:127.0.0.1:7", 7),
+        ("tcp:1:127.0.0.1", 1024),
         ("haproxy:tcp:1", 1024),
         ("tcp6:1:interface=\\:\\:1", 1024),
     ],
