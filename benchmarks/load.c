@@ -1040,20 +1040,25 @@ static void awaitRest(void)
             turn();
 }
 
+static void warmUpAndMeasure(struct measurement *from, struct measurement *to)
+{
+    turnUntil(now() + asked.warmup * SECOND);
+    measuring = 1;
+    *from = measurement();
+    turnUntil(from->begun + asked.seconds * SECOND);
+    *to = measurement();
+    measuring = 0;
+    awaitRest();
+}
+
 static void runEcho(void)
 {
     openUpTo(connectionCount);
     goOn = 1;
     for (int i = 0; i < connectionCount; i++)
         ask(connections + i, connections[i].plan->inflight, now());
-    uint64_t begun = now() + asked.warmup * SECOND;
-    turnUntil(begun);
-    measuring = 1;
-    struct measurement from = measurement();
-    turnUntil(from.begun + asked.seconds * SECOND);
-    struct measurement to = measurement();
-    measuring = 0;
-    awaitRest();
+    struct measurement from, to;
+    warmUpAndMeasure(&from, &to);
     tell("messages", &from, &to, to.echoed - from.echoed);
 }
 
@@ -1062,13 +1067,8 @@ static void runHandshakes(void)
     goOn = 1;
     for (int i = 0; i < connectionCount; i++)
         connectTo(connections + i);
-    turnUntil(now() + asked.warmup * SECOND);
-    measuring = 1;
-    struct measurement from = measurement();
-    turnUntil(from.begun + asked.seconds * SECOND);
-    struct measurement to = measurement();
-    measuring = 0;
-    awaitRest();
+    struct measurement from, to;
+    warmUpAndMeasure(&from, &to);
     tell("handshakes", &from, &to, to.handshakes - from.handshakes);
 }
 

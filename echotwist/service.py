@@ -28,9 +28,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from echotwist.journal import Journal
-from echotwist.limits import BACKLOG, Limits
-from echotwist.protocol import EchoFactory, EchoProtocol
+from echotwist.limits import BACKLOG
+from echotwist.protocol import EchoProtocol
 from echotwist.proxy import ProxyFactory
 from echotwist.site import EchoSite
 
@@ -75,21 +74,11 @@ class Listener:
 class EchoService(Service):
     """Serves `site` on `listeners`; its `stopService` drains."""
 
-    def __init__(
-        self,
-        reactor: Any,
-        listeners: Sequence[Listener],
-        site: EchoSite,
-        factory: EchoFactory,
-        journal: Journal,
-        limits: Limits,
-    ) -> None:
+    def __init__(self, reactor: Any, listeners: Sequence[Listener], site: EchoSite) -> None:
         self.site = site
-        self.factory = factory
+        self.factory = site.factory
         self._reactor = reactor
         self._listeners = listeners
-        self._journal = journal
-        self._limits = limits
         self._ports: list[tuple[Listener, IListeningPort]] = []
 
     def privilegedStartService(self) -> None:
@@ -122,7 +111,7 @@ class EchoService(Service):
     def _ready(self) -> None:
         for listener, port in self._ports:
             _announce(listener, port.getHost())
-        _log.info("taking up to {count:,} connections", count=self._limits.maxConnections)
+        _log.info("taking up to {count:,} connections", count=self.factory.limits.maxConnections)
 
     @inlineCallbacks
     def stopService(self) -> Any:
@@ -134,13 +123,13 @@ class EchoService(Service):
         leaving = list(self.factory.connections)
         if leaving:
             _log.info("draining, with {count:,} connected", count=len(leaving))
-        deadline = self._reactor.callLater(self._limits.drainTimeout, self.factory.abortAll)
+        deadline = self._reactor.callLater(self.factory.limits.drainTimeout, self.factory.abortAll)
         self._askToLeave(leaving, math.ceil(len(leaving) / _SPREAD))
         yield emptied
         if deadline.active():
             deadline.cancel()
         yield DeferredList(closed)
-        self._journal.flush()
+        self.factory.journal.flush()
         if leaving:
             _log.info("drained in {time:.1f} s", time=self._reactor.seconds() - started)
 

@@ -35,8 +35,7 @@ from zope.interface import implementer
 from echotwist import __version__
 from echotwist.answer import NOTHING, Answer, Exact
 from echotwist.closing import linger
-from echotwist.journal import Journal
-from echotwist.limits import OVERFLOW, Limits
+from echotwist.limits import OVERFLOW
 from echotwist.protocol import EchoFactory
 from echotwist.upgrade import EchoResource, nameOf
 
@@ -52,16 +51,14 @@ _CONTENT_SECURITY_POLICY = (
 )
 
 
-def makeRoot(
-    factory: EchoFactory, journal: Journal, allowedOrigins: Collection[str] = ()
-) -> Resource:
+def makeRoot(factory: EchoFactory, allowedOrigins: Collection[str]) -> Resource:
     """The whole URL map."""
     root = Exact()
     root.putChild(b"", Asset(RESOURCES / PAGE))
     # By name: what an editor leaves beside them is nobody's business.
     for name in (PAGE, "websockets.css", "websockets.js", "echotwist.svg"):
         root.putChild(name.encode(), Asset(RESOURCES / name))
-    root.putChild(b"echo", EchoResource(factory, journal, allowedOrigins))
+    root.putChild(b"echo", EchoResource(factory, allowedOrigins))
     root.putChild(b"healthz", Answer(200, "ok"))
     root.putChild(b"readyz", Readiness(factory))
     return root
@@ -128,7 +125,7 @@ class Channel(HTTPChannel):
             self._setDeadline()
             return
         # Twisted would accept until the process has no descriptor left.
-        self.site.journal.dropped(nameOf(self.transport.getPeer()))
+        self.site.factory.journal.dropped(nameOf(self.transport.getPeer()))
         if isinstance(self.transport, ProtocolWrapper):
             self.transport.abortConnection()
         else:
@@ -193,7 +190,9 @@ class Channel(HTTPChannel):
         self.clearLineBuffer()
         self.dataReceived = lambda data: None  # type: ignore[method-assign]
         self._clearDeadline()
-        self._deadline = linger(self.transport, self.site.reactor, self.site.limits.closeTimeout)
+        self._deadline = linger(
+            self.transport, self.site.reactor, self.site.factory.limits.closeTimeout
+        )
 
     def upgrade(self, protocol: IProtocol, handshake: bytes) -> None:
         """Leave the connection to `protocol`, which is given `handshake` and then what the client
@@ -219,7 +218,9 @@ class Channel(HTTPChannel):
 
     def _setDeadline(self) -> None:
         self._clearDeadline()
-        self._deadline = self.site.reactor.callLater(self.site.limits.handshakeTimeout, self._late)
+        self._deadline = self.site.reactor.callLater(
+            self.site.factory.limits.handshakeTimeout, self._late
+        )
 
     def _late(self) -> None:
         # A browser that keeps the connection for its next request is told so; a client that
@@ -249,29 +250,16 @@ class EchoSite(Site):
     noisy = False
     reactor: IReactorTime
 
-    def __init__(
-        self,
-        factory: EchoFactory,
-        journal: Journal,
-        limits: Limits,
-        reactor: IReactorTime,
-        allowedOrigins: Collection[str] = (),
-    ) -> None:
+    def __init__(self, factory: EchoFactory, allowedOrigins: Collection[str]) -> None:
         # No idle timeout: Twisted's starts anew with every byte.
-        super().__init__(
-            makeRoot(factory, journal, allowedOrigins),
-            timeout=None,
-            reactor=reactor,
-        )
-        self.limits = limits
-        self.journal = journal
+        super().__init__(makeRoot(factory, allowedOrigins), timeout=None, reactor=factory.reactor)
+        self.factory = factory
         self.channels: set[Channel] = set()
-        self._factory = factory
 
     def isFull(self) -> bool:
         """Whether no further connection can be answered, not even with 503."""
-        most = self.limits.maxConnections + OVERFLOW
-        return len(self.channels) + len(self._factory.connections) > most
+        most = self.factory.limits.maxConnections + OVERFLOW
+        return len(self.channels) + len(self.factory.connections) > most
 
     def getResourceFor(self, request: Request) -> IResource:
         request.setHeader("Server", f"echotwist/{__version__}")

@@ -152,16 +152,15 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         port = options["port"]
         listeners.append(Listener(f"port {port}", EveryInterface(reactor, port)))
     limits: Limits = options["limits"]
-    journal = Journal(limits.logRate, reactor)
     factory = EchoFactory(
         limits,
-        journal,
+        Journal(limits.logRate, reactor),
         reactor,
         compression=not options["no-compression"],
         contextTakeover=bool(options["context-takeover"]),
     )
-    site = EchoSite(factory, journal, limits, reactor, options["allow-origin"])
-    echo = EchoService(reactor, listeners, site, factory, journal, limits)
+    site = EchoSite(factory, options["allow-origin"])
+    echo = EchoService(reactor, listeners, site)
     services = MultiService()
     Signals(reactor, echo).setServiceParent(services)
     echo.setServiceParent(services)

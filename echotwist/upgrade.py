@@ -18,7 +18,6 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from echotwist import deflate
 from echotwist.answer import Answer, Exact
-from echotwist.journal import Journal
 from echotwist.protocol import EchoFactory
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -48,12 +47,9 @@ class Refused(Exception):
 class EchoResource(Exact):
     """The resource at `/echo`. `allowedOrigins` empty lets every page connect."""
 
-    def __init__(
-        self, factory: EchoFactory, journal: Journal, allowedOrigins: Collection[str] = ()
-    ) -> None:
+    def __init__(self, factory: EchoFactory, allowedOrigins: Collection[str]) -> None:
         super().__init__()
         self._factory = factory
-        self._journal = journal
         self._allowedOrigins = frozenset(allowedOrigins)
 
     def render_GET(self, request: Request) -> bytes | int:
@@ -61,7 +57,7 @@ class EchoResource(Exact):
         try:
             handshake = self._vet(request)
         except Refused as refused:
-            self._journal.refused(peer, refused.status, refused.reason)
+            self._factory.journal.refused(peer, refused.status, refused.reason)
             return Answer(refused.status, refused.reason, refused.headers).render(request)
         protocol: Any = self._factory.buildProtocol(request.getClientAddress())
         protocol.address = peer
