@@ -36,6 +36,20 @@ def linger(transport: Any, reactor: IReactorTime, timeout: float) -> IDelayedCal
     return reactor.callLater(timeout, transport.abortConnection)
 
 
+def descriptorOf(transport: Any) -> int | None:
+    """The descriptor of the socket that `transport` reads and writes as it is, without TLS; None
+    if there is no such socket."""
+    if ISSLTransport.providedBy(transport):
+        return None
+    fd: int = transport.getHandle().fileno()
+    return fd if fd >= 0 else None
+
+
+def isAtRest(transport: Any) -> bool:
+    """Whether nothing waits to be written, and nothing will begin to read by itself."""
+    return not (unsent(transport) or transport.producerPaused or transport.disconnecting)
+
+
 def waiting(transport: Any) -> int:
     """Bytes written to `transport` that the peer has not acknowledged, as far as can be known.
 

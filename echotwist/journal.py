@@ -16,6 +16,7 @@ every control byte, newline, terminal escape and bidirectional override.
 
 import sys
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -39,7 +40,14 @@ class Connection(Protocol):
 
 
 class Journal:
-    """Shows at most `rate` lines a second (0: none, and counts nothing)."""
+    """Shows at most `rate` lines a second (0: none, and counts nothing).
+
+    `beside` tells of further messages and their bytes, that happened where the journal does not
+    see them, since it was called last. It is asked when a second ends; it has shown `rate`
+    messages of that second to the journal before it counts.
+    """
+
+    beside: Callable[[], tuple[int, int]] | None = None
 
     def __init__(self, rate: int, reactor: IReactorTime, log: Logger | None = None) -> None:
         self._rate = self._left = rate
@@ -52,20 +60,24 @@ class Journal:
     def connected(self, connection: Connection) -> None:
         self._line("connected", "#{number} {peer} connected", connection)
 
-    def message(self, connection: Connection, payload: bytes, isBinary: bool) -> None:
-        """A message was received whole."""
+    def message(
+        self, connection: Connection, payload: bytes, isBinary: bool, size: int | None = None
+    ) -> None:
+        """A message was received whole; if `payload` is only its beginning, it has `size` bytes."""
+        if size is None:
+            size = len(payload)
         if self._left:
             self._line(
                 "messages",
                 "#{number} {peer} {type}, {size:,} bytes: {preview}",
                 connection,
                 type="binary" if isBinary else "text",
-                size=len(payload),
-                preview=preview(payload, isBinary),
+                size=size,
+                preview=preview(payload, isBinary, size),
             )
         elif self._rate:
             self._unshown["messages"] += 1
-            self._unshownBytes += len(payload)
+            self._unshownBytes += size
 
     def closed(self, connection: Connection, code: int | None, reason: str | None) -> None:
         """A connection is gone. `code` is that of the close frame that ended it, 1006 if
@@ -118,7 +130,11 @@ class Journal:
 
     def _tell(self) -> bool:
         """Log what was counted, if anything was."""
-        if not self._unshown:
+        if self.beside is not None and self._rate:
+            messages, size = self.beside()
+            self._unshown["messages"] += messages
+            self._unshownBytes += size
+        if not self._unshown.total():
             return False
         kinds = ("messages", "connected", "closed", "refused", "dropped")
         self._log.info(
@@ -132,15 +148,15 @@ class Journal:
         return True
 
 
-def preview(payload: bytes, isBinary: bool) -> str:
-    """The beginning of a message in printable characters."""
+def preview(payload: bytes, isBinary: bool, size: int) -> str:
+    """The beginning of a message of `size` bytes in printable characters."""
     if isBinary:
-        shown = payload[:BINARY_PREVIEW].hex(" ")
-        return f"{shown} ..." if len(payload) > BINARY_PREVIEW else shown
+        beginning = payload[:BINARY_PREVIEW]
+        return beginning.hex(" ") + " ..." * (size > len(beginning))
     # A character is four bytes at most; one cut in half at the end is left out.
     text = payload[: (TEXT_PREVIEW + 1) * 4].decode("utf-8", "ignore")
     shown = _printable(text[:TEXT_PREVIEW])
-    return f"{shown}..." if len(text) > TEXT_PREVIEW else shown
+    return shown + "..." * (len(text) > TEXT_PREVIEW or size > len(payload))
 
 
 def _printable(text: str) -> str:

@@ -21,6 +21,7 @@ methods two are replaced, `_fail_connection` and `_closeConnection`, and one is 
 `_connectionMade`; each says why.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
@@ -33,7 +34,8 @@ from txaio.tx import make_logger
 from zope.interface import implementer
 
 from echotwist import __version__, deflate
-from echotwist.closing import linger, send, waiting
+from echotwist.closing import descriptorOf, isAtRest, linger, send, waiting
+from echotwist.fastpath import FastPath
 from echotwist.journal import Journal
 from echotwist.limits import FRAGMENT, Limits
 
@@ -41,9 +43,13 @@ from echotwist.limits import FRAGMENT, Limits
 WebSocketServerProtocol.CLOSE_STATUS_CODES_ALLOWED.append(1014)
 
 GOING_AWAY = 1001
+INVALID_PAYLOAD = 1007
 MESSAGE_TOO_BIG = 1009
 """Close codes, RFC 6455, 7.4.1. The others are Autobahn's to send."""
 
+
+_PLAIN = (0x81, 0x82)
+"""The first byte of a text or binary message in one frame, not compressed (RFC 6455, 5.2)."""
 
 _SPENT = (
     "http_headers",
@@ -80,6 +86,12 @@ class EchoProtocol(WebSocketServerProtocol):
     _timer: IDelayedCall | None = None
     _out: list[bytes] | None = None
 
+    _descriptor: int | None = None
+    """Of the socket, if the connection can be lent."""
+
+    _isLent = False
+    _onReturn: Callable[[], None] | None = None
+
     def connectionMade(self) -> None:
         """Autobahn's asks TLS for a channel id that nobody wants here, and raises when the PROXY
         protocol is between (26.10.2, autobahn/twisted/util.py)."""
@@ -93,6 +105,8 @@ class EchoProtocol(WebSocketServerProtocol):
         for name in _SPENT:
             delattr(self, name)
         self.transport.registerProducer(self.transport, True)
+        if self.factory.fastPath is not None and self._perMessageCompress is None:
+            self._descriptor = descriptorOf(self.transport)
         self.factory.opened(self)
         if self.factory.limits.pingInterval:
             self._watch()
@@ -144,6 +158,12 @@ class EchoProtocol(WebSocketServerProtocol):
     # Liveness.
 
     def dataReceived(self, data: bytes) -> None:
+        if self._descriptor is not None and data[0] in _PLAIN and self._isAtRest():
+            self._lend(self._descriptor, data)
+        else:
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
         if self.state == self.STATE_CLOSED:
             return  # Autobahn would keep it.
         self._heard = self.factory.reactor.seconds()
@@ -189,17 +209,80 @@ class EchoProtocol(WebSocketServerProtocol):
         elif (left := waiting(self.transport)) < before:
             self._setTimer(self.factory.limits.pingTimeout, self._pongDue, heard, left)
         else:
-            self._failure = (1006, "ping not answered")
+            self._unanswered()
+
+    # The fast path. While the connection is lent, nothing here touches its transport.
+
+    def _isAtRest(self) -> bool:
+        """Whether Autobahn and the transport are between two messages, with nothing to do."""
+        return (
+            self.state == self.STATE_OPEN
+            and not self.data
+            and self.current_frame is None
+            and not self.inside_message
+            and isAtRest(self.transport)
+            and not self.factory.draining
+        )
+
+    def _lend(self, descriptor: int, data: bytes) -> None:
+        self.transport.pauseProducing()
+        self._clearTimer()  # The loop keeps it alive.
+        self._isLent = True
+        self.factory.fastPath.lend(self, descriptor, data)
+
+    def returned(self, why: str, unjudged: bytes, unsent: bytes, isInside: bool) -> None:
+        """Back from the fast path; see `Loop.reports`."""
+        self._isLent = False
+        onReturn, self._onReturn = self._onReturn, None
+        self.transport.resumeProducing()
+        if unsent:
+            self.transport.write(unsent)
+        if why == "lost":
             self.transport.abortConnection()
+        elif why == "unanswered":
+            self._unanswered()
+        elif isInside:
+            # No close frame fits inside a frame, so this is a drop.
+            if why == "not UTF-8":
+                self._failure = (INVALID_PAYLOAD, "invalid UTF-8 in a frame half echoed")
+            self.dropConnection()
+        else:
+            if self.factory.limits.pingInterval and onReturn is None:
+                self._heard = self.factory.reactor.seconds()
+                self._watch()
+            if unjudged:
+                self._read(unjudged)
+        if onReturn is not None:
+            onReturn()
 
     # Ending.
 
     def goAway(self) -> None:
         """Ask the client to leave, with 1001; the answer, or a deadline, ends the connection."""
         if self.state == self.STATE_OPEN:
+            self._setTimer(self.factory.limits.closeTimeout, self.abort)
+            if self._isLent:
+                self._onReturn = self._sayGoingAway
+                self.factory.fastPath.recall(self, self._descriptor, atOnce=False)
+            else:
+                self._sayGoingAway()
+
+    def _sayGoingAway(self) -> None:
+        if self.state == self.STATE_OPEN:
             # sendClose() refuses 1001 (26.10.2, P:2323).
             self.sendCloseFrame(code=GOING_AWAY, reasonUtf8=b"server going away")
-            self._setTimer(self.factory.limits.closeTimeout, self.transport.abortConnection)
+
+    def abort(self) -> None:
+        """Drop it, at once."""
+        if self._isLent:
+            self._onReturn = self.transport.abortConnection
+            self.factory.fastPath.recall(self, self._descriptor, atOnce=True)
+        else:
+            self.transport.abortConnection()
+
+    def _unanswered(self) -> None:
+        self._failure = (1006, "ping not answered")
+        self.transport.abortConnection()
 
     def _fail_connection(self, code: int, reason: str) -> None:  # type: ignore[override]
         """Say what was wrong, and end in order.
@@ -274,12 +357,14 @@ class EchoFactory(WebSocketServerFactory):
         limits: Limits,
         journal: Journal,
         reactor: IReactorTime,
+        fastPath: FastPath | None = None,
         compression: bool = True,
         contextTakeover: bool = False,
     ) -> None:
         super().__init__(server=f"echotwist/{__version__}", reactor=reactor)
         self.limits = limits
         self.journal = journal
+        self.fastPath = fastPath
         self.connections: set[EchoProtocol] = set()
         self.draining = False
         self._count = 0
@@ -344,4 +429,4 @@ class EchoFactory(WebSocketServerFactory):
     def abortAll(self) -> None:
         """Drop all that are open, at once."""
         for connection in list(self.connections):
-            connection.transport.abortConnection()
+            connection.abort()

@@ -28,6 +28,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from echotwist.fastpath import Loop
 from echotwist.limits import BACKLOG
 from echotwist.protocol import EchoProtocol
 from echotwist.proxy import ProxyFactory
@@ -102,6 +103,8 @@ class EchoService(Service):
         if not self._ports:
             self.privilegedStartService()
         super().startService()
+        if self.factory.fastPath is not None:
+            self.factory.fastPath.start()
         # When it is said to be ready, it is: a signal drains it from now on.
         self._reactor.callWhenRunning(self._ready)
 
@@ -111,6 +114,11 @@ class EchoService(Service):
     def _ready(self) -> None:
         for listener, port in self._ports:
             _announce(listener, port.getHost())
+        if self.factory.fastPath is not None:
+            _log.info("fast path: threads: {count}", count=self.factory.fastPath.threads)
+        else:
+            why = "it is not compiled here" if Loop is None else "it is turned off"
+            _log.info("no fast path, {why}: Autobahn echoes everything", why=why)
         _log.info("taking up to {count:,} connections", count=self.factory.limits.maxConnections)
 
     @inlineCallbacks
@@ -129,6 +137,8 @@ class EchoService(Service):
         if deadline.active():
             deadline.cancel()
         yield DeferredList(closed)
+        if self.factory.fastPath is not None:
+            self.factory.fastPath.stop()
         self.factory.journal.flush()
         if leaving:
             _log.info("drained in {time:.1f} s", time=self._reactor.seconds() - started)

@@ -1,5 +1,6 @@
 """What `twistd echotwist` takes, and the service that it makes of it."""
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import fields
@@ -10,9 +11,9 @@ from twisted.internet.endpoints import serverFromString
 from twisted.python.usage import Options as TwistedOptions
 from twisted.python.usage import UsageError
 
-from echotwist import __version__
+from echotwist import __version__, fastpath
 from echotwist.journal import Journal
-from echotwist.limits import BACKLOG, Limits
+from echotwist.limits import BACKLOG, Limits, count
 from echotwist.protocol import EchoFactory
 from echotwist.service import EchoService, EveryInterface, Fatal, Listener, Signals
 from echotwist.site import EchoSite
@@ -47,9 +48,16 @@ class Options(TwistedOptions):
             [optionOf(limit.name), None, limit.metadata["default"], limit.metadata["reason"]]
             for limit in fields(Limits)
         ),
+        [
+            "threads",
+            None,
+            "auto",
+            "Threads of the fast path; auto: the cores that this process may use.",
+        ],
     ]
 
     optFlags = [
+        ["no-fast-path", None, "Let Autobahn echo everything, in Python."],
         ["no-compression", None, "Do not accept permessage-deflate."],
         [
             "context-takeover",
@@ -105,12 +113,22 @@ class Options(TwistedOptions):
             values[limit.name] = _parsed(option, self[option], limit.metadata["parse"])
         self["limits"] = Limits(**values)
         self["port"] = _parsed("port", self["port"], _port)
+        self["threads"] = _parsed("threads", self["threads"], _threads)
 
 
 def _port(text: str) -> int:
     if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or int(text) > 65535:
         raise ValueError("takes a port from 0 to 65535")
     return int(text)
+
+
+def _threads(text: str) -> int:
+    if text == "auto":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    threads = count(text)
+    if not 1 <= threads <= 1024:
+        raise ValueError("takes a whole number from 1 to 1024, or auto")
+    return threads
 
 
 def _withBacklog(endpoint: str) -> str:
@@ -152,10 +170,15 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         port = options["port"]
         listeners.append(Listener(f"port {port}", EveryInterface(reactor, port)))
     limits: Limits = options["limits"]
+    journal = Journal(limits.logRate, reactor)
+    fastPath = None
+    if fastpath.Loop is not None and not options["no-fast-path"]:
+        fastPath = fastpath.FastPath(reactor, limits, journal, options["threads"])
     factory = EchoFactory(
         limits,
-        Journal(limits.logRate, reactor),
+        journal,
         reactor,
+        fastPath,
         compression=not options["no-compression"],
         contextTakeover=bool(options["context-takeover"]),
     )

@@ -33,8 +33,16 @@ def log() -> Iterator[Log]:
     assert log.errors() == []
 
 
+@pytest.fixture(params=["Autobahn", "fast path"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Run the test twice: Autobahn echoes everything, and with the fast path."""
+    monkeypatch.setattr(Service, "isFast", request.param == "fast path")
+    yield request.param
+    Service.closeAll()
+
+
 @pytest.fixture
-def service() -> Service:
+def service(way: str) -> Service:
     """The service in memory, as it is without options."""
     return Service()
 
@@ -46,5 +54,5 @@ def client(service: Service) -> Client:
 
 
 @pytest.fixture
-def serve() -> Callable[..., Service]:
+def serve(way: str) -> Callable[..., Service]:
     return Service

@@ -2,12 +2,22 @@
 
 Everything from the bytes of the request to the bytes of the echo is what runs in production,
 Twisted's buffers, producers and half-closes included; only time and the kernel are ours.
+
+Or, with `Service.isFast`, the whole service with the fast path: its loops do not run on threads
+but are turned here, at our time, so that tests remain exact; and since they want descriptors, the
+sockets are the kernel's, with as little room in them as it allows.
 """
 
+import array
 import errno
+import fcntl
+import os
+import select
 import socket
 import struct
-from typing import Any
+import termios
+from collections import deque
+from typing import Any, ClassVar
 
 from frames import Frame, parse
 from twisted.internet.address import IPv4Address
@@ -89,6 +99,95 @@ class Socket:
         self.closed = True
 
 
+class KernelSocket(socket.socket):
+    """As Socket, with a descriptor. `window` is how many bytes the peer still reads; the kernel
+    takes a few thousand more."""
+
+    def __init__(self) -> None:
+        ours, self.theirs = socket.socketpair()
+        super().__init__(fileno=ours.detach())
+        self.theirs.setblocking(False)
+        super().setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        self.arriving = bytearray()
+        self.sent = bytearray()
+        self.window: float = float("inf")
+        self.peerDone = self._isFinished = False
+        self.fin = self.closed = self.reset = False
+
+    def setsockopt(self, level: int, option: int, value: Any) -> None:  # type: ignore[override]
+        if option == socket.SO_LINGER:
+            self.reset = value == struct.pack("ii", 1, 0)
+
+    def getsockopt(self, level: int, option: int) -> int:  # type: ignore[override]
+        return 1
+
+    @property
+    def broken(self) -> bool:
+        return False
+
+    @broken.setter
+    def broken(self, value: bool) -> None:
+        self.theirs.shutdown(socket.SHUT_RD)
+
+    def shutdown(self, how: int) -> None:
+        self.fin = True
+        super().shutdown(how)
+
+    def close(self) -> None:
+        self.closed = True
+        super().close()
+
+    def isReadable(self) -> bool:
+        return not self.closed and bool(select.select([self], [], [], 0)[0])
+
+    def isWritable(self) -> bool:
+        return not self.closed and bool(select.select([], [self], [], 0)[1])
+
+    def unread(self) -> int:
+        """Bytes that the service has not read yet."""
+        there = array.array("i", [0])
+        if not self.closed:
+            fcntl.ioctl(self.fileno(), termios.FIONREAD, there)
+        return there[0]
+
+    def move(self) -> bool:
+        """What the kernel and the peer do. Returns whether anything was moved."""
+        moved = False
+        try:
+            while self.arriving:
+                n = self.theirs.send(self.arriving[:65536])
+                del self.arriving[:n]
+                moved = True
+        except BlockingIOError:
+            pass
+        except OSError:  # The service has closed it.
+            self.arriving.clear()
+        if self.peerDone and not self.arriving and not self._isFinished:
+            self._isFinished = moved = True
+            self.theirs.shutdown(socket.SHUT_WR)
+        try:
+            while self.window and (data := self.theirs.recv(int(min(self.window, 65536)))):
+                self.sent += data
+                self.window -= len(data)
+                moved = True
+        except OSError:
+            pass
+        return moved
+
+
+class Unthreaded:
+    """What stands in for the thread of a loop."""
+
+    def __init__(self, target: Any, **_: Any) -> None:
+        self.loop = target.__self__
+
+    def start(self) -> None:
+        pass
+
+    def join(self) -> None:
+        self.loop.run()  # It was told to stop.
+
+
 class Transport(Connection):
     def __init__(self, skt: Any, protocol: Any, reactor: Any, peer: Any) -> None:
         super().__init__(skt, protocol, reactor)
@@ -109,7 +208,7 @@ class Client:
 
     def __init__(self, service: "Service", peer: Any = None) -> None:
         self.service = service
-        self.socket = Socket()
+        self.socket: Any = KernelSocket() if service.isFast else Socket()
         peer = peer or IPv4Address("TCP", "127.0.0.1", 40000 + len(service.clients))
         protocol = service.site.buildProtocol(peer)
         self.transport = Transport(self.socket, protocol, service.reactor, peer)
@@ -151,21 +250,51 @@ class Client:
     @property
     def reading(self) -> bool:
         """Whether the service reads from this connection."""
+        if self.protocol._isLent:
+            return self.socket.unread() == 0
         return self.transport in self.service.reactor.readers
 
 
 class Service:
     """The service with these command-line options."""
 
+    isFast = False
+    """Whether with the fast path; the fixture `way` sets it for a test."""
+
+    _open: ClassVar[deque["Service"]] = deque()
+
     def __init__(self, *arguments: str) -> None:
         options = Options()
-        options.parseOptions(list(arguments))
+        way = [] if self.isFast else ["--no-fast-path"]
+        options.parseOptions([*way, *arguments])
         self.reactor = MemoryReactorClock()
         self.tree = makeService(options, self.reactor)
         self.echo: Any = self.tree.services[1]
         self.site = self.echo.site
         self.factory = self.echo.factory
         self.clients: list[Client] = []
+        self.isFast = self.factory.fastPath is not None
+        if self.isFast:
+            self.factory.fastPath.Thread = Unthreaded
+            self.factory.fastPath.start()
+            self.factory.fastPath.start = lambda: None  # The service will, in some tests.
+            self._open.append(self)
+            if len(self._open) > 10:  # A test with hypothesis makes hundreds.
+                self._open.popleft().close()
+
+    def close(self) -> None:
+        """Let go of all descriptors."""
+        for client in self.clients:
+            client.socket.close()
+            client.socket.theirs.close()
+        fastPath = self.factory.fastPath
+        if fastPath.isRunning:
+            os.close(fastPath.fileno())
+
+    @classmethod
+    def closeAll(cls) -> None:
+        while cls._open:
+            cls._open.pop().close()
 
     def start(self) -> None:
         """What the reactor does as it starts to run."""
@@ -195,6 +324,7 @@ class Service:
         for _ in range(100_000):
             self.reactor.advance(0)
             turned = [self._turn(client) for client in list(self.clients)]
+            turned.append(self._turnLoops())
             now = self.reactor.seconds()
             due = any(call.getTime() <= now for call in self.reactor.getDelayedCalls())
             if not any(turned) and not due:
@@ -203,13 +333,29 @@ class Service:
 
     def _turn(self, client: Client) -> bool:
         transport, skt = client.transport, client.socket
-        if transport in self.reactor.readers and (skt.arriving or skt.peerDone):
+        if self.isFast:
+            moved = skt.move()
+            isReadable, isWritable = skt.isReadable(), skt.isWritable()
+        else:
+            moved = False
+            isReadable, isWritable = skt.arriving or skt.peerDone, skt.window
+        if transport in self.reactor.readers and isReadable:
             self._did(transport, transport.doRead(), isRead=True)
             return True
-        if transport in self.reactor.writers and skt.window:
+        if transport in self.reactor.writers and isWritable:
             self._did(transport, transport.doWrite(), isRead=False)
             return True
-        return False
+        return moved
+
+    def _turnLoops(self) -> bool:
+        fastPath = self.factory.fastPath
+        if not self.isFast or not fastPath.isRunning:
+            return False
+        ready = [thread.loop.turn(self.reactor.seconds()) for _, thread in fastPath._running]
+        if select.select([fastPath], [], [], 0)[0]:
+            fastPath.doRead()
+            return True
+        return any(ready)
 
     def _did(self, transport: Transport, why: Any, isRead: bool) -> None:
         # As twisted.internet.posixbase._DisconnectSelectableMixin.

@@ -127,7 +127,7 @@ def test_it_can_be_turned_off(clock: Clock, log) -> None:
     ],
 )
 def test_text_is_shown_in_printable_characters(payload: str, shown: str) -> None:
-    assert preview(payload.encode(), False) == shown
+    assert preview(payload.encode(), False, len(payload.encode())) == shown
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_text_is_shown_in_printable_characters(payload: str, shown: str) -> None
     ],
 )
 def test_binary_is_shown_in_hexadecimal(payload: bytes, shown: str) -> None:
-    assert preview(payload, True) == shown
+    assert preview(payload, True, len(payload)) == shown
 
 
 def test_a_client_cannot_write_a_format(clock: Clock, log) -> None:

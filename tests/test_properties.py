@@ -2,10 +2,13 @@
 
 import zlib
 
+import pytest
 from frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, close, frame
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memory import Service, request
+
+pytestmark = pytest.mark.usefixtures("way")
 
 texts = st.text().map(lambda text: (TEXT, text.encode()))
 binaries = st.binary(max_size=300).map(lambda data: (BINARY, data))

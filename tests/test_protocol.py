@@ -24,6 +24,8 @@ from memory import Client, Service, request
 from twisted.internet.address import IPv4Address
 from twisted.web.server import Request
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 def failed(client: Client) -> int:
     """The code of the close frame that the service sent last; after it, it must have said FIN."""

@@ -13,6 +13,8 @@ from twisted.internet.address import IPv4Address, IPv6Address
 
 from echotwist.proxy import Malformed, ProxyFactory, split
 
+pytestmark = pytest.mark.usefixtures("way")
+
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 
 V2_TCP4 = SIGNATURE + b"\x21\x11" + struct.pack("!H4B4BHH", 12, 192, 0, 2, 7, 1, 2, 3, 4, 1234, 80)

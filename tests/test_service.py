@@ -17,6 +17,8 @@ from zope.interface import implementer
 
 from echotwist.service import EveryInterface, Fatal, Listener
 
+pytestmark = pytest.mark.usefixtures("way")
+
 GOING_AWAY = Frame(CLOSE, b"\x03\xe9server going away")
 
 
@@ -94,6 +96,7 @@ def test_where_it_listens_is_logged_when_it_runs(
     service.start()
     assert log.lines() == [
         line,
+        "no fast path, it is turned off: Autobahn echoes everything",
         f"taking up to {service.factory.limits.maxConnections:,} connections",
     ]
 

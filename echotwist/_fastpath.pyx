@@ -1,0 +1,829 @@
+# cython: language_level=3
+"""The fast path: a loop that echoes what needs no judgement, on a thread of its own.
+
+Most of an echo's life is complete text and binary frames. So Twisted *lends* the connections
+on which nothing else is going on to a `Loop`, each to one, and `run` serves them: it waits for
+them by epoll, as the reactor does, and never takes Python's lock (`nogil`), so that neither
+waits for the other. Whatever is not plain (a fragment, a close, bad UTF-8, the end) it *returns*
+with every byte that is not judged yet, and Autobahn judges as if it had read them itself.
+
+    the reactor's thread                          the loop's thread
+
+    lend(), recall(), grant(), stop()  -> orders ->  obey()
+    reports()                          <-  told  <-  tell(), giveBack()
+
+Both directions are a `Box` of letters, written and emptied under a lock that is held for a few
+instructions, and an eventfd that says that something is in it. A connection belongs to one side
+at a time, and only the side that has it touches it or its descriptor. A recall that crosses its
+connection's return on the way finds nobody: the loop looks for the descriptor *and* the number,
+which is never used again.
+
+The bytes lie in one buffer for all connections, which `recv` fills:
+
+    before      at                                  end
+    ------------[head mask payload][head mask payload]
+    [head payload]
+    out            to
+
+Each frame is unmasked to where it is sent from: `to`, never behind `at`, because a server's
+header is a mask shorter than a client's (RFC 6455, 5.1). What one read has brought is sent by
+one call. Of a frame that ends in a later read, the part that has come goes to memory of its own
+(`held`), until the rest is there; or, if the frame is larger than HOLD, out at once (it is
+*passing*), so that 16 MiB of message cost no memory. `head` keeps the header as it came.
+
+Why hostile bytes do no harm:
+- The buffer has room for one read and, before it, for a header of which a part came earlier;
+  every step is at most `end - at`.
+- A length is believed only below `maxMessage`, and allocated only up to HOLD. It is 63 bits at
+  most where it is added to anything: above, it is refused as too large.
+- The socket is read only if everything before was sent, so at most one read's echo and one
+  frame that was held wait for a client.
+- Where Autobahn would close with a code, it does: what was unmasked is masked again and given
+  back. Only inside a frame that is passing there is no room for a close frame, so that bad UTF-8
+  in it ends in a drop.
+"""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.math cimport ceil
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport abort, calloc, free, malloc, realloc
+from libc.string cimport memcpy, memset
+
+import os
+
+
+cdef extern from "_octets.h" nogil:
+    ctypedef struct utf8:
+        uint8_t due
+    bint unmask(uint8_t *to, const uint8_t *source, size_t length, const uint8_t *mask,
+                uint64_t turn)
+    bint still_utf8(utf8 *state, const uint8_t *text, size_t length)
+
+
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        void *ptr
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int EPOLLIN, EPOLLOUT, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
+    int epoll_create1(int flags)
+    int epoll_ctl(int epoll, int operation, int fd, epoll_event *event)
+    int epoll_wait(int epoll, epoll_event *events, int most, int milliseconds)
+
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    int EFD_CLOEXEC, EFD_NONBLOCK
+    int eventfd(unsigned int value, int flags)
+    ctypedef uint64_t eventfd_t
+    int eventfd_read(int fd, eventfd_t *value)
+    int eventfd_write(int fd, eventfd_t value)
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    struct msghdr:
+        iovec *msg_iov
+        size_t msg_iovlen
+    int MSG_NOSIGNAL
+    ssize_t recv(int fd, void *buffer, size_t size, int flags)
+    ssize_t send(int fd, const void *buffer, size_t size, int flags)
+    ssize_t sendmsg(int fd, msghdr *message, int flags)
+
+
+cdef extern from "<sys/ioctl.h>" nogil:
+    int TIOCOUTQ
+    int ioctl(int fd, unsigned long request, int *value)
+
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t *lock, void *attributes)
+    int pthread_mutex_destroy(pthread_mutex_t *lock)
+    int pthread_mutex_lock(pthread_mutex_t *lock)
+    int pthread_mutex_unlock(pthread_mutex_t *lock)
+
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
+
+
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        long tv_sec, tv_nsec
+    int CLOCK_MONOTONIC
+    int clock_gettime(int clock, timespec *time)
+
+
+cdef enum:
+    # Bytes that one read takes.
+    READ = 256 << 10
+    # Bytes of payload up to which a frame is held until all of it is there.
+    HOLD = 64 << 10
+    # Bytes of the longest header: two, a length of eight, the mask.
+    HEADER = 14
+    # Connections that one call of epoll_wait() tells of.
+    EVENTS = 256
+    # Bytes of a message that the log is shown: 65 characters, of four bytes at most.
+    BEGINNING = 260
+
+    # RFC 6455, 5.2: bits of the first byte and of the second one, and opcodes.
+    FIN = 0x80
+    CONTROL = 0x08
+    MASK = 0x80
+    TEXT = 1
+    BINARY = 2
+    PING = 9
+    PONG = 10
+
+
+cdef enum Why:
+    # A connection is returned.
+    PLAIN       # It is not.
+    UNUSUAL     # Autobahn shall judge; also the client's FIN.
+    RECALLED
+    LOST        # The socket has failed.
+    UNANSWERED  # Nothing has moved since a ping.
+    NOT_UTF8    # In a frame the beginning of which is sent.
+
+
+WHY = {
+    UNUSUAL: "unusual",
+    RECALLED: "recalled",
+    LOST: "lost",
+    UNANSWERED: "unanswered",
+    NOT_UTF8: "not UTF-8",
+}
+
+
+cdef enum Kind:
+    LEND, RECALL, GRANT, STOP     # Orders.
+    SHOW, RETURN                  # Reports.
+
+
+cdef struct Letter:
+    Letter *next
+    Kind kind
+    int fd
+    uint64_t number       # of the connection; of GRANT: how many
+    uint64_t size         # of the message
+    bint flag             # RECALL: at once; SHOW: is binary; RETURN: inside a frame
+    Why why
+    # Lengths of the bytes behind it. LEND: read already; SHOW: the beginning; RETURN: not judged
+    # yet, and not sent yet.
+    size_t first, second
+
+
+cdef struct Box:
+    pthread_mutex_t lock
+    Letter *letters
+    Letter **end
+
+
+cdef struct Connection:
+    int fd
+    uint64_t number
+    # The frame of which a part has come.
+    uint8_t head[HEADER]  # as the client sent it
+    size_t headSize       # so much of it has come; 0 between two frames
+    uint64_t size         # of the payload
+    uint64_t left         # of the payload, still to come
+    utf8 text
+    uint8_t *held         # our header, and the payload; NULL if the frame is passing
+    Letter *shown         # what the log is shown at its end, if it is passing
+    # What the socket did not take. While there is any, nothing is read.
+    uint8_t *unsent
+    size_t unsentAt, unsentEnd
+    bint recalled
+    # Its place among those that were heard of before it and after it; see keepAlive().
+    Connection *before
+    Connection *after
+    double since          # when it was heard of, or sent a ping
+    bint isPinged
+    int waiting           # bytes that the client had not acknowledged then
+
+
+cdef void *allocated(size_t size) noexcept nogil:
+    """`size` bytes. A process that gets no memory ends; who supervises it starts it anew."""
+    cdef void *memory = malloc(size)
+    if memory == NULL:
+        abort()
+    return memory
+
+
+cdef Letter *newLetter(Kind kind, size_t extra) noexcept nogil:
+    cdef Letter *letter = <Letter *>allocated(sizeof(Letter) + extra)
+    memset(letter, 0, sizeof(Letter))
+    letter.kind = kind
+    return letter
+
+
+cdef Letter *thrownAway(Letter *letter) noexcept nogil:
+    """Returns the next."""
+    cdef Letter *after = letter.next
+    free(letter)
+    return after
+
+
+cdef void setUp(Box *box) noexcept nogil:
+    pthread_mutex_init(&box.lock, NULL)
+    box.end = &box.letters
+
+
+cdef void put(Box *box, Letter *letter) noexcept nogil:
+    letter.next = NULL
+    pthread_mutex_lock(&box.lock)
+    box.end[0] = letter
+    box.end = &letter.next
+    pthread_mutex_unlock(&box.lock)
+
+
+cdef Letter *emptied(Box *box) noexcept nogil:
+    """The first of all that were in it."""
+    pthread_mutex_lock(&box.lock)
+    cdef Letter *letters = box.letters
+    box.letters = NULL
+    box.end = &box.letters
+    pthread_mutex_unlock(&box.lock)
+    return letters
+
+
+cdef bint mayBePlain(const uint8_t *head) noexcept nogil:
+    """Whether these two bytes begin a whole message, a ping or a pong, masked."""
+    cdef int opcode = head[0] ^ FIN  # 16 and more without FIN, or with an RSV bit.
+    if not head[1] & MASK:
+        return False
+    if opcode == PING or opcode == PONG:
+        return head[1] & 127 < 126
+    return opcode == TEXT or opcode == BINARY
+
+
+cdef size_t headSizeOf(const uint8_t *head) noexcept nogil:
+    """Bytes of the header that begins with these two."""
+    cdef int length = head[1] & 127
+    return 6 if length < 126 else 8 if length == 126 else 14
+
+
+cdef uint64_t payloadSizeOf(const uint8_t *head) noexcept nogil:
+    """Bytes of the payload; more than there can be if a shorter header could tell them, which
+    RFC 6455, 5.2 forbids."""
+    cdef uint64_t size = head[1] & 127
+    cdef uint64_t least = 126 if size == 126 else 65536
+    cdef size_t i
+    if size < 126:
+        return size
+    size = 0
+    for i in range(2, headSizeOf(head) - 4):
+        size = size << 8 | head[i]
+    return size if size >= least else <uint64_t>-1
+
+
+cdef int opcodeOf(Connection *c) noexcept nogil:
+    return c.head[0] & 15
+
+
+cdef bint isPassing(Connection *c) noexcept nogil:
+    """Whether the beginning of a frame is sent, and its end has not come yet."""
+    return c.left > 0 and c.held == NULL
+
+
+cdef uint8_t *writeHead(Connection *c, uint8_t *to) noexcept nogil:
+    """Our header of the frame that `c.head` begins. Returns where its payload goes."""
+    to[0] = FIN | PONG if opcodeOf(c) == PING else c.head[0]
+    to[1] = c.head[1] & 127
+    memcpy(to + 2, c.head + 2, c.headSize - 6)
+    return to + c.headSize - 4
+
+
+cdef bint readPayload(Connection *c, uint8_t *to, const uint8_t *at, size_t size) noexcept nogil:
+    """Unmask the next `size` bytes of the frame. Returns whether they are what they should be."""
+    cdef bint isWide = unmask(to, at, size, c.head + c.headSize - 4, c.size - c.left)
+    if opcodeOf(c) != TEXT:
+        return True
+    if (isWide or c.text.due) and not still_utf8(&c.text, to, size):
+        return False
+    return size < c.left or not c.text.due
+
+
+cdef Letter *shownOf(Connection *c, const uint8_t *payload, size_t size) noexcept nogil:
+    """What the log is shown of the message that begins with these bytes."""
+    cdef Letter *letter
+    size = min(size, <size_t>BEGINNING)
+    letter = newLetter(SHOW, size)
+    letter.number, letter.size, letter.flag = c.number, c.size, opcodeOf(c) == BINARY
+    letter.first = size
+    memcpy(letter + 1, payload, size)
+    return letter
+
+
+cdef int unacknowledged(Connection *c) noexcept nogil:
+    """Bytes that wait for the client, as `closing.waiting`."""
+    cdef int queued = 0
+    ioctl(c.fd, TIOCOUTQ, &queued)
+    return queued + <int>(c.unsentEnd - c.unsentAt)
+
+
+cdef void unlink(Connection *c) noexcept nogil:
+    c.before.after = c.after
+    c.after.before = c.before
+
+
+cdef void append(Connection *ring, Connection *c) noexcept nogil:
+    c.before = ring.before
+    c.after = ring
+    c.before.after = c
+    ring.before = c
+
+
+cdef class Loop:
+    """Serves the connections that it is lent.
+
+    `maxMessage` is in bytes, below 2**62; `pingInterval` (0: never) and `pingTimeout` are in
+    seconds. `reported` is an eventfd of the caller's, which is written when there are reports.
+    Raises OSError if no descriptor is left.
+    """
+
+    cdef readonly int lent
+    """Connections that it has, or that are on their way to it or back."""
+
+    cdef int epoll, ordered, reported
+    cdef Box orders, told
+    cdef uint64_t maxMessage
+    cdef double pingInterval, pingTimeout
+
+    # What follows belongs to the loop's thread alone.
+    cdef double now
+    cdef bint going, hasTold
+    cdef uint8_t *room                # HEADER bytes, and then READ.
+    cdef Connection **byDescriptor
+    cdef int descriptors
+    cdef Connection heard, pinged     # The heads of two rings; see keepAlive().
+    cdef uint64_t showable            # Messages that the log may still be shown.
+    cdef uint64_t messages, bytes     # That it was not shown, in this turn ...
+    # ... and until counted() asks, under the lock of `told`.
+    cdef uint64_t allMessages, allBytes
+
+    def __cinit__(self, maxMessage, double pingInterval, double pingTimeout, int reported):
+        self.maxMessage = maxMessage
+        self.pingInterval = pingInterval
+        self.pingTimeout = pingTimeout
+        self.reported = reported
+        self.going = True
+        setUp(&self.orders)
+        setUp(&self.told)
+        self.heard.before = self.heard.after = &self.heard
+        self.pinged.before = self.pinged.after = &self.pinged
+        self.room = <uint8_t *>allocated(HEADER + READ)
+        self.epoll = epoll_create1(EPOLL_CLOEXEC)
+        self.ordered = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        cdef epoll_event event
+        event.events = EPOLLIN
+        event.data.ptr = NULL
+        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.ordered, &event):
+            raise OSError(errno, os.strerror(errno))
+
+    def __dealloc__(self):
+        cdef Letter *letter = emptied(&self.orders)
+        while letter != NULL:
+            letter = thrownAway(letter)
+        letter = emptied(&self.told)
+        while letter != NULL:
+            letter = thrownAway(letter)
+        pthread_mutex_destroy(&self.orders.lock)
+        pthread_mutex_destroy(&self.told.lock)
+        close(self.epoll)
+        close(self.ordered)
+        free(self.byDescriptor)
+        free(self.room)
+
+    # For the reactor's thread.
+
+    def lend(self, int fd, uint64_t number, bytes data):
+        """Serve the socket `fd`, which does not block, and which the caller leaves alone until
+        `number` is returned; first `data`, which was read from it. No number is lent twice at a
+        time."""
+        self.lent += 1
+        self.order(LEND, fd, number, False, data)
+
+    def recall(self, int fd, uint64_t number, bint atOnce):
+        """Return it: at once, or as soon as no frame is passing. It may be on its way already."""
+        self.order(RECALL, fd, number, atOnce, b"")
+
+    def grant(self, uint64_t messages):
+        """Show the log the next `messages`, and count the others."""
+        self.order(GRANT, -1, messages, False, b"")
+
+    def stop(self):
+        """Return all, and end. Nothing is lent any more."""
+        self.order(STOP, -1, 0, False, b"")
+
+    cdef void order(self, Kind kind, int fd, uint64_t number, bint atOnce, bytes data) noexcept:
+        cdef Letter *letter = newLetter(kind, len(data))
+        letter.fd = fd
+        letter.number = number
+        letter.flag = atOnce
+        letter.first = len(data)
+        memcpy(letter + 1, <const uint8_t *>data, letter.first)
+        put(&self.orders, letter)
+        eventfd_write(self.ordered, 1)
+
+    def reports(self):
+        """What has happened since the last call, in order. A list of tuples:
+
+        - `("message", number, size, isBinary, beginning)`, of those that were granted;
+        - `("returned", number, why, unjudged, unsent, isInside)`: the connection is the caller's
+          again, who writes the bytes `unsent`, and reads the bytes `unjudged` before what the
+          socket has. With `isInside` it is inside a frame, to its client and from it: nothing
+          can be said any more, and nothing understood.
+        """
+        cdef Letter *letter = emptied(&self.told)
+        cdef char *bytes
+        reports = []
+        while letter != NULL:
+            bytes = <char *>(letter + 1)
+            first = PyBytes_FromStringAndSize(bytes, letter.first)
+            if letter.kind == SHOW:
+                reports.append(("message", letter.number, letter.size, letter.flag, first))
+            else:
+                self.lent -= 1
+                second = PyBytes_FromStringAndSize(bytes + letter.first, letter.second)
+                reports.append(("returned", letter.number, WHY[letter.why], first, second,
+                                letter.flag))
+            letter = thrownAway(letter)
+        return reports
+
+    def counted(self):
+        """Messages, and bytes of their payload, that the log was not shown since the last call."""
+        pthread_mutex_lock(&self.told.lock)
+        counted = self.allMessages, self.allBytes
+        self.allMessages = self.allBytes = 0
+        pthread_mutex_unlock(&self.told.lock)
+        return counted
+
+    # For the loop's thread.
+
+    def run(self):
+        """Serve until stop() is called."""
+        with nogil:
+            self.readClock()
+            while self.going:
+                self.serve(self.untilDue())
+
+    def turn(self, double now):
+        """Serve what is ready, at this time in seconds, without waiting: a turn of run(), for
+        tests. Returns how much was ready."""
+        self.now = now
+        return self.serve(0)
+
+    cdef void readClock(self) noexcept nogil:
+        cdef timespec time
+        clock_gettime(CLOCK_MONOTONIC, &time)
+        self.now = time.tv_sec + time.tv_nsec * 1e-9
+
+    cdef int serve(self, int milliseconds) noexcept nogil:
+        cdef epoll_event events[EVENTS]
+        cdef int ready = epoll_wait(self.epoll, events, EVENTS, milliseconds)
+        cdef bint isOrdered = False
+        cdef Connection *c
+        cdef int i
+        if milliseconds:
+            self.readClock()
+        for i in range(ready):
+            c = <Connection *>events[i].data.ptr
+            if c == NULL:
+                isOrdered = True
+            elif c.unsent == NULL:
+                self.receive(c)
+            else:
+                self.sendUnsent(c)
+        # Not before: they may take a connection away of which an event tells.
+        if isOrdered:
+            self.obey()
+        self.keepAlive()
+        if self.messages:
+            pthread_mutex_lock(&self.told.lock)
+            self.allMessages += self.messages
+            self.allBytes += self.bytes
+            pthread_mutex_unlock(&self.told.lock)
+            self.messages = self.bytes = 0
+        if self.hasTold:
+            self.hasTold = False
+            eventfd_write(self.reported, 1)
+        return ready
+
+    cdef void obey(self) noexcept nogil:
+        cdef eventfd_t times = 0
+        eventfd_read(self.ordered, &times)
+        cdef Letter *letter = emptied(&self.orders)
+        cdef Connection *c
+        while letter != NULL:
+            if letter.kind == LEND:
+                self.take(letter)
+            elif letter.kind == RECALL:
+                c = self.byDescriptor[letter.fd]
+                if c != NULL and c.number == letter.number:
+                    c.recalled = True
+                    if letter.flag or not isPassing(c):
+                        self.giveBack(c, RECALLED, NULL, 0, NULL, 0)
+            elif letter.kind == GRANT:
+                self.showable = letter.number
+            else:
+                self.going = False
+            letter = thrownAway(letter)
+        if not self.going:
+            while self.heard.after != &self.heard:
+                self.giveBack(self.heard.after, RECALLED, NULL, 0, NULL, 0)
+            while self.pinged.after != &self.pinged:
+                self.giveBack(self.pinged.after, RECALLED, NULL, 0, NULL, 0)
+
+    cdef void take(self, Letter *letter) noexcept nogil:
+        cdef Connection *c = <Connection *>allocated(sizeof(Connection))
+        cdef uint8_t *data = <uint8_t *>(letter + 1)
+        cdef int fd = letter.fd
+        cdef int size = self.descriptors
+        memset(c, 0, sizeof(Connection))
+        c.fd = fd
+        c.number = letter.number
+        c.since = self.now
+        append(&self.heard, c)
+        if fd >= size:
+            self.descriptors = 2 * fd + 64
+            self.byDescriptor = <Connection **>realloc(
+                self.byDescriptor, self.descriptors * sizeof(Connection *))
+            if self.byDescriptor == NULL:
+                abort()
+            memset(self.byDescriptor + size, 0, (self.descriptors - size) * sizeof(Connection *))
+        self.byDescriptor[fd] = c
+        if self.watch(c, EPOLL_CTL_ADD, EPOLLIN):
+            self.echo(c, data, data + letter.first)
+        else:
+            self.giveBack(c, UNUSUAL, NULL, 0, data, letter.first)
+
+    cdef bint watch(self, Connection *c, int operation, uint32_t events) noexcept nogil:
+        cdef epoll_event event
+        event.events = events
+        event.data.ptr = c
+        return epoll_ctl(self.epoll, operation, c.fd, &event) == 0
+
+    # The way of the data.
+
+    cdef void receive(self, Connection *c) noexcept nogil:
+        """Read once, and send back what that has brought."""
+        cdef uint8_t *at = self.room + HEADER
+        cdef ssize_t size = recv(c.fd, at, READ, 0)
+        if size > 0:
+            self.hearOf(c)
+            if c.left == 0:
+                # What has come of a header stands before the rest of it.
+                memcpy(at - c.headSize, c.head, c.headSize)
+                at -= c.headSize
+                size += c.headSize
+                c.headSize = 0
+            self.echo(c, at, at + size)
+        elif size == 0:
+            # The client's FIN, which the reactor will read again.
+            self.giveBack(c, UNUSUAL, NULL, 0, NULL, 0)
+        elif errno != EAGAIN and errno != EINTR:
+            self.giveBack(c, LOST, NULL, 0, NULL, 0)
+
+    cdef void echo(self, Connection *c, uint8_t *at, uint8_t *end) noexcept nogil:
+        """Send back what is plain from `at` to `end`. If not all is, return the connection."""
+        cdef uint8_t *out = at
+        cdef uint8_t *to = at
+        cdef uint8_t *payload
+        cdef uint8_t *whole = NULL    # A frame that was held, and has got its end.
+        cdef size_t wholeSize = 0
+        cdef uint8_t *unsaid = NULL   # Payload of a frame that is taken back.
+        cdef size_t unsaidSize = 0
+        cdef size_t size
+        cdef bint begins
+        cdef Why why = PLAIN
+        while at < end:
+            begins = c.headSize == 0
+            if begins:
+                size = end - at
+                if size >= 2 and not mayBePlain(at):
+                    why = UNUSUAL
+                    break
+                if size < 2 or size < headSizeOf(at):
+                    memcpy(c.head, at, size)
+                    c.headSize = size
+                    at = end
+                    break
+                c.size = payloadSizeOf(at)
+                size -= headSizeOf(at)
+                if c.size > self.maxMessage or (at[0] & CONTROL and c.size > size):
+                    why = UNUSUAL
+                    break
+                c.headSize = headSizeOf(at)
+                memcpy(c.head, at, c.headSize)
+                at += c.headSize
+                c.left = c.size
+                c.text.due = 0
+                if c.size <= size or c.size > HOLD:
+                    to = writeHead(c, to)
+                else:
+                    c.held = <uint8_t *>allocated(HEADER + c.size)
+                    writeHead(c, c.held)
+
+            size = min(c.left, <uint64_t>(end - at))
+            payload = to if c.held == NULL else c.held + c.headSize - 4 + (c.size - c.left)
+            if not readPayload(c, payload, at, size):
+                if c.held == NULL and not begins:
+                    why = NOT_UTF8
+                    break
+                why = UNUSUAL
+                at += size
+                c.left -= size
+                if c.held == NULL:
+                    to -= c.headSize - 4
+                    unsaid = payload
+                    unsaidSize = size
+                    c.left = 0
+                break
+            at += size
+            c.left -= size
+            if c.held == NULL:
+                to += size
+                if begins and c.left:
+                    c.shown = shownOf(c, payload, size)
+            if c.left == 0:
+                if c.held != NULL:
+                    whole = c.held
+                    wholeSize = c.headSize - 4 + c.size
+                    payload = whole + c.headSize - 4
+                    c.held = NULL
+                if not c.head[0] & CONTROL:
+                    self.count(c, payload)
+                elif opcodeOf(c) == PONG:
+                    to = payload - (c.headSize - 4)  # Nothing answers it.
+                c.headSize = 0
+
+        if (whole != NULL or to > out) and not self.sendOut(c, whole, wholeSize, out, to - out):
+            why = LOST
+        free(whole)
+        if why != PLAIN:
+            self.giveBack(c, why, unsaid, unsaidSize, at, end - at)
+        elif c.recalled and not isPassing(c):
+            self.giveBack(c, RECALLED, NULL, 0, NULL, 0)
+
+    cdef void count(self, Connection *c, const uint8_t *payload) noexcept nogil:
+        """A message is complete. `payload` is all of it, unless it was passing."""
+        cdef Letter *shown = c.shown
+        c.shown = NULL
+        if self.showable:
+            self.showable -= 1
+            self.tell(shown if shown != NULL else shownOf(c, payload, c.size))
+        else:
+            free(shown)
+            self.messages += 1
+            self.bytes += c.size
+
+    cdef bint sendOut(self, Connection *c, const uint8_t *first, size_t firstSize,
+                      const uint8_t *second, size_t secondSize) noexcept nogil:
+        """Send both, one after the other; keep what the socket does not take, and read nothing
+        until it does. Returns False if the socket has failed."""
+        cdef iovec parts[2]
+        cdef msghdr message
+        cdef ssize_t sent
+        cdef size_t skipped
+        if first == NULL:
+            sent = send(c.fd, second, secondSize, MSG_NOSIGNAL)
+        else:
+            memset(&message, 0, sizeof(message))
+            parts[0].iov_base, parts[0].iov_len = <void *>first, firstSize
+            parts[1].iov_base, parts[1].iov_len = <void *>second, secondSize
+            message.msg_iov, message.msg_iovlen = parts, 2
+            sent = sendmsg(c.fd, &message, MSG_NOSIGNAL)
+        if sent == <ssize_t>(firstSize + secondSize):
+            return True
+        if sent < 0:
+            if errno != EAGAIN and errno != EINTR:
+                return False
+            sent = 0
+        c.unsentAt = 0
+        c.unsentEnd = firstSize + secondSize - sent
+        c.unsent = <uint8_t *>allocated(c.unsentEnd)
+        skipped = min(<size_t>sent, firstSize)
+        if skipped < firstSize:
+            memcpy(c.unsent, first + skipped, firstSize - skipped)
+        firstSize -= skipped
+        skipped = sent - skipped
+        memcpy(c.unsent + firstSize, second + skipped, secondSize - skipped)
+        return self.watch(c, EPOLL_CTL_MOD, EPOLLOUT)
+
+    cdef void sendUnsent(self, Connection *c) noexcept nogil:
+        cdef ssize_t sent = send(c.fd, c.unsent + c.unsentAt, c.unsentEnd - c.unsentAt,
+                                 MSG_NOSIGNAL)
+        if sent < 0:
+            if errno != EAGAIN and errno != EINTR:
+                self.giveBack(c, LOST, NULL, 0, NULL, 0)
+            return
+        c.unsentAt += sent
+        if c.unsentAt == c.unsentEnd:
+            free(c.unsent)
+            c.unsent = NULL
+            c.unsentAt = c.unsentEnd = 0
+            if not self.watch(c, EPOLL_CTL_MOD, EPOLLIN):
+                self.giveBack(c, LOST, NULL, 0, NULL, 0)
+
+    cdef void giveBack(self, Connection *c, Why why, const uint8_t *unsaid, size_t unsaidSize,
+                       const uint8_t *rest, size_t restSize) noexcept nogil:
+        """Return it, and forget it. `unsaid` is payload of the frame that is taken back; `rest`
+        is what has been read behind that."""
+        cdef size_t unsentSize = c.unsentEnd - c.unsentAt
+        cdef bint isInside = isPassing(c)
+        cdef size_t headSize = 0 if isInside else c.headSize
+        cdef Letter *letter
+        cdef uint8_t *to
+        if c.held != NULL:
+            unsaid = c.held + c.headSize - 4
+            unsaidSize = c.size - c.left
+        letter = newLetter(RETURN, headSize + unsaidSize + restSize + unsentSize)
+        letter.number = c.number
+        letter.flag = isInside
+        letter.why = why
+        letter.first = headSize + unsaidSize + restSize
+        letter.second = unsentSize
+        to = <uint8_t *>(letter + 1)
+        memcpy(to, c.head, headSize)
+        to += headSize
+        if unsaidSize:
+            unmask(to, unsaid, unsaidSize, c.head + c.headSize - 4, 0)  # Masks it again.
+            to += unsaidSize
+        if restSize:
+            memcpy(to, rest, restSize)
+            to += restSize
+        if unsentSize:
+            memcpy(to, c.unsent + c.unsentAt, unsentSize)
+
+        epoll_ctl(self.epoll, EPOLL_CTL_DEL, c.fd, NULL)
+        self.byDescriptor[c.fd] = NULL
+        unlink(c)
+        free(c.held)
+        free(c.shown)
+        free(c.unsent)
+        free(c)
+        # Last: from here on the descriptor may be closed, and be another connection's.
+        self.tell(letter)
+
+    cdef void tell(self, Letter *letter) noexcept nogil:
+        put(&self.told, letter)
+        self.hasTold = True
+
+    # Liveness, as EchoProtocol has it: a client that is silent for the interval is sent a ping,
+    # and returned if nothing has moved at the end of the timeout. Those that were heard of are a
+    # ring in the order of time, those that were sent a ping another, so that only the first of
+    # each is looked at.
+
+    cdef void hearOf(self, Connection *c) noexcept nogil:
+        # To a hundredth of the interval: the ring is not touched for each message.
+        if c.isPinged or self.now - c.since > self.pingInterval / 100:
+            unlink(c)
+            append(&self.heard, c)
+            c.isPinged = False
+            c.since = self.now
+
+    cdef void keepAlive(self) noexcept nogil:
+        cdef Connection *c = self.heard.after
+        cdef int left
+        if not self.pingInterval:
+            return
+        while c != &self.heard and self.now >= c.since + self.pingInterval:
+            unlink(c)
+            append(&self.pinged, c)
+            c.isPinged = True
+            c.since = self.now
+            c.waiting = unacknowledged(c)
+            # Where it cannot be said now, it could not be answered in time.
+            if (c.unsent == NULL and not isPassing(c)
+                    and not self.sendOut(c, NULL, 0, b"\x89\x00", 2)):
+                self.giveBack(c, LOST, NULL, 0, NULL, 0)
+            c = self.heard.after
+        c = self.pinged.after
+        while c != &self.pinged and self.now >= c.since + self.pingTimeout:
+            left = unacknowledged(c)
+            if left < c.waiting:
+                unlink(c)
+                append(&self.pinged, c)
+                c.since = self.now
+                c.waiting = left
+            else:
+                self.giveBack(c, UNANSWERED, NULL, 0, NULL, 0)
+            c = self.pinged.after
+
+    cdef int untilDue(self) noexcept nogil:
+        """Milliseconds until keepAlive() has something to do; -1: never."""
+        cdef double due = -1
+        if not self.pingInterval:
+            return -1
+        if self.heard.after != &self.heard:
+            due = self.heard.after.since + self.pingInterval
+        if self.pinged.after != &self.pinged and (
+                due < 0 or self.pinged.after.since + self.pingTimeout < due):
+            due = self.pinged.after.since + self.pingTimeout
+        return -1 if due < 0 else <int>ceil(max(due - self.now, 0) * 1000)

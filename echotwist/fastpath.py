@@ -1,0 +1,140 @@
+"""The fast path: lends connections to compiled threads, and takes them back.
+
+Autobahn decides everything. But most of an echo's life is complete text and binary frames on a
+plain socket, and Python need not be woken for each of them. So, as in a router, there is a
+control plane, the reactor with Autobahn, and a data plane: threads that each run a `Loop`
+(`_fastpath.pyx`) on a core of its own.
+
+A connection belongs to the reactor or to one loop, and moves between them by messages only:
+
+    EchoProtocol.dataReceived   lends it when a plain frame comes and nothing else is going on
+    Loop                        echoes, until something comes that is not plain
+    EchoProtocol.returned       gets it back, with what was not judged and what was not sent
+
+What the reactor wants of a connection that is lent (to close it in a drain, say) begins with
+`recall`.
+"""
+
+import os
+from threading import Thread
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from echotwist.journal import Journal
+from echotwist.limits import Limits
+
+try:
+    from echotwist._fastpath import Loop
+except ImportError:  # There was no compiler, or no epoll, where this was installed.
+    Loop = None  # type: ignore[assignment, misc]
+
+
+class Connection(Protocol):
+    """What is lent: an EchoProtocol."""
+
+    number: int
+    address: str
+
+    def returned(self, why: str, unjudged: bytes, unsent: bytes, isInside: bool) -> None:
+        """It belongs to the reactor again. The arguments are those of `Loop.reports`."""
+
+
+@implementer(IReadDescriptor)
+class FastPath:
+    """Some loops, each on a thread, and what they are lent.
+
+    To the reactor it is the descriptor that says that a loop has something to report.
+    """
+
+    Thread = Thread
+    """Runs a loop. Tests have another."""
+
+    def __init__(self, reactor: Any, limits: Limits, journal: Journal, threads: int) -> None:
+        self.threads = threads
+        self._reactor = reactor
+        self._limits = limits
+        self._journal = journal
+        self._running: list[tuple[Loop, Thread]] = []
+        self._lent: dict[int, tuple[Connection, Loop]] = {}
+        self._reported = -1
+
+    @property
+    def isRunning(self) -> bool:
+        return bool(self._running)
+
+    def start(self) -> None:
+        """Start the threads. Not before the process has become a daemon: fork() leaves threads
+        behind. Raises OSError if no descriptor is left."""
+        limits = self._limits
+        self._reported = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        for _ in range(self.threads):
+            loop = Loop(limits.maxMessage, limits.pingInterval, limits.pingTimeout, self._reported)
+            loop.grant(limits.logRate)
+            # A daemon, as Python calls it: the process ends without it if it must.
+            thread = self.Thread(target=loop.run, name="echotwist fast path", daemon=True)
+            self._running.append((loop, thread))
+            thread.start()
+        self._journal.beside = self._nextSecond
+        self._reactor.addReader(self)
+
+    def stop(self) -> None:
+        """Take back what is lent, and end the threads."""
+        for loop, _ in self._running:
+            loop.stop()
+        for _, thread in self._running:
+            thread.join()
+        if self._running:
+            self.doRead()
+            self._journal.flush()
+            self._running.clear()
+            self._journal.beside = None
+            self._reactor.removeReader(self)
+            os.close(self._reported)
+
+    def lend(self, connection: Connection, descriptor: int, data: bytes) -> None:
+        """Let a loop serve `connection`, from `data` on, which was read already."""
+        loop = min((loop for loop, _ in self._running), key=lambda loop: loop.lent)
+        self._lent[connection.number] = connection, loop
+        loop.lend(descriptor, connection.number, data)
+
+    def recall(self, connection: Connection, descriptor: int, atOnce: bool) -> None:
+        """Have `connection` returned: at once, or when the frame that is passing has ended."""
+        _, loop = self._lent[connection.number]
+        loop.recall(descriptor, connection.number, atOnce)
+
+    def doRead(self) -> None:
+        try:
+            os.eventfd_read(self._reported)
+        except BlockingIOError:
+            pass  # stop() looks without being told.
+        for loop, _ in self._running:
+            for report in loop.reports():
+                match report:
+                    case "message", number, size, isBinary, beginning:
+                        connection, _ = self._lent[number]
+                        self._journal.message(connection, beginning, isBinary, size)
+                    case "returned", number, why, unjudged, unsent, isInside:
+                        connection, _ = self._lent.pop(number)
+                        connection.returned(why, unjudged, unsent, isInside)
+
+    def _nextSecond(self) -> tuple[int, int]:
+        """What the loops have not shown the log, for it to count; and it may be shown more."""
+        messages = size = 0
+        for loop, _ in self._running:
+            counted = loop.counted()
+            messages += counted[0]
+            size += counted[1]
+            loop.grant(self._limits.logRate)
+        return messages, size
+
+    def fileno(self) -> int:
+        return self._reported
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor ends; stop() has been called, or the process ends with the threads."""
+
+    def logPrefix(self) -> str:
+        return "echotwist fast path"
