@@ -36,13 +36,9 @@ def linger(transport: Any, reactor: IReactorTime, timeout: float) -> IDelayedCal
     return reactor.callLater(timeout, transport.abortConnection)
 
 
-def descriptorOf(transport: Any) -> int | None:
-    """The descriptor of the socket that `transport` reads and writes as it is, without TLS; None
-    if there is no such socket."""
-    if ISSLTransport.providedBy(transport):
-        return None
-    fd: int = transport.getHandle().fileno()
-    return fd if fd >= 0 else None
+def isPlain(transport: Any) -> bool:
+    """Whether `transport` writes to a socket what it is given, without TLS."""
+    return not ISSLTransport.providedBy(transport) and transport.getHandle().fileno() >= 0
 
 
 def isAtRest(transport: Any) -> bool:

@@ -16,6 +16,7 @@ What the reactor wants of a connection that is lent (to close it in a drain, say
 """
 
 import os
+from contextlib import suppress
 from threading import Thread
 from typing import Any, Protocol
 
@@ -29,7 +30,9 @@ from echotwist.limits import Limits
 try:
     from echotwist._fastpath import Loop
 except ImportError:  # There was no compiler, or no epoll, where this was installed.
-    Loop = None  # type: ignore[assignment, misc]
+    isCompiled = False
+else:
+    isCompiled = True
 
 
 class Connection(Protocol):
@@ -37,6 +40,7 @@ class Connection(Protocol):
 
     number: int
     address: str
+    transport: Any
 
     def returned(self, why: str, unjudged: bytes, unsent: bytes, isInside: bool) -> None:
         """It belongs to the reactor again. The arguments are those of `Loop.reports`."""
@@ -94,22 +98,20 @@ class FastPath:
             self._reactor.removeReader(self)
             os.close(self._reported)
 
-    def lend(self, connection: Connection, descriptor: int, data: bytes) -> None:
-        """Let a loop serve `connection`, from `data` on, which was read already."""
+    def lend(self, connection: Connection, data: bytes) -> None:
+        """Let a loop serve `connection`, which is not read any more, from `data` on."""
         loop = min((loop for loop, _ in self._running), key=lambda loop: loop.lent)
         self._lent[connection.number] = connection, loop
-        loop.lend(descriptor, connection.number, data)
+        loop.lend(_descriptorOf(connection), connection.number, data)
 
-    def recall(self, connection: Connection, descriptor: int, atOnce: bool) -> None:
+    def recall(self, connection: Connection, atOnce: bool) -> None:
         """Have `connection` returned: at once, or when the frame that is passing has ended."""
         _, loop = self._lent[connection.number]
-        loop.recall(descriptor, connection.number, atOnce)
+        loop.recall(_descriptorOf(connection), connection.number, atOnce)
 
     def doRead(self) -> None:
-        try:
+        with suppress(BlockingIOError):  # stop() looks without being told.
             os.eventfd_read(self._reported)
-        except BlockingIOError:
-            pass  # stop() looks without being told.
         for loop, _ in self._running:
             for report in loop.reports():
                 match report:
@@ -138,3 +140,8 @@ class FastPath:
 
     def logPrefix(self) -> str:
         return "echotwist fast path"
+
+
+def _descriptorOf(connection: Connection) -> int:
+    fd: int = connection.transport.getHandle().fileno()
+    return fd

@@ -34,7 +34,7 @@ from txaio.tx import make_logger
 from zope.interface import implementer
 
 from echotwist import __version__, deflate
-from echotwist.closing import descriptorOf, isAtRest, linger, send, waiting
+from echotwist.closing import isAtRest, isPlain, linger, send, waiting
 from echotwist.fastpath import FastPath
 from echotwist.journal import Journal
 from echotwist.limits import FRAGMENT, Limits
@@ -86,8 +86,8 @@ class EchoProtocol(WebSocketServerProtocol):
     _timer: IDelayedCall | None = None
     _out: list[bytes] | None = None
 
-    _descriptor: int | None = None
-    """Of the socket, if the connection can be lent."""
+    _fastPath: FastPath | None = None
+    """Where the connection can be lent to, if it can."""
 
     _isLent = False
     _onReturn: Callable[[], None] | None = None
@@ -105,8 +105,8 @@ class EchoProtocol(WebSocketServerProtocol):
         for name in _SPENT:
             delattr(self, name)
         self.transport.registerProducer(self.transport, True)
-        if self.factory.fastPath is not None and self._perMessageCompress is None:
-            self._descriptor = descriptorOf(self.transport)
+        if self._perMessageCompress is None and isPlain(self.transport):
+            self._fastPath = self.factory.fastPath
         self.factory.opened(self)
         if self.factory.limits.pingInterval:
             self._watch()
@@ -158,8 +158,11 @@ class EchoProtocol(WebSocketServerProtocol):
     # Liveness.
 
     def dataReceived(self, data: bytes) -> None:
-        if self._descriptor is not None and data[0] in _PLAIN and self._isAtRest():
-            self._lend(self._descriptor, data)
+        if self._fastPath is not None and data[0] in _PLAIN and self._isAtRest():
+            self.transport.pauseProducing()
+            self._clearTimer()  # The loop keeps it alive.
+            self._isLent = True
+            self._fastPath.lend(self, data)
         else:
             self._read(data)
 
@@ -224,11 +227,13 @@ class EchoProtocol(WebSocketServerProtocol):
             and not self.factory.draining
         )
 
-    def _lend(self, descriptor: int, data: bytes) -> None:
-        self.transport.pauseProducing()
-        self._clearTimer()  # The loop keeps it alive.
-        self._isLent = True
-        self.factory.fastPath.lend(self, descriptor, data)
+    def _whenReturned(self, call: Callable[[], None], atOnce: bool) -> None:
+        """Whoever wants to do something to the transport, and not in answer to it, does it so."""
+        if self._isLent and self._fastPath is not None:
+            self._onReturn = call
+            self._fastPath.recall(self, atOnce)
+        else:
+            call()
 
     def returned(self, why: str, unjudged: bytes, unsent: bytes, isInside: bool) -> None:
         """Back from the fast path; see `Loop.reports`."""
@@ -261,11 +266,7 @@ class EchoProtocol(WebSocketServerProtocol):
         """Ask the client to leave, with 1001; the answer, or a deadline, ends the connection."""
         if self.state == self.STATE_OPEN:
             self._setTimer(self.factory.limits.closeTimeout, self.abort)
-            if self._isLent:
-                self._onReturn = self._sayGoingAway
-                self.factory.fastPath.recall(self, self._descriptor, atOnce=False)
-            else:
-                self._sayGoingAway()
+            self._whenReturned(self._sayGoingAway, atOnce=False)
 
     def _sayGoingAway(self) -> None:
         if self.state == self.STATE_OPEN:
@@ -274,11 +275,7 @@ class EchoProtocol(WebSocketServerProtocol):
 
     def abort(self) -> None:
         """Drop it, at once."""
-        if self._isLent:
-            self._onReturn = self.transport.abortConnection
-            self.factory.fastPath.recall(self, self._descriptor, atOnce=True)
-        else:
-            self.transport.abortConnection()
+        self._whenReturned(self.transport.abortConnection, atOnce=True)
 
     def _unanswered(self) -> None:
         self._failure = (1006, "ping not answered")

@@ -28,7 +28,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from echotwist.fastpath import Loop
+from echotwist import fastpath
 from echotwist.limits import BACKLOG
 from echotwist.protocol import EchoProtocol
 from echotwist.proxy import ProxyFactory
@@ -117,7 +117,7 @@ class EchoService(Service):
         if self.factory.fastPath is not None:
             _log.info("fast path: threads: {count}", count=self.factory.fastPath.threads)
         else:
-            why = "it is not compiled here" if Loop is None else "it is turned off"
+            why = "it is turned off" if fastpath.isCompiled else "it is not compiled here"
             _log.info("no fast path, {why}: Autobahn echoes everything", why=why)
         _log.info("taking up to {count:,} connections", count=self.factory.limits.maxConnections)
 

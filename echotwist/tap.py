@@ -172,7 +172,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     limits: Limits = options["limits"]
     journal = Journal(limits.logRate, reactor)
     fastPath = None
-    if fastpath.Loop is not None and not options["no-fast-path"]:
+    if fastpath.isCompiled and not options["no-fast-path"]:
         fastPath = fastpath.FastPath(reactor, limits, journal, options["threads"])
     factory = EchoFactory(
         limits,

@@ -2,6 +2,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from frames import TEXT, Frame, text
 from memory import Client, Service
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 
@@ -35,24 +36,29 @@ def log() -> Iterator[Log]:
 
 @pytest.fixture(params=["Autobahn", "fast path"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Run the test twice: Autobahn echoes everything, and with the fast path."""
+    """Runs a test twice: Autobahn echoes everything, and with the fast path."""
     monkeypatch.setattr(Service, "isFast", request.param == "fast path")
     yield request.param
     Service.closeAll()
 
 
 @pytest.fixture
-def service(way: str) -> Service:
+def service() -> Service:
     """The service in memory, as it is without options."""
     return Service()
 
 
 @pytest.fixture
 def client(service: Service) -> Client:
-    """An open connection to it."""
-    return service.open()
+    """An open connection to it; it is lent, if there is a fast path."""
+    client = service.open()
+    if service.isFast:
+        client.send(text(""))
+        assert client.frames() == [Frame(TEXT, b"")]
+        assert client.protocol._isLent
+    return client
 
 
 @pytest.fixture
-def serve(way: str) -> Callable[..., Service]:
+def serve() -> Callable[..., Service]:
     return Service

@@ -1,14 +1,15 @@
 """Whatever the messages are and wherever the network cuts them, they come back."""
 
+import contextlib
 import zlib
 
-import pytest
 from frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, close, frame
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memory import Service, request
+from twisted.protocols.haproxy._v2parser import V2Parser
 
-pytestmark = pytest.mark.usefixtures("way")
+from echotwist.proxy import Malformed, split
 
 texts = st.text().map(lambda text: (TEXT, text.encode()))
 binaries = st.binary(max_size=300).map(lambda data: (BINARY, data))
@@ -18,6 +19,7 @@ pings = st.binary(max_size=125).map(lambda data: (PING, data))
 messages = st.lists(st.one_of(texts, binaries, sized, pings), max_size=12)
 masks = st.binary(min_size=4, max_size=4)
 cuts = st.lists(st.integers(1, 5000), max_size=40)
+fast = st.booleans()
 
 quick = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=150)
 
@@ -35,12 +37,12 @@ def expected(sent: list[tuple[int, bytes]]) -> list[Frame]:
 
 
 @quick
-@given(messages, masks, cuts)
+@given(messages, masks, cuts, fast)
 def test_any_messages_cut_anywhere_come_back(
-    sent: list[tuple[int, bytes]], mask: bytes, sizes: list[int]
+    sent: list[tuple[int, bytes]], mask: bytes, sizes: list[int], isFast: bool
 ) -> None:
     """From the first byte of the request on: the handshake is cut, too."""
-    client = Service("--log-rate=0").connect()
+    client = Service("--log-rate=0", isFast=isFast).connect()
     data = request() + b"".join(frame(opcode, payload, mask=mask) for opcode, payload in sent)
     for segment in segments(data, sizes):
         client.send(segment)
@@ -51,11 +53,11 @@ def test_any_messages_cut_anywhere_come_back(
 
 
 @quick
-@given(st.lists(st.one_of(texts, binaries), max_size=6), st.data(), cuts)
+@given(st.lists(st.one_of(texts, binaries), max_size=6), st.data(), cuts, fast)
 def test_any_fragments_come_back_whole(
-    sent: list[tuple[int, bytes]], data: st.DataObject, sizes: list[int]
+    sent: list[tuple[int, bytes]], data: st.DataObject, sizes: list[int], isFast: bool
 ) -> None:
-    client = Service("--log-rate=0").open()
+    client = Service("--log-rate=0", isFast=isFast).open()
     stream = b""
     pongs = 0
     for opcode, payload in sent:
@@ -98,10 +100,12 @@ def test_any_compressed_messages_come_back(
 @quick
 @given(st.lists(st.one_of(st.binary(max_size=40), messages.map(
     lambda sent: b"".join(frame(opcode, payload) for opcode, payload in sent))), max_size=6), cuts,
-    st.booleans())  # fmt: skip
-def test_any_bytes_at_all_do_no_harm(parts: list[bytes], sizes: list[int], deflate: bool) -> None:
+    st.booleans(), fast)  # fmt: skip
+def test_any_bytes_at_all_do_no_harm(
+    parts: list[bytes], sizes: list[int], deflate: bool, isFast: bool
+) -> None:
     """What comes back is well-formed; at most one close, at the end; nothing stays."""
-    service = Service("--log-rate=0")
+    service = Service("--log-rate=0", isFast=isFast)
     offer = "permessage-deflate" if deflate else None
     client = service.open(Sec_WebSocket_Extensions=offer)
     for segment in segments(b"".join(parts), sizes):
@@ -132,3 +136,10 @@ def test_any_bytes_in_a_request_do_no_harm(noise: bytes, at: int, sizes: list[in
     assert service.site.channels == set()
     assert service.factory.connections == set()
     assert service.timers() == 0
+
+
+@given(st.one_of(st.binary(), st.binary().map(lambda b: V2Parser.PREFIX + b"\x21\x11" + b),
+                 st.binary().map(lambda b: b"PROXY TCP4 " + b + b"\r\n")))  # fmt: skip
+def test_any_bytes_are_a_proxys_header_or_none(data: bytes) -> None:
+    with contextlib.suppress(Malformed):
+        split(data)

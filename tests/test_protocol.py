@@ -174,11 +174,14 @@ def test_a_client_that_does_not_finish_the_close_is_aborted_at_the_deadline(clie
     assert client.service.factory.connections == set()
 
 
-def test_a_client_that_closes_and_does_not_read_is_aborted_at_the_deadline(client: Client) -> None:
+def test_a_client_that_closes_and_does_not_read_is_aborted_at_the_deadline(
+    client: Client, way: str
+) -> None:
     client.socket.window = 0
     client.send(binary(bytes(60_000)))
     client.send(close(1000))
-    client.service.advance(5)
+    # Autobahn reads on until 64 KiB wait. A loop does not, and never sees the close.
+    client.service.advance(5 if way == "Autobahn" else 51)
     assert client.socket.closed
     assert client.service.factory.connections == set()
 
@@ -192,12 +195,12 @@ def test_a_client_that_never_reads_anything_again_is_aborted(client: Client) -> 
     assert client.socket.closed
 
 
-def test_an_error_while_reading_is_paused_ends_in_order(client: Client) -> None:
+def test_an_error_while_reading_is_paused_ends_in_order(client: Client, way: str) -> None:
     """The service has stopped reading, so that it must begin again to see the client's FIN."""
     client.socket.window = 0
     client.send(binary(bytes(60_000)))
     client.send(binary(bytes(10_000)) + b"\xff\xff")
-    assert client.reading
+    assert client.reading == (way == "Autobahn")
     client.socket.window = float("inf")
     client.service.run()
     assert [len(frame.payload) for frame in client.frames()][:2] == [60_000, 10_000]
@@ -351,7 +354,7 @@ def test_empty_fragments_count(client: Client) -> None:
 
 def test_a_message_in_tiny_segments_is_kept_in_one_piece(client: Client) -> None:
     """Autobahn's list of pieces had 16 bytes and more for each byte."""
-    client.send(frame(BINARY, bytes(100_000))[:-1], segment=2)
+    client.send(frame(BINARY, bytes(100_000), fin=False)[:-1], segment=2)
     kept = client.protocol
     assert len(kept._message) == 99_999
     assert not kept.message_data
@@ -375,12 +378,12 @@ def test_a_client_that_does_not_read_is_not_read(client: Client) -> None:
     assert client.reading
 
 
-def test_a_client_that_pings_and_does_not_read_is_not_read(client: Client) -> None:
+def test_a_client_that_pings_and_does_not_read_is_not_read(client: Client, way: str) -> None:
     client.socket.window = 0
     client.socket.arriving += frame(PING, b"x" * 100) * 100_000
     client.service.run()
     waiting = client.transport._tempDataLen + len(client.transport.dataBuffer)
-    assert waiting <= 3 * 65536
+    assert waiting <= 65536 + (65536 if way == "Autobahn" else 4 * 65536)  # One read's echo.
     assert len(client.socket.arriving) > 10_000_000
 
 
@@ -638,7 +641,7 @@ def test_a_thousand_connections_leave_every_count_at_its_start(service: Service)
     assert service.factory.countConnections == 0
     assert service.site.channels == set()
     assert service.timers() == 0
-    assert service.reactor.readers == service.reactor.writers == set()
+    assert service.reactor.readers - {service.factory.fastPath} == service.reactor.writers == set()
 
 
 def test_what_was_seen_is_in_the_log(log, service: Service) -> None:

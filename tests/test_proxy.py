@@ -1,13 +1,10 @@
 """The PROXY protocol: whom a proxy speaks for, and what it may not say."""
 
-import contextlib
 import struct
 from typing import Any
 
 import pytest
 from frames import TEXT, Frame, text
-from hypothesis import given
-from hypothesis import strategies as st
 from memory import Client, Service, request
 from twisted.internet.address import IPv4Address, IPv6Address
 
@@ -68,13 +65,6 @@ def test_a_header_names_the_client(header: bytes, client: Any) -> None:
 def test_what_is_no_header_is_refused(header: bytes) -> None:
     with pytest.raises(Malformed):
         split(header)
-
-
-@given(st.one_of(st.binary(), st.binary().map(lambda b: SIGNATURE + b"\x21\x11" + b),
-                 st.binary().map(lambda b: b"PROXY TCP4 " + b + b"\r\n")))  # fmt: skip
-def test_any_bytes_are_a_header_or_none(data: bytes) -> None:
-    with contextlib.suppress(Malformed):
-        split(data)
 
 
 class Behind(Client):

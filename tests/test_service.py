@@ -87,7 +87,7 @@ def openIn(where: str, s: str = "") -> str:
     ],
 )
 def test_where_it_listens_is_logged_when_it_runs(
-    log, monkeypatch: pytest.MonkeyPatch, description: str, host: Any, line: str
+    log, monkeypatch: pytest.MonkeyPatch, way: str, description: str, host: Any, line: str
 ) -> None:
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     service = listening(description, Port(host))
@@ -96,7 +96,9 @@ def test_where_it_listens_is_logged_when_it_runs(
     service.start()
     assert log.lines() == [
         line,
-        "no fast path, it is turned off: Autobahn echoes everything",
+        "no fast path, it is turned off: Autobahn echoes everything"
+        if way == "Autobahn"
+        else f"fast path: threads: {len(os.sched_getaffinity(0))}",
         f"taking up to {service.factory.limits.maxConnections:,} connections",
     ]
 

@@ -11,8 +11,6 @@ from twisted.web.http_headers import Headers
 from echotwist.closing import unsent
 from echotwist.site import RESOURCES
 
-pytestmark = pytest.mark.usefixtures("way")
-
 
 def get(target: str = "/", method: str = "GET", headers: str = "") -> bytes:
     return f"{method} {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n".encode("latin-1")

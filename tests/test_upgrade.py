@@ -10,8 +10,6 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
 from echotwist.upgrade import canonicalOrigin, nameOf
 
-pytestmark = pytest.mark.usefixtures("way")
-
 
 def answer(client: Client) -> tuple[int, dict[str, str], str]:
     """The status, headers and body of the one response that was sent."""
