@@ -1,0 +1,400 @@
+"""The fast path beside Autobahn: the same bytes in, the same bytes out; and who owns what when."""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, binary, close, frame, text
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from memory import Client, Service
+from test_properties import segments
+from twisted.logger import globalLogPublisher
+
+HOLD = 65536
+"""Bytes of payload above which a frame is passed on as it comes."""
+
+small = st.binary(max_size=200)
+sizes = st.sampled_from([0, 1, 125, 126, 127, 300, 65535, 65536])
+opcodes = st.sampled_from([TEXT, BINARY])
+
+
+def filled(opcode: int, size: int, seed: int) -> bytes:
+    """A payload of this size; if it is text, of characters of all lengths."""
+    if opcode == BINARY:
+        return random.Random(seed).randbytes(size)
+    characters = "aé€🙂"[seed % 4] * (size // 4)
+    return (characters.encode() + b"x" * size)[:size].decode("utf-8", "ignore").encode().ljust(size)
+
+
+whole = st.builds(lambda o, n, s: frame(o, filled(o, n, s)), opcodes, sizes, st.integers(0, 99))
+odd = st.one_of(
+    # Fragments, whole or not.
+    st.builds(lambda o, p: frame(o, p, fin=False), opcodes, small),
+    st.builds(lambda p, fin: frame(CONTINUATION, p, fin=fin), small, st.booleans()),
+    st.builds(
+        lambda o, p, q: frame(o, p, fin=False) + frame(CONTINUATION, q), opcodes, small, small
+    ),
+    # Control frames.
+    st.builds(lambda o, p: frame(o, p), st.sampled_from([PING, PONG]), st.binary(max_size=125)),
+    st.builds(frame, st.sampled_from([PING, PONG, CLOSE]), st.binary(max_size=130)),
+    st.just(close(1000, "bye")),
+    # Text that may be UTF-8.
+    st.builds(lambda p: frame(TEXT, p), small),
+    st.builds(
+        lambda s, p, n: frame(TEXT, (filled(TEXT, n, s) + p)[-HOLD:]),
+        st.integers(0, 3),
+        small,
+        sizes,
+    ),
+    # Headers that are wrong, or not wrong.
+    st.builds(lambda o, r, f: frame(o, b"x", rsv=r, fin=f), st.integers(0, 15), st.integers(0, 7),
+              st.booleans()),
+    st.builds(lambda n: bytes([0x82, 0xFE]) + n.to_bytes(2, "big") + bytes(4 + n % 200),
+              st.integers(0, 65535)),
+    st.builds(lambda n: bytes([0x82, 0xFF]) + n.to_bytes(8, "big") + bytes(100),
+              # Not above HOLD and allowed: that is half echoed, below.
+              st.one_of(st.integers(0, HOLD), st.integers(2**20 + 1, 2**64 - 1))),
+    small,
+)  # fmt: skip
+
+
+class Stream(bytes):
+    """With a repr() that can be read."""
+
+    def __repr__(self) -> str:
+        return repr(bytes(self)) if len(self) < 400 else f"<{bytes(self[:400])!r}... {len(self)}>"
+
+
+streams = st.lists(st.one_of(whole, whole, whole, odd), max_size=10).map(b"".join).map(Stream)
+cuts = st.lists(st.one_of(st.integers(1, 20), st.integers(1, 70_000)), max_size=40)
+
+
+@dataclass
+class Outcome:
+    """What a client and the operator saw."""
+
+    received: bytes
+    fin: bool
+    reset: bool
+    closed: bool
+    messages: int
+    bytes: int
+
+
+def outcome(stream: bytes, sizes: list[int], isFinished: bool, isFast: bool) -> Outcome:
+    shown: list[Any] = []
+    globalLogPublisher.addObserver(shown.append)
+    try:
+        service = Service("--log-rate=4", "--max-message=1M", isFast=isFast)
+        client = service.open()
+        for segment in segments(stream, sizes):
+            client.send(segment)
+        if isFinished:
+            client.finish()
+        service.advance(2)
+        skt = client.socket
+        state = skt.fin, skt.reset, skt.closed
+        client.finish()
+        service.advance(6)
+        assert service.factory.connections == set()
+        assert service.timers() == 0
+        if isFast:
+            assert service.factory.fastPath._lent == {}
+        messages = [e for e in shown if "preview" in e]
+        counted = [e for e in shown if "messages" in e]
+    finally:
+        globalLogPublisher.removeObserver(shown.append)
+    return Outcome(
+        client.received(),
+        *state,
+        len(messages) + sum(e["messages"] for e in counted),
+        sum(e["size"] for e in messages) + sum(e["bytes"] for e in counted),
+    )
+
+
+both = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=300)
+
+
+@both
+@given(streams, cuts, st.booleans())
+@example(text("x") + frame(TEXT, b"\xc3", fin=False) + frame(CONTINUATION, b"\xa9"), [3], False)
+@example(text("x") + frame(TEXT, b"\xed\xa0\x80" + b"y" * 300)[:20], [], False)
+def test_both_ways_are_one(stream: bytes, sizes: list[int], isFinished: bool) -> None:
+    slow, fast = (outcome(stream, sizes, isFinished, isFast) for isFast in (False, True))
+    assert fast == slow
+
+
+@both
+@given(
+    st.lists(st.one_of(whole, st.builds(
+        lambda o, n, s: frame(o, filled(o, n, s)),
+        opcodes, st.sampled_from([HOLD + 1, 100_000, 300_000]), st.integers(0, 99),
+    )), max_size=4).map(b"".join).map(Stream),
+    cuts, st.integers(0, 400_000), st.booleans(),
+)  # fmt: skip
+def test_a_large_frame_that_is_cut_off_is_half_echoed(
+    stream: bytes, sizes: list[int], missing: int, isFinished: bool
+) -> None:
+    """And what is whole comes back whole."""
+    stream = stream[: len(stream) - missing]
+    slow, fast = (outcome(stream, sizes, isFinished, isFast) for isFast in (False, True))
+    assert fast.received.startswith(slow.received)
+    half = fast.received[len(slow.received) :]
+    assert len(half) <= 300_014
+    assert not half or half[1] == 127
+    assert (fast.messages, fast.bytes) == (slow.messages, slow.bytes)
+    assert fast.closed == slow.closed
+
+
+# What happens once the beginning of a frame is sent.
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service(isFast=True)
+
+
+@pytest.fixture
+def lent(service: Service) -> Client:
+    client = service.open()
+    client.send(text("lend me"))
+    assert client.frames() == [Frame(TEXT, b"lend me")]
+    assert client.protocol._isLent
+    return client
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Any:
+    yield
+    Service.closeAll()
+
+
+LARGE = 3_000_000
+
+GOING_AWAY = Frame(CLOSE, b"\x03\xe9server going away")
+
+
+def half(opcode: int = BINARY, payload: bytes = bytes(LARGE)) -> tuple[bytes, bytes]:
+    """The halves of a large frame."""
+    whole = frame(opcode, payload)
+    return whole[: len(whole) // 2], whole[len(whole) // 2 :]
+
+
+def test_a_large_frame_is_echoed_as_it_comes(lent: Client) -> None:
+    first, second = half()
+    lent.send(first)
+    begun = lent.received()
+    assert len(begun) == len(first) - 4
+    lent.send(second)
+    lent.socket.sent[:0] = begun
+    assert lent.frames() == [Frame(BINARY, bytes(LARGE))]
+    assert lent.protocol._isLent
+
+
+def test_a_large_message_is_a_line_of_the_log_when_it_is_whole(lent: Client, log) -> None:
+    first, second = half(TEXT, "é".encode() * (LARGE // 2))
+    lent.send(first)
+    before = log.lines()
+    lent.send(second)
+    shown = "é" * 64
+    assert log.lines() == [
+        *before, f"#1 127.0.0.1:40000 text, 3,000,000 bytes: '{shown}'..."
+    ]  # fmt: skip
+
+
+def test_bad_utf8_in_a_frame_half_sent_ends_in_a_drop(lent: Client, log) -> None:
+    first, _ = half(TEXT, b"x" * LARGE)
+    lent.send(first)
+    sent = len(lent.received())
+    lent.send(b"\xff" * 1000)
+    assert lent.received() == b""
+    assert lent.socket.fin
+    assert sent == len(first) - 4
+    lent.finish()
+    assert lent.socket.closed
+    assert log.lines()[-1] == (
+        "#1 127.0.0.1:40000 closed: 1007 'invalid UTF-8 in a frame half echoed'"
+    )
+
+
+def test_bad_utf8_at_once_in_a_large_frame_is_1007(lent: Client) -> None:
+    payload = b"x" * 100 + b"\xff" + b"x" * LARGE
+    lent.send(frame(TEXT, payload)[:1000])
+    assert lent.frames()[-1].payload[:2] == b"\x03\xef"
+
+
+def test_the_last_byte_of_a_large_text_counts(lent: Client) -> None:
+    lent.send(frame(TEXT, b"x" * LARGE + b"\xc3"))
+    assert lent.received()
+    assert lent.socket.fin
+
+
+def test_a_drain_waits_for_the_end_of_a_frame_that_is_passing(
+    service: Service, lent: Client
+) -> None:
+    first, second = half()
+    lent.send(first)
+    begun = lent.received()
+    service.echo.stopService()
+    service.advance(1)
+    assert lent.received() == b""
+    lent.send(second)
+    lent.socket.sent[:0] = begun
+    assert lent.frames() == [
+        Frame(BINARY, bytes(LARGE)),
+        Frame(CLOSE, b"\x03\xe9server going away"),
+    ]
+
+
+def test_a_frame_that_does_not_end_is_dropped_at_the_deadline_of_the_close(
+    service: Service, lent: Client
+) -> None:
+    lent.send(half()[0])
+    service.echo.stopService()
+    service.advance(4.9)
+    assert not lent.socket.closed
+    service.advance(0.2)
+    assert lent.socket.closed
+    assert lent.socket.reset
+
+
+def test_a_drain_of_many_ends_in_order(service: Service) -> None:
+    clients = [service.open() for _ in range(50)]
+    for client in clients:
+        client.send(text("x"))
+    done: list[Any] = []
+    service.echo.stopService().addBoth(done.append)
+    service.advance(1)
+    for client in clients:
+        assert client.frames()[-1] == GOING_AWAY
+        client.send(close(1001))
+        client.finish()
+    service.advance(0.1)
+    assert done == [None]
+    assert not service.factory.fastPath.isRunning
+
+
+def test_the_end_of_the_client_inside_a_frame_is_the_end(lent: Client) -> None:
+    lent.send(half()[0])
+    lent.received()
+    lent.finish()
+    assert lent.received() == b""
+    assert lent.socket.closed
+
+
+def test_a_ping_is_not_sent_inside_a_frame(service: Service, lent: Client) -> None:
+    first, second = half()
+    lent.send(first)
+    begun = lent.received()
+    service.advance(31)
+    assert lent.received() == b""
+    lent.send(second)
+    lent.socket.sent[:0] = begun
+    assert lent.frames() == [Frame(BINARY, bytes(LARGE))]
+    service.advance(30)
+    assert lent.frames() == [Frame(PING, b"")]
+
+
+def test_a_client_that_stops_inside_a_frame_is_aborted(service: Service, lent: Client, log) -> None:
+    lent.send(half()[0])
+    service.advance(51)
+    assert lent.socket.closed
+    assert log.lines()[-1] == "#1 127.0.0.1:40000 closed: 1006 'ping not answered'"
+
+
+# Who owns it.
+
+
+def test_a_recall_may_cross_a_return(service: Service, lent: Client) -> None:
+    """The client's close is on its way back when the drain asks for the connection."""
+    lent.socket.arriving += close(1000, "bye")
+    lent.socket.move()
+    (loop,) = [thread.loop for _, thread in service.factory.fastPath._running if thread.loop.lent]
+    loop.turn(0)
+    lent.protocol.goAway()
+    service.run()
+    assert lent.frames() == [Frame(CLOSE, b"\x03\xe8bye")]
+    lent.finish()
+    assert lent.socket.closed
+    assert loop.lent == 0
+
+
+def test_an_abort_follows_a_recall(service: Service, lent: Client) -> None:
+    lent.send(half()[0])
+    lent.protocol.goAway()
+    lent.protocol.abort()
+    service.run()
+    assert lent.socket.closed
+    assert lent.socket.reset
+
+
+def test_what_was_not_sent_goes_out_before_the_close(service: Service, lent: Client) -> None:
+    lent.socket.window = 0
+    lent.send(binary(bytes(60_000)) * 3)
+    lent.protocol.goAway()
+    service.run()
+    lent.socket.window = float("inf")
+    service.run()
+    *echoes, last = lent.frames()
+    assert echoes == [Frame(BINARY, bytes(60_000))] * 3
+    assert last == GOING_AWAY
+
+
+def test_a_connection_is_lent_again_after_what_was_unusual(lent: Client) -> None:
+    for _ in range(3):
+        lent.send(frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"b"))
+        assert not lent.protocol._isLent
+        lent.send(text("c"))
+        assert lent.protocol._isLent
+        assert lent.frames() == [Frame(TEXT, b"ab"), Frame(TEXT, b"c")]
+
+
+def test_loops_share_the_connections(service: Service) -> None:
+    loops = [thread.loop for _, thread in service.factory.fastPath._running]
+    for _ in range(len(loops) * 5):
+        service.open().send(text("x"))
+    assert [loop.lent for loop in loops] == [5] * len(loops)
+
+
+@pytest.mark.parametrize(
+    "options", [["--no-fast-path"], ["--no-compression"], []], ids=["off", "plain", "deflate"]
+)
+def test_who_is_lent(options: list[str]) -> None:
+    service = Service(*options, isFast="--no-fast-path" not in options)
+    client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
+    client.send(text("x"))
+    assert len(client.frames()) == 1
+    assert client.protocol._isLent == (options == ["--no-compression"])
+
+
+# The log.
+
+
+def test_the_first_messages_of_a_second_are_shown_and_the_rest_is_counted(log) -> None:
+    service = Service("--log-rate=3", isFast=True)
+    client = service.open()
+    client.send(text("1") + text("2") + text("3") + text("4"))
+    client.send(binary(b"56") * 100)
+    service.advance(1)
+    client.send(text("next"))
+    service.advance(1)
+    client.send(text("after"))
+    assert log.lines() == [
+        "#1 127.0.0.1:40000 connected",
+        "#1 127.0.0.1:40000 text, 1 bytes: '1'",
+        "#1 127.0.0.1:40000 text, 1 bytes: '2'",
+        "and in this second 102 messages (202 bytes), 0 connected, 0 closed, 0 refused, 0 dropped",
+        "#1 127.0.0.1:40000 text, 4 bytes: 'next'",
+        "#1 127.0.0.1:40000 text, 5 bytes: 'after'",
+    ]
+
+
+def test_a_log_that_is_off_costs_no_report(log) -> None:
+    service = Service("--log-rate=0", isFast=True)
+    client = service.open()
+    client.send(text("1") * 1000)
+    service.advance(2)
+    assert log.lines() == []
+    assert service.timers() == 0
