@@ -1,5 +1,7 @@
 from typing import Literal
 
+def echoed(data: bytes, maxMessage: int) -> tuple[bytes, int, int, int]: ...
+
 class Loop:
     def __init__(
         self, maxMessage: int, pingInterval: float, pingTimeout: float, reported: int

@@ -339,6 +339,43 @@ cdef void append(Connection *ring, Connection *c) noexcept nogil:
     ring.before = c
 
 
+def echoed(bytes data, uint64_t maxMessage):
+    """The echo of the plain frames that `data` begins with and that end in it, for connections
+    that are not lent, because of TLS.
+
+    Returns it, the number of bytes of `data` that it answers, and how many messages it has and
+    bytes of payload in them.
+    """
+    cdef const uint8_t *at = data
+    cdef const uint8_t *begin = at
+    cdef const uint8_t *end = at + len(data)
+    cdef uint8_t *out = <uint8_t *>allocated(len(data) + 1)
+    cdef uint8_t *to = out
+    cdef uint8_t *payload
+    cdef uint64_t messages = 0, size = 0
+    cdef Connection c
+    memset(&c, 0, sizeof(c))
+    while end - at >= 2 and mayBePlain(at) and <size_t>(end - at) >= headSizeOf(at):
+        c.headSize = headSizeOf(at)
+        c.size = c.left = payloadSizeOf(at)
+        if c.size > maxMessage or c.size > end - at - c.headSize:
+            break
+        memcpy(c.head, at, c.headSize)
+        c.text.due = 0
+        payload = writeHead(&c, to)
+        if not readPayload(&c, payload, at + c.headSize, c.size):
+            break
+        at += c.headSize + c.size
+        if opcodeOf(&c) != PONG:  # Nothing answers it.
+            to = payload + c.size
+        if not c.head[0] & CONTROL:
+            messages += 1
+            size += c.size
+    echo = PyBytes_FromStringAndSize(<char *>out, to - out)
+    free(out)
+    return echo, at - begin, messages, size
+
+
 cdef class Loop:
     """Serves the connections that it is lent.
 

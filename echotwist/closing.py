@@ -17,6 +17,7 @@ from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISSLTransport
 from twisted.protocols.policies import ProtocolWrapper
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOProtocol
 
 
 def linger(transport: Any, reactor: IReactorTime, timeout: float) -> IDelayedCall:
@@ -73,8 +74,16 @@ def unsent(transport: Any) -> int:
 def send(transport: Any, data: bytes) -> None:
     """Write, now if the kernel takes it.
 
-    `transport.write` only keeps the data for the reactor's next turn.
+    `transport.write` only keeps the data for the reactor's next turn, and Twisted's TLS keeps it
+    for a turn before that, in the hope of more.
     """
+    if isinstance(transport, BufferingTLSTransport):
+        transport._aggregator.flush()  # What was written and waits comes first.
+        TLSMemoryBIOProtocol.write(transport, data)
+        below: Any = transport.transport
+        if not below.disconnecting and unsent(below):
+            below.doWrite()  # If that fails, so will the reactor's next, which says so.
+        return
     if not ISSLTransport.providedBy(transport) and not unsent(transport):
         sent = transport.writeSomeData(data)
         if isinstance(sent, int):

@@ -28,7 +28,7 @@ from echotwist.journal import Journal
 from echotwist.limits import Limits
 
 try:
-    from echotwist._fastpath import Loop
+    from echotwist._fastpath import Loop, echoed
 except ImportError:  # There was no compiler, or no epoll, where this was installed.
     isCompiled = False
 else:
@@ -108,6 +108,16 @@ class FastPath:
         """Have `connection` returned: at once, or when the frame that is passing has ended."""
         _, loop = self._lent[connection.number]
         loop.recall(_descriptorOf(connection), connection.number, atOnce)
+
+    def echoed(self, data: bytes) -> tuple[bytes, int] | None:
+        """The echo of what is plain at the beginning of `data`, and how many bytes that is; for
+        a connection that cannot be lent. None while the log shows messages, which takes
+        Autobahn's way."""
+        if self._journal.isShowing:
+            return None
+        echo, used, messages, size = echoed(data, self._limits.maxMessage)
+        self._journal.count(messages, size)
+        return echo, used
 
     def doRead(self) -> None:
         with suppress(BlockingIOError):  # stop() looks without being told.

@@ -75,8 +75,18 @@ class Journal:
                 size=size,
                 preview=preview(payload, isBinary, size),
             )
-        elif self._rate:
-            self._unshown["messages"] += 1
+        else:
+            self.count(1, size)
+
+    @property
+    def isShowing(self) -> bool:
+        """Whether the next message would be shown, and not only counted."""
+        return self._left > 0
+
+    def count(self, messages: int, size: int) -> None:
+        """Messages were received whole, with `size` bytes in all, when none is shown."""
+        if self._rate:
+            self._unshown["messages"] += messages
             self._unshownBytes += size
 
     def closed(self, connection: Connection, code: int | None, reason: str | None) -> None:
@@ -131,9 +141,7 @@ class Journal:
     def _tell(self) -> bool:
         """Log what was counted, if anything was."""
         if self.beside is not None and self._rate:
-            messages, size = self.beside()
-            self._unshown["messages"] += messages
-            self._unshownBytes += size
+            self.count(*self.beside())
         if not self._unshown.total():
             return False
         kinds = ("messages", "connected", "closed", "refused", "dropped")

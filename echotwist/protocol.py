@@ -87,8 +87,9 @@ class EchoProtocol(WebSocketServerProtocol):
     _out: list[bytes] | None = None
 
     _fastPath: FastPath | None = None
-    """Where the connection can be lent to, if it can."""
+    """What knows plain frames, unless the connection compresses."""
 
+    _isLendable = False
     _isLent = False
     _onReturn: Callable[[], None] | None = None
 
@@ -105,8 +106,9 @@ class EchoProtocol(WebSocketServerProtocol):
         for name in _SPENT:
             delattr(self, name)
         self.transport.registerProducer(self.transport, True)
-        if self._perMessageCompress is None and isPlain(self.transport):
+        if self.factory.fastPath is not None and self._perMessageCompress is None:
             self._fastPath = self.factory.fastPath
+            self._isLendable = isPlain(self.transport)
         self.factory.opened(self)
         if self.factory.limits.pingInterval:
             self._watch()
@@ -158,12 +160,16 @@ class EchoProtocol(WebSocketServerProtocol):
     # Liveness.
 
     def dataReceived(self, data: bytes) -> None:
-        if self._fastPath is not None and data[0] in _PLAIN and self._isAtRest():
-            self.transport.pauseProducing()
-            self._clearTimer()  # The loop keeps it alive.
-            self._isLent = True
-            self._fastPath.lend(self, data)
-        else:
+        if self._fastPath is not None and data[0] in _PLAIN and self._isBetweenMessages():
+            if not self._isLendable:
+                data = self._echoed(data)
+            elif isAtRest(self.transport) and not self.factory.draining:
+                self.transport.pauseProducing()
+                self._clearTimer()  # The loop keeps it alive.
+                self._isLent = True
+                self._fastPath.lend(self, data)
+                return
+        if data:
             self._read(data)
 
     def _read(self, data: bytes) -> None:
@@ -216,16 +222,25 @@ class EchoProtocol(WebSocketServerProtocol):
 
     # The fast path. While the connection is lent, nothing here touches its transport.
 
-    def _isAtRest(self) -> bool:
-        """Whether Autobahn and the transport are between two messages, with nothing to do."""
+    def _isBetweenMessages(self) -> bool:
         return (
             self.state == self.STATE_OPEN
             and not self.data
             and self.current_frame is None
             and not self.inside_message
-            and isAtRest(self.transport)
-            and not self.factory.draining
         )
+
+    def _echoed(self, data: bytes) -> bytes:
+        """Echo what is plain at the beginning of `data`. Returns the rest."""
+        assert self._fastPath is not None
+        if (found := self._fastPath.echoed(data)) is None:
+            return data
+        echo, used = found
+        if used:
+            self._heard = self.factory.reactor.seconds()
+        if echo:
+            send(self.transport, echo)
+        return data[used:]
 
     def _whenReturned(self, call: Callable[[], None], atOnce: bool) -> None:
         """Whoever wants to do something to the transport, and not in answer to it, does it so."""
