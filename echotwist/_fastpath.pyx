@@ -15,8 +15,8 @@ with every byte that is not judged yet, and Autobahn judges as if it had read th
 Both directions are a `Box` of letters, written and emptied under a lock that is held for a few
 instructions, and an eventfd that says that something is in it. A connection belongs to one side
 at a time, and only the side that has it touches it or its descriptor. A recall that crosses its
-connection's return on the way finds nobody: the loop looks for the descriptor *and* the number,
-which is never used again.
+connection's return on the way finds nobody: orders are obeyed in their order, and before the
+connection, or another one with its descriptor, can be lent again, its return must have arrived.
 
 The bytes lie in one buffer for all connections, which `recv` fills:
 
@@ -202,8 +202,8 @@ cdef struct Connection:
     # Its place among those that were heard of before it and after it; see keepAlive().
     Connection *before
     Connection *after
-    double since          # when it was heard of, or sent a ping
-    bint isPinged
+    double since          # when it was heard of, or found silent
+    bint isSilent
     int waiting           # bytes that the client had not acknowledged then
 
 
@@ -309,15 +309,19 @@ cdef bint readPayload(Connection *c, uint8_t *to, const uint8_t *at, size_t size
     return size < c.left or not c.text.due
 
 
-cdef Letter *shownOf(Connection *c, const uint8_t *payload, size_t size) noexcept nogil:
-    """What the log is shown of the message that begins with these bytes."""
-    cdef Letter *letter
-    size = min(size, <size_t>BEGINNING)
-    letter = newLetter(SHOW, size)
-    letter.number, letter.size, letter.flag = c.number, c.size, opcodeOf(c) == BINARY
-    letter.first = size
-    memcpy(letter + 1, payload, size)
+cdef Letter *newShown(Connection *c) noexcept nogil:
+    """What the log is shown of this message, still without its beginning."""
+    cdef Letter *letter = newLetter(SHOW, BEGINNING)
+    letter.number = c.number
+    letter.size = c.size
+    letter.flag = opcodeOf(c) == BINARY
     return letter
+
+
+cdef void addBeginning(Letter *letter, const uint8_t *payload, size_t size) noexcept nogil:
+    size = min(size, BEGINNING - letter.first)
+    memcpy(<uint8_t *>(letter + 1) + letter.first, payload, size)
+    letter.first += size
 
 
 cdef int unacknowledged(Connection *c) noexcept nogil:
@@ -398,13 +402,15 @@ cdef class Loop:
     cdef uint8_t *room                # HEADER bytes, and then READ.
     cdef Connection **byDescriptor
     cdef int descriptors
-    cdef Connection heard, pinged     # The heads of two rings; see keepAlive().
+    cdef Connection heard, silent     # The heads of two rings; see keepAlive().
     cdef uint64_t showable            # Messages that the log may still be shown.
     cdef uint64_t messages, bytes     # That it was not shown, in this turn ...
     # ... and until counted() asks, under the lock of `told`.
     cdef uint64_t allMessages, allBytes
 
-    def __cinit__(self, maxMessage, double pingInterval, double pingTimeout, int reported):
+    def __cinit__(self, maxMessage, pingInterval, pingTimeout, reported):
+        # First of all, and no argument has a type: __dealloc__() closes what these say.
+        self.epoll = self.ordered = -1
         self.maxMessage = maxMessage
         self.pingInterval = pingInterval
         self.pingTimeout = pingTimeout
@@ -413,14 +419,15 @@ cdef class Loop:
         setUp(&self.orders)
         setUp(&self.told)
         self.heard.before = self.heard.after = &self.heard
-        self.pinged.before = self.pinged.after = &self.pinged
+        self.silent.before = self.silent.after = &self.silent
         self.room = <uint8_t *>allocated(HEADER + READ)
-        self.epoll = epoll_create1(EPOLL_CLOEXEC)
-        self.ordered = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         cdef epoll_event event
         event.events = EPOLLIN
         event.data.ptr = NULL
-        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.ordered, &event):
+        self.epoll = epoll_create1(EPOLL_CLOEXEC)
+        if self.epoll >= 0:
+            self.ordered = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        if self.ordered < 0 or epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.ordered, &event):
             raise OSError(errno, os.strerror(errno))
 
     def __dealloc__(self):
@@ -432,8 +439,10 @@ cdef class Loop:
             letter = thrownAway(letter)
         pthread_mutex_destroy(&self.orders.lock)
         pthread_mutex_destroy(&self.told.lock)
-        close(self.epoll)
-        close(self.ordered)
+        if self.epoll >= 0:
+            close(self.epoll)
+        if self.ordered >= 0:
+            close(self.ordered)
         free(self.byDescriptor)
         free(self.room)
 
@@ -478,16 +487,16 @@ cdef class Loop:
           can be said any more, and nothing understood.
         """
         cdef Letter *letter = emptied(&self.told)
-        cdef char *bytes
+        cdef char *behind
         reports = []
         while letter != NULL:
-            bytes = <char *>(letter + 1)
-            first = PyBytes_FromStringAndSize(bytes, letter.first)
+            behind = <char *>(letter + 1)
+            first = PyBytes_FromStringAndSize(behind, letter.first)
             if letter.kind == SHOW:
                 reports.append(("message", letter.number, letter.size, letter.flag, first))
             else:
                 self.lent -= 1
-                second = PyBytes_FromStringAndSize(bytes + letter.first, letter.second)
+                second = PyBytes_FromStringAndSize(behind + letter.first, letter.second)
                 reports.append(("returned", letter.number, WHY[letter.why], first, second,
                                 letter.flag))
             letter = thrownAway(letter)
@@ -574,8 +583,8 @@ cdef class Loop:
         if not self.going:
             while self.heard.after != &self.heard:
                 self.giveBack(self.heard.after, RECALLED, NULL, 0, NULL, 0)
-            while self.pinged.after != &self.pinged:
-                self.giveBack(self.pinged.after, RECALLED, NULL, 0, NULL, 0)
+            while self.silent.after != &self.silent:
+                self.giveBack(self.silent.after, RECALLED, NULL, 0, NULL, 0)
 
     cdef void take(self, Letter *letter) noexcept nogil:
         cdef Connection *c = <Connection *>allocated(sizeof(Connection))
@@ -642,6 +651,9 @@ cdef class Loop:
         while at < end:
             begins = c.headSize == 0
             if begins:
+                if c.recalled:
+                    why = RECALLED
+                    break
                 size = end - at
                 if size >= 2 and not mayBePlain(at):
                     why = UNUSUAL
@@ -687,7 +699,9 @@ cdef class Loop:
             if c.held == NULL:
                 to += size
                 if begins and c.left:
-                    c.shown = shownOf(c, payload, size)
+                    c.shown = newShown(c)
+                if c.shown != NULL:
+                    addBeginning(c.shown, payload, size)
             if c.left == 0:
                 if c.held != NULL:
                     whole = c.held
@@ -714,7 +728,10 @@ cdef class Loop:
         c.shown = NULL
         if self.showable:
             self.showable -= 1
-            self.tell(shown if shown != NULL else shownOf(c, payload, c.size))
+            if shown == NULL:
+                shown = newShown(c)
+                addBeginning(shown, payload, c.size)
+            self.tell(shown)
         else:
             free(shown)
             self.messages += 1
@@ -814,15 +831,15 @@ cdef class Loop:
 
     # Liveness, as EchoProtocol has it: a client that is silent for the interval is sent a ping,
     # and returned if nothing has moved at the end of the timeout. Those that were heard of are a
-    # ring in the order of time, those that were sent a ping another, so that only the first of
-    # each is looked at.
+    # ring in the order of time, the silent ones another, so that only the first of each is
+    # looked at.
 
     cdef void hearOf(self, Connection *c) noexcept nogil:
         # To a hundredth of the interval: the ring is not touched for each message.
-        if c.isPinged or self.now - c.since > self.pingInterval / 100:
+        if c.isSilent or self.now - c.since > self.pingInterval / 100:
             unlink(c)
             append(&self.heard, c)
-            c.isPinged = False
+            c.isSilent = False
             c.since = self.now
 
     cdef void keepAlive(self) noexcept nogil:
@@ -832,26 +849,30 @@ cdef class Loop:
             return
         while c != &self.heard and self.now >= c.since + self.pingInterval:
             unlink(c)
-            append(&self.pinged, c)
-            c.isPinged = True
+            append(&self.silent, c)
+            c.isSilent = True
             c.since = self.now
             c.waiting = unacknowledged(c)
-            # Where it cannot be said now, it could not be answered in time.
-            if (c.unsent == NULL and not isPassing(c)
-                    and not self.sendOut(c, NULL, 0, b"\x89\x00", 2)):
-                self.giveBack(c, LOST, NULL, 0, NULL, 0)
+            self.ping(c)
             c = self.heard.after
-        c = self.pinged.after
-        while c != &self.pinged and self.now >= c.since + self.pingTimeout:
+        c = self.silent.after
+        while c != &self.silent and self.now >= c.since + self.pingTimeout:
             left = unacknowledged(c)
             if left < c.waiting:
                 unlink(c)
-                append(&self.pinged, c)
+                append(&self.silent, c)
                 c.since = self.now
                 c.waiting = left
+                self.ping(c)
             else:
                 self.giveBack(c, UNANSWERED, NULL, 0, NULL, 0)
-            c = self.pinged.after
+            c = self.silent.after
+
+    cdef void ping(self, Connection *c) noexcept nogil:
+        # Not inside a frame, and not behind what waits: that it moves says enough.
+        if (c.unsent == NULL and not isPassing(c)
+                and not self.sendOut(c, NULL, 0, b"\x89\x00", 2)):
+            self.giveBack(c, LOST, NULL, 0, NULL, 0)
 
     cdef int untilDue(self) noexcept nogil:
         """Milliseconds until keepAlive() has something to do; -1: never."""
@@ -860,7 +881,7 @@ cdef class Loop:
             return -1
         if self.heard.after != &self.heard:
             due = self.heard.after.since + self.pingInterval
-        if self.pinged.after != &self.pinged and (
-                due < 0 or self.pinged.after.since + self.pingTimeout < due):
-            due = self.pinged.after.since + self.pingTimeout
+        if self.silent.after != &self.silent and (
+                due < 0 or self.silent.after.since + self.pingTimeout < due):
+            due = self.silent.after.since + self.pingTimeout
         return -1 if due < 0 else <int>ceil(max(due - self.now, 0) * 1000)

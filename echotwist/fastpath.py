@@ -16,11 +16,13 @@ What the reactor wants of a connection that is lent (to close it in a drain, say
 """
 
 import os
+import signal
 from contextlib import suppress
 from threading import Thread
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReadDescriptor
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -33,6 +35,13 @@ except ImportError:  # There was no compiler, or no epoll, where this was instal
     isCompiled = False
 else:
     isCompiled = True
+
+
+SHOWN = 1000
+"""Messages that a loop shows the log at once, of a rate that is higher. A flood would make more
+than the reactor can print in a second, which then does nothing else."""
+
+_log = Logger(namespace="echotwist")
 
 
 class Connection(Protocol):
@@ -64,6 +73,7 @@ class FastPath:
         self._running: list[tuple[Loop, Thread]] = []
         self._lent: dict[int, tuple[Connection, Loop]] = {}
         self._reported = -1
+        self._shown = min(limits.logRate, SHOWN)
 
     @property
     def isRunning(self) -> bool:
@@ -71,18 +81,24 @@ class FastPath:
 
     def start(self) -> None:
         """Start the threads. Not before the process has become a daemon: fork() leaves threads
-        behind. Raises OSError if no descriptor is left."""
+        behind. Raises OSError or RuntimeError if there cannot be so many."""
         limits = self._limits
         self._reported = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        for _ in range(self.threads):
-            loop = Loop(limits.maxMessage, limits.pingInterval, limits.pingTimeout, self._reported)
-            loop.grant(limits.logRate)
-            # A daemon, as Python calls it: the process ends without it if it must.
-            thread = self.Thread(target=loop.run, name="echotwist fast path", daemon=True)
-            self._running.append((loop, thread))
-            thread.start()
-        self._journal.beside = self._nextSecond
         self._reactor.addReader(self)
+        try:
+            for _ in range(self.threads):
+                loop = Loop(
+                    limits.maxMessage, limits.pingInterval, limits.pingTimeout, self._reported
+                )
+                # A daemon, as Python calls it: the process ends without it if it must.
+                thread = self.Thread(target=_run, args=(loop,), daemon=True)
+                thread.start()
+                self._running.append((loop, thread))
+                loop.grant(self._shown)
+        except (OSError, RuntimeError):
+            self.stop()
+            raise
+        self._journal.beside = self._nextSecond
 
     def stop(self) -> None:
         """Take back what is lent, and end the threads."""
@@ -90,13 +106,13 @@ class FastPath:
             loop.stop()
         for _, thread in self._running:
             thread.join()
-        if self._running:
-            self.doRead()
-            self._journal.flush()
-            self._running.clear()
-            self._journal.beside = None
-            self._reactor.removeReader(self)
-            os.close(self._reported)
+        self.doRead()
+        self._journal.flush()
+        self._journal.beside = None
+        self._running.clear()
+        self._reactor.removeReader(self)
+        os.close(self._reported)
+        self._reported = -1
 
     def lend(self, connection: Connection, data: bytes) -> None:
         """Let a loop serve `connection`, which is not read any more, from `data` on."""
@@ -124,13 +140,23 @@ class FastPath:
             os.eventfd_read(self._reported)
         for loop, _ in self._running:
             for report in loop.reports():
-                match report:
-                    case "message", number, size, isBinary, beginning:
-                        connection, _ = self._lent[number]
-                        self._journal.message(connection, beginning, isBinary, size)
-                    case "returned", number, why, unjudged, unsent, isInside:
-                        connection, _ = self._lent.pop(number)
-                        connection.returned(why, unjudged, unsent, isInside)
+                connection = self._lent[report[1]][0]
+                try:
+                    self._take(report, connection)
+                except Exception:
+                    # As the reactor does it: it costs this connection, and no other.
+                    _log.failure("what came back from the fast path")
+                    connection.transport.abortConnection()
+            if self._shown < self._limits.logRate and self._journal.isShowing:
+                loop.grant(self._shown)
+
+    def _take(self, report: Any, connection: Connection) -> None:
+        match report:
+            case "message", _, size, isBinary, beginning:
+                self._journal.message(connection, beginning, isBinary, size)
+            case "returned", number, why, unjudged, unsent, isInside:
+                del self._lent[number]
+                connection.returned(why, unjudged, unsent, isInside)
 
     def _nextSecond(self) -> tuple[int, int]:
         """What the loops have not shown the log, for it to count; and it may be shown more."""
@@ -139,7 +165,7 @@ class FastPath:
             counted = loop.counted()
             messages += counted[0]
             size += counted[1]
-            loop.grant(self._limits.logRate)
+            loop.grant(self._shown)
         return messages, size
 
     def fileno(self) -> int:
@@ -150,6 +176,12 @@ class FastPath:
 
     def logPrefix(self) -> str:
         return "echotwist fast path"
+
+
+def _run(loop: Loop) -> None:
+    # Python's signal handlers run in the main thread, which a signal here would not wake.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    loop.run()
 
 
 def _descriptorOf(connection: Connection) -> int:

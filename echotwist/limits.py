@@ -81,14 +81,14 @@ def count(text: str) -> int:
     return int(text)
 
 
-def descriptors(text: str) -> int:
+def descriptors(text: str, taken: int = 0) -> int:
     """A number of connections, 1 or more, or `auto`: what the limit of open files
-    (RLIMIT_NOFILE, the soft one) carries, less RESERVE.
+    (RLIMIT_NOFILE, the soft one) carries, less RESERVE and what is `taken`.
 
     Raises ValueError with a message for the operator, also for more than that.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = 2**31 if soft == resource.RLIM_INFINITY else soft - RESERVE
+    most = 2**31 if soft == resource.RLIM_INFINITY else soft - RESERVE - taken
     value = most if text == "auto" else count(text)
     if value > most or most < 1:
         raise ValueError(
@@ -120,7 +120,7 @@ class Limits:
         "auto",
         descriptors,
         "WebSocket connections at a time; further ones are answered 503. auto: as many as "
-        f"the limit of open files carries, less {RESERVE}.",
+        f"the limit of open files carries, less {RESERVE} and 2 for each of --threads.",
     )
     handshakeTimeout: float = _limit(
         "10s",

@@ -166,6 +166,7 @@ class EchoProtocol(WebSocketServerProtocol):
             elif isAtRest(self.transport) and not self.factory.draining:
                 self.transport.pauseProducing()
                 self._clearTimer()  # The loop keeps it alive.
+                assert not self._isLent
                 self._isLent = True
                 self._fastPath.lend(self, data)
                 return
@@ -279,7 +280,7 @@ class EchoProtocol(WebSocketServerProtocol):
 
     def goAway(self) -> None:
         """Ask the client to leave, with 1001; the answer, or a deadline, ends the connection."""
-        if self.state == self.STATE_OPEN:
+        if self.state == self.STATE_OPEN and self._onReturn is None:
             self._setTimer(self.factory.limits.closeTimeout, self.abort)
             self._whenReturned(self._sayGoingAway, atOnce=False)
 

@@ -104,7 +104,10 @@ class EchoService(Service):
             self.privilegedStartService()
         super().startService()
         if self.factory.fastPath is not None:
-            self.factory.fastPath.start()
+            try:
+                self.factory.fastPath.start()
+            except (OSError, RuntimeError) as e:
+                raise Fatal(f"cannot start {self.factory.fastPath.threads} threads: {e}") from e
         # When it is said to be ready, it is: a signal drains it from now on.
         self._reactor.callWhenRunning(self._ready)
 

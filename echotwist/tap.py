@@ -13,7 +13,7 @@ from twisted.python.usage import UsageError
 
 from echotwist import __version__, fastpath
 from echotwist.journal import Journal
-from echotwist.limits import BACKLOG, Limits, count
+from echotwist.limits import BACKLOG, Limits, count, descriptors
 from echotwist.protocol import EchoFactory
 from echotwist.service import EchoService, EveryInterface, Fatal, Listener, Signals
 from echotwist.site import EchoSite
@@ -107,13 +107,21 @@ class Options(TwistedOptions):
             raise UsageError(f"takes no argument {arguments[0]!r}")
 
     def postOptions(self) -> None:
+        self["port"] = _parsed("port", self["port"], _port)
+        self["threads"] = _parsed("threads", self["threads"], _threads)
+        if self["no-fast-path"] or not fastpath.isCompiled:
+            self["threads"] = 0
         values = {}
         for limit in fields(Limits):
             option = optionOf(limit.name)
             values[limit.name] = _parsed(option, self[option], limit.metadata["parse"])
+        # Each thread of the fast path has two.
+        values["maxConnections"] = _parsed(
+            "max-connections",
+            self["max-connections"],
+            lambda text: descriptors(text, taken=2 * self["threads"]),
+        )
         self["limits"] = Limits(**values)
-        self["port"] = _parsed("port", self["port"], _port)
-        self["threads"] = _parsed("threads", self["threads"], _threads)
 
 
 def _port(text: str) -> int:
@@ -172,7 +180,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     limits: Limits = options["limits"]
     journal = Journal(limits.logRate, reactor)
     fastPath = None
-    if fastpath.isCompiled and not options["no-fast-path"]:
+    if options["threads"]:
         fastPath = fastpath.FastPath(reactor, limits, journal, options["threads"])
     factory = EchoFactory(
         limits,

@@ -183,8 +183,8 @@ class KernelSocket(socket.socket):
 class Unthreaded:
     """What stands in for the thread of a loop."""
 
-    def __init__(self, target: Any, **_: Any) -> None:
-        self.loop = target.__self__
+    def __init__(self, target: Any, args: tuple[Any], daemon: bool) -> None:
+        (self.loop,) = args
 
     def start(self) -> None:
         pass

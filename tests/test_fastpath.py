@@ -1,6 +1,8 @@
 """The fast path beside Autobahn: the same bytes in, the same bytes out; and who owns what when."""
 
+import os
 import random
+import resource
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +10,13 @@ import pytest
 from frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, binary, close, frame, text
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from memory import Client, Service
+from memory import Client, Service, Unthreaded
 from test_properties import segments
 from twisted.logger import globalLogPublisher
+
+from echotwist._fastpath import Loop
+from echotwist.fastpath import FastPath
+from echotwist.service import Fatal
 
 HOLD = 65536
 """Bytes of payload above which a frame is passed on as it comes."""
@@ -398,3 +404,125 @@ def test_a_log_that_is_off_costs_no_report(log) -> None:
     service.advance(2)
     assert log.lines() == []
     assert service.timers() == 0
+
+
+def test_what_a_loop_shows_of_a_high_rate_at_once_is_bounded(log) -> None:
+    """100,000 lines would keep the reactor busy for seconds."""
+    service = Service("--log-rate=100000", isFast=True)
+    client = service.open()
+    client.send(text("x") * 5000)
+    assert len(log.lines()) == 1 + 1000
+    client.send(text("y") * 10)
+    assert len(log.lines()) == 1 + 1010
+    service.advance(1)
+    assert "4,000 messages (4,000 bytes)" in log.lines()[-1]
+
+
+@pytest.mark.parametrize("cut", [14, 15, 100, 273, 274])
+def test_the_preview_of_a_large_message_does_not_depend_on_its_segments(
+    lent: Client, log, cut: int
+) -> None:
+    data = frame(TEXT, "🙂".encode() * 100_000)
+    for segment in (data[:cut], data[cut : cut + 1], data[cut + 1 : 280], data[280:]):
+        lent.send(segment)
+    assert log.lines()[-1] == f"#1 127.0.0.1:40000 text, 400,000 bytes: '{'🙂' * 64}'..."
+
+
+# Found by a hostile reader.
+
+
+def test_a_client_that_could_not_be_sent_a_ping_is_sent_one_when_it_reads(
+    service: Service, lent: Client
+) -> None:
+    """It was silent for an interval and its echoes waited, so no ping was sent; when it had read
+    them all, nothing more could move, and it was aborted for a ping that it never got."""
+    lent.socket.window = 0
+    lent.send(binary(bytes(60_000)))
+    service.advance(31)
+    lent.socket.window = float("inf")
+    service.run()
+    assert lent.frames() == [Frame(BINARY, bytes(60_000))]
+    service.advance(20)
+    assert lent.frames() == [Frame(PING, b"")]
+    lent.send(frame(PONG))
+    service.advance(29)
+    assert not lent.socket.closed
+
+
+def test_a_recall_is_obeyed_between_two_large_frames(service: Service, lent: Client) -> None:
+    """A read ends inside a frame, almost always: the recall waited for ever."""
+    frames = frame(BINARY, bytes(100_000)) * 30
+    lent.socket.window = 150_000
+    lent.send(frames)
+    assert lent.protocol._isLent
+    lent.protocol.goAway()
+    lent.socket.window = float("inf")
+    service.run()
+    received = lent.frames()
+    assert received[-1] == GOING_AWAY
+    assert len(received) < 20
+
+
+def test_a_drain_does_not_undo_an_abort(service: Service, lent: Client) -> None:
+    """A second SIGTERM, and the drain goes on to ask clients to leave."""
+    lent.protocol.abort()
+    lent.protocol.goAway()
+    service.run()
+    assert lent.socket.closed
+    assert lent.socket.reset
+
+
+def test_an_exception_costs_one_connection(
+    service: Service, lent: Client, log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twisted would never read the loops' reports again."""
+    other = service.open()
+    other.send(text("x"))
+    monkeypatch.setattr(lent.protocol, "_read", lambda data: 1 / 0, raising=False)
+    lent.send(close(1000))
+    other.send(text("y") + close(1000))
+    assert lent.socket.closed
+    assert [f.opcode for f in other.frames()] == [TEXT, TEXT, CLOSE]
+    assert len(log.errors()) == 1
+    assert "ZeroDivisionError" in log.errors()[0]
+    log.events.clear()
+
+
+def test_what_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service("--threads=3", isFast=True)
+    fastPath = FastPath(service.reactor, service.factory.limits, service.factory.journal, 3)
+    running: list[Any] = []
+
+    class Failing(Unthreaded):
+        def start(self) -> None:
+            if len(running) == 2:
+                raise RuntimeError("can't start new thread")
+            running.append(self)
+
+    fastPath.Thread = Failing  # type: ignore[misc, assignment]
+    service.factory.fastPath.stop()
+    service.factory.fastPath = fastPath
+    with pytest.raises(Fatal, match="cannot start 3 threads: can't start new thread"):
+        service.echo.startService()
+    assert not fastPath.isRunning
+    assert fastPath.fileno() == -1
+    assert service.reactor.readers == set()
+
+
+def test_a_loop_that_cannot_be_made_closes_nothing() -> None:
+    with pytest.raises(OverflowError):
+        Loop(-1, 0, 0, 0)
+    os.fstat(0)
+
+
+def test_without_descriptors_a_loop_is_an_error() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    for more in (0, 1):  # For neither, and for one of the two.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                Loop(1, 0, 0, 0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
