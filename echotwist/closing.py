@@ -33,6 +33,7 @@ def linger(transport: Any, reactor: IReactorTime, timeout: float) -> IDelayedCal
         transport.loseConnection()
     else:
         transport.loseWriteConnection()
+        transport.doWrite()  # Now, if nothing is unsent, and not in a turn of the reactor's own.
     transport.resumeProducing()  # The peer's FIN is not seen by a transport that does not read.
     return reactor.callLater(timeout, transport.abortConnection)
 

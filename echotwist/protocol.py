@@ -17,15 +17,15 @@ costs what `limits` says and no more, whatever its client does:
 - After a close or an error, what still arrives is discarded.
 
 Autobahn's own timers are off: they count whole seconds only (txaio 26.6.1). Of its private
-methods two are replaced, `_fail_connection` and `_closeConnection`, and one is called,
-`_connectionMade`; each says why.
+methods two are replaced, `_fail_connection` and `_closeConnection`, and two are called,
+`_connectionMade` and `_parseExtensionsHeader`; each says why.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
-from autobahn.websocket.types import ConnectionRequest
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IReactorTime
 from twisted.internet.protocol import connectionDone
@@ -51,18 +51,18 @@ MESSAGE_TOO_BIG = 1009
 _PLAIN = (0x81, 0x82)
 """The first byte of a text or binary message in one frame, not compressed (RFC 6455, 5.2)."""
 
-_SPENT = (
-    "http_headers",
-    "http_request_data",
-    "http_request_host",
-    "http_request_params",
-    "http_request_path",
-    "http_request_uri",
-    "http_response_data",
-    "http_status_line",
-    "send_queue",
-)
-"""What Autobahn keeps of the handshake, and a queue for chopped writes: 1.6 KB a connection."""
+_SPENT = ("http_response_data", "send_queue")
+"""What Autobahn keeps of the handshake, and a queue for chopped writes: 1 KB a connection."""
+
+
+@dataclass(frozen=True)
+class Handshake:
+    """What a request to upgrade asks for, when it is vetted."""
+
+    key: str
+    subprotocol: str | None
+    extensions: str
+    """Offers of permessage-deflate, as a header has them; empty if there is none."""
 
 
 @implementer(IHalfCloseableProtocol)
@@ -78,6 +78,8 @@ class EchoProtocol(WebSocketServerProtocol):
 
     number = 0
     address = "unknown"
+    handshake: Handshake
+    websocket_version = 13
 
     _message: bytearray
     _wireLeft: int
@@ -98,9 +100,19 @@ class EchoProtocol(WebSocketServerProtocol):
         protocol is between (26.10.2, autobahn/twisted/util.py)."""
         self.peer = self.address
         self._connectionMade()
+        self._shakeHands(self.handshake)
 
-    def onConnect(self, request: ConnectionRequest) -> str | None:
-        return request.protocols[0] if request.protocols else None
+    def _shakeHands(self, handshake: Handshake) -> None:
+        """Answer the request. Autobahn's `processHandshake` would read it again, which `upgrade`
+        has done, by other rules; it would then set these, and go on so (26.10.2, P:3284)."""
+        del self.handshake
+        self._wskey = handshake.key
+        self.websocket_protocols = [handshake.subprotocol or ""]
+        self.websocket_extensions = self._parseExtensionsHeader(handshake.extensions)
+        self._heard = self.factory.reactor.seconds()
+        self._out = []
+        self.succeedHandshake(handshake.subprotocol)
+        self._flush()
 
     def onOpen(self) -> None:
         for name in _SPENT:

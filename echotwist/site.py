@@ -194,9 +194,8 @@ class Channel(HTTPChannel):
             self.transport, self.site.reactor, self.site.factory.limits.closeTimeout
         )
 
-    def upgrade(self, protocol: IProtocol, handshake: bytes) -> None:
-        """Leave the connection to `protocol`, which is given `handshake` and then what the client
-        sent behind its request.
+    def upgrade(self, protocol: IProtocol) -> None:
+        """Leave the connection to `protocol`, and to it what the client sent behind its request.
 
         What autobahn.twisted.resource.WebSocketResource does, and more: that keeps this channel
         as the producer, loses the bytes behind the request and cancels no timer.
@@ -212,7 +211,6 @@ class Channel(HTTPChannel):
         else:
             transport.protocol = protocol
         protocol.makeConnection(transport)
-        protocol.dataReceived(handshake)
         if early:
             protocol.dataReceived(early)
 

@@ -1,11 +1,11 @@
 """`/echo` as HTTP sees it: vets the request to upgrade, then hands the connection over.
 
-Twisted has parsed the request, and Autobahn parses it again, by other rules: it splits
+Twisted has parsed the request, and Autobahn would parse it again, by other rules: it splits
 headers at \\x85 and \\x1c as well as at newlines, takes a non-breaking space in the target for
 a space, and never sees that a header came twice (hazards of Autobahn 26.10.2, P:296 and
 R:180). So everything a handshake needs (RFC 6455, 4.2.1) is vetted here, where the request
-is still what the client sent, and Autobahn gets a request in our own words: the key, the
-subprotocol and the compression that passed. Nothing else of the client's text reaches it.
+is still what the client sent, and Autobahn gets what passed: the key, the subprotocol and
+the offers of compression. Nothing else of the client's text reaches it.
 """
 
 import re
@@ -18,7 +18,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from echotwist import deflate
 from echotwist.answer import Answer, Exact
-from echotwist.protocol import EchoFactory
+from echotwist.protocol import EchoFactory, Handshake
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _PARAMETER = rf'{_TOKEN}(?:[ \t]*=[ \t]*(?:{_TOKEN}|"{_TOKEN}"))?'
@@ -61,12 +61,13 @@ class EchoResource(Exact):
             return Answer(refused.status, refused.reason, refused.headers).render(request)
         protocol: Any = self._factory.buildProtocol(request.getClientAddress())
         protocol.address = peer
+        protocol.handshake = handshake
         channel: Any = request.channel
-        channel.upgrade(protocol, handshake)
+        channel.upgrade(protocol)
         return NOT_DONE_YET
 
-    def _vet(self, request: Request) -> bytes:
-        """The request as Autobahn shall see it. Raises Refused."""
+    def _vet(self, request: Request) -> Handshake:
+        """Raises Refused."""
         headers = request.requestHeaders
 
         def values(name: str) -> list[str]:
@@ -110,19 +111,11 @@ class EchoResource(Exact):
             raise Refused(400, "the Sec-WebSocket-Key is not 16 bytes in base64")
         if values("Origin") and not self._allows(one("Origin"), host[1], host[2]):
             raise Refused(403, "the Origin is not allowed here")
-        vetted = {
-            "Host": "localhost",
-            "Upgrade": "websocket",
-            "Connection": "Upgrade",
-            "Sec-WebSocket-Version": "13",
-            "Sec-WebSocket-Key": key,
-            "Sec-WebSocket-Protocol": _subprotocol(tokens("Sec-WebSocket-Protocol")),
-            "Sec-WebSocket-Extensions": _deflateOffers(values("Sec-WebSocket-Extensions")),
-        }
+        subprotocol = _subprotocol(tokens("Sec-WebSocket-Protocol"))
+        extensions = _deflateOffers(values("Sec-WebSocket-Extensions"))
         if (why := self._factory.unavailable()) is not None:
             raise Refused(503, why, Retry_After="5")
-        lines = [f"{name}: {value}" for name, value in vetted.items() if value]
-        return "\r\n".join(["GET /echo HTTP/1.1", *lines, "", ""]).encode("ascii")
+        return Handshake(key, subprotocol, extensions)
 
     def _allows(self, origin: str, host: str, port: str | None) -> bool:
         """Whether a page of `origin` may connect (RFC 6455, 10.2): one the operator allowed, or
@@ -163,14 +156,14 @@ def nameOf(address: IAddress | None) -> str:
     return "unix" if isinstance(address, UNIXAddress) else "unknown"
 
 
-def _subprotocol(offered: list[str]) -> str:
+def _subprotocol(offered: list[str]) -> str | None:
     """The subprotocol to speak: the first that is offered, since an echo speaks all of them, and
-    a browser that asked for one hangs up if it gets none. Empty if none is."""
+    a browser that asked for one hangs up if it gets none. None if none is."""
     if len(set(offered)) != len(offered) or any(
         re.fullmatch(_TOKEN, name) is None for name in offered
     ):
         raise Refused(400, "the Sec-WebSocket-Protocol header is malformed")
-    return offered[0] if offered else ""
+    return offered[0] if offered else None
 
 
 def _deflateOffers(values: list[str]) -> str:
