@@ -102,6 +102,8 @@ class FastPath:
 
     def stop(self) -> None:
         """Take back what is lent, and end the threads."""
+        if self._reported < 0:
+            return
         for loop, _ in self._running:
             loop.stop()
         for _, thread in self._running:
