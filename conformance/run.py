@@ -3,6 +3,7 @@
     python conformance/run.py             all 517 cases, compression on
     python conformance/run.py core        the 247 core cases without compression
     python conformance/run.py tls         the 247 core cases over TLS
+    python conformance/run.py autobahn    the 247 core cases without the fast path
 
 `kosoku` runs the testsuite's own cases on Python 3. Its exit status takes NON-STRICT for a
 pass; here only OK is one, and INFORMATIONAL for the three cases that have no other outcome.
@@ -37,6 +38,7 @@ RUNS: dict[str, tuple[int, list[str], list[str]]] = {
     "all": (517, [], []),
     "core": (247, NOT_CORE, ["--no-compression"]),
     "tls": (247, NOT_CORE, []),
+    "autobahn": (247, NOT_CORE, ["--no-fast-path"]),
 }
 
 

@@ -1,6 +1,7 @@
 """The service on real sockets of every kind, in Twisted's reactor."""
 
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import trustme
 from frames import BINARY, CLOSE, PING, TEXT, Frame, binary, close, parse, text
 from memory import request
 from OpenSSL import SSL
-from twisted.internet import endpoints, reactor
+from twisted.internet import endpoints, reactor, threads
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions
@@ -308,3 +309,54 @@ def sleep(seconds: float) -> "Deferred[None]":
     waiting: Deferred[None] = Deferred()
     reactor.callLater(seconds, waiting.callback, None)  # type: ignore[attr-defined]
     return waiting
+
+
+# The fast path on threads.
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix", "haproxy"])
+@pytest_twisted.ensureDeferred
+async def test_lent_connections_do_not_wait_for_the_reactor(
+    kind: str, start: Callable[..., Running], tmp_path: Path
+) -> None:
+    """It is blocked here for as long as a thousand echoes take, and then it goes on."""
+    where = {"unix": f"unix:{tmp_path}/echo", "haproxy": "haproxy:tcp:0:interface=127.0.0.1"}
+    service = start(f"--listen={where.get(kind, 'tcp:0:interface=127.0.0.1')}", "--log-rate=3")
+    echoed: list[bytes] = []
+
+    def client(whenLent: threading.Event, begin: threading.Event) -> None:
+        if kind == "unix":
+            s = socket.socket(socket.AF_UNIX)
+            s.connect(f"{tmp_path}/echo")
+        else:
+            s = socket.create_connection(("127.0.0.1", service.port))
+        with s:
+            s.settimeout(20)
+            if kind == "haproxy":
+                s.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.8 1234 80\r\n")
+            s.sendall(request() + text("lend me"))
+            data = b""
+            while not data.endswith(b"lend me"):
+                data += s.recv(1000)
+            whenLent.set()
+            begin.wait(20)
+            for n in range(1000):
+                s.sendall(text(f"message {n:4}"))
+                echoed.append(s.recv(100)[2:])
+
+    whenLent, begin = threading.Event(), threading.Event()
+    thread = threading.Thread(target=client, args=(whenLent, begin))
+    thread.start()
+    assert await threads.deferToThread(whenLent.wait, 20)
+    begin.set()
+    thread.join(20)  # The reactor waits for this and does nothing.
+    assert echoed == [b"message %4d" % n for n in range(1000)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_loop_echoes(start: Callable[..., Running]) -> None:
+    service = start("--port=0", "--threads=3")
+    peers = [await (await service.connect()).open(text("x")) for _ in range(9)]
+    for peer in peers:
+        await peer.until(lambda data: data.endswith(b"x"))
+    assert [loop.lent for loop, _ in service.echo.factory.fastPath._running] == [3, 3, 3]
