@@ -61,8 +61,9 @@ def served(command: Sequence[str | Path], cwd: Path) -> tuple[str, bytes]:
     try:
         for line in process.stdout:
             log += line
-            if match := re.search(r"open (http://\S+)", line):
-                with urllib.request.urlopen(match[1], timeout=20) as response:
+            if "taking up to" in line:  # The last line of the start.
+                url = re.findall(r"open (http://\S+)", log)[0]
+                with urllib.request.urlopen(url, timeout=20) as response:
                     page = response.read()
                 process.terminate()
         assert process.wait(20) == 0, log
@@ -77,7 +78,8 @@ def test_the_wheel_has_the_page_and_the_plugin(distributions: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     for name in (*(f"echotwist/resources/{name}" for name in PAGE),
-                 "echotwist/py.typed", "twisted/plugins/echotwist_plugin.py"):  # fmt: skip
+                 "echotwist/py.typed", "echotwist/_fastpath.abi3.so",
+                 "twisted/plugins/echotwist_plugin.py"):  # fmt: skip
         assert name in names
     # Either would break the plugins of everybody, or be served to them.
     assert "twisted/plugins/__init__.py" not in names
@@ -91,7 +93,8 @@ def test_the_sdist_has_what_the_wheel_is_made_of(distributions: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = [name.partition("/")[2] for name in archive.getnames()]
     for name in (*(f"echotwist/resources/{name}" for name in PAGE), "README.md", "LICENSE",
-                 "setup.py", "pyproject.toml", "twisted/plugins/echotwist_plugin.py"):  # fmt: skip
+                 "setup.py", "pyproject.toml", "echotwist/_fastpath.pyx", "echotwist/_octets.h",
+                 "twisted/plugins/echotwist_plugin.py"):  # fmt: skip
         assert name in names
 
 
@@ -107,8 +110,20 @@ def test_an_installation_works_from_any_folder(
     assert "A WebSocket echo service." in run(twistd, "--help", cwd=empty)
     log, page = served([twistd, "-n", "--pidfile=", "echotwist", "--port=0"], empty)
     assert page == (ROOT / "echotwist/resources/websockets.html").read_bytes()
+    assert "fast path: threads: " in log
     assert "Traceback" not in log
     assert list(empty.iterdir()) == []
+
+
+def test_without_a_compiler_autobahn_echoes(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", "/bin/false")
+    copy = tmp_path / "copy"
+    run("git", "clone", "--quiet", clone, copy, cwd=tmp_path)
+    twistd = venv(tmp_path / "venv", copy, cwd=tmp_path)
+    log, _ = served([twistd, "-n", "--pidfile=", "echotwist", "--port=0"], tmp_path)
+    assert "no fast path, it is not compiled here: Autobahn echoes everything" in log
 
 
 def test_the_command_of_the_readme_sets_up_and_runs_it(clone: Path) -> None:

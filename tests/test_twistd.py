@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from frames import TEXT, Frame, close, parse, text
+from frames import CONTINUATION, TEXT, Frame, close, frame, parse, text
 from memory import request
 from process import TWISTD, Twistd
 
@@ -131,6 +131,19 @@ def test_a_closed_terminal_drains_it_unless_it_was_started_by_nohup() -> None:
         assert get(service.url + "healthz") == (200, b"ok\n")
 
 
+def echoes(port: int) -> None:
+    """To the fast path, back, and to it again."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as s:
+        s.sendall(request() + text("lent"))
+        s.sendall(frame(TEXT, b"retur", fin=False) + frame(CONTINUATION, b"ned") + text("again"))
+        s.sendall(close(1000))
+        data = b""
+        while more := s.recv(1000):
+            data += more
+    frames = parse(data.partition(b"\r\n\r\n")[2])
+    assert [f.payload for f in frames] == [b"lent", b"returned", b"again", b"\x03\xe8"]
+
+
 @pytest.mark.parametrize("reactor", ["epoll", "poll", "asyncio", "select"])
 def test_it_runs_on_every_reactor(reactor: str) -> None:
     command = [TWISTD[0], f"--reactor={reactor}", "--pidfile=", "-n", "echotwist", "--port=0"]
@@ -140,6 +153,7 @@ def test_it_runs_on_every_reactor(reactor: str) -> None:
         for line in process.stdout:
             if match := re.search(r"open (http://\S+)", line):
                 assert get(match[1] + "healthz") == (200, b"ok\n")
+                echoes(int(match[1].rsplit(":")[-1].strip("/")))
                 break
         process.send_signal(signal.SIGTERM)
         rest, _ = process.communicate(timeout=20)
