@@ -153,12 +153,13 @@ class FastPath:
                 loop.grant(self._shown)
 
     def _take(self, report: Any, connection: Connection) -> None:
-        match report:
-            case "message", _, size, isBinary, beginning:
-                self._journal.message(connection, beginning, isBinary, size)
-            case "returned", number, why, unjudged, unsent, isInside:
-                del self._lent[number]
-                connection.returned(why, unjudged, unsent, isInside)
+        kind, number, *rest = report
+        if kind == "message":
+            size, isBinary, beginning = rest
+            self._journal.message(connection, beginning, isBinary, size)
+        else:
+            del self._lent[number]
+            connection.returned(*rest)
 
     def _nextSecond(self) -> tuple[int, int]:
         """What the loops have not shown the log, for it to count; and it may be shown more."""
@@ -180,7 +181,7 @@ class FastPath:
         return "echotwist fast path"
 
 
-def _run(loop: Loop) -> None:
+def _run(loop: "Loop") -> None:
     # Python's signal handlers run in the main thread, which a signal here would not wake.
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     loop.run()

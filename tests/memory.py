@@ -213,7 +213,7 @@ class Client:
 
     def __init__(self, service: "Service", peer: Any = None) -> None:
         self.service = service
-        self.socket: Any = KernelSocket() if service.isFast else Socket()
+        self.socket: Any = KernelSocket() if service.isFast and service.lends else Socket()
         peer = peer or IPv4Address("TCP", "127.0.0.1", 40000 + len(service.clients))
         protocol = service.site.buildProtocol(peer)
         self.transport = Transport(self.socket, protocol, service.reactor, peer)
@@ -268,9 +268,12 @@ class Service:
 
     _open: ClassVar[deque["Service"]] = deque()
 
-    def __init__(self, *arguments: str, isFast: bool | None = None) -> None:
+    def __init__(self, *arguments: str, isFast: bool | None = None, lends: bool = True) -> None:
+        """`lends` False: the sockets have no descriptors, so that the fast path does for them
+        what it does for TLS."""
         if isFast is not None:
             self.isFast = isFast
+        self.lends = lends
         options = Options()
         way = [] if self.isFast else ["--no-fast-path"]
         options.parseOptions([*way, *arguments])
@@ -293,7 +296,8 @@ class Service:
         """Let go of all descriptors."""
         for client in self.clients:
             client.socket.close()
-            client.socket.theirs.close()
+            if self.lends:
+                client.socket.theirs.close()
         fastPath = self.factory.fastPath
         if fastPath.isRunning:
             os.close(fastPath.fileno())
@@ -347,7 +351,7 @@ class Service:
 
     def _turn(self, client: Client) -> bool:
         transport, skt = client.transport, client.socket
-        if self.isFast:
+        if isinstance(skt, KernelSocket):
             moved = skt.move()
             isReadable, isWritable = skt.isReadable(), skt.isWritable()
         else:
@@ -370,7 +374,7 @@ class Service:
             fastPath.doRead()
             return True
         # A loop that only looked at its clock may have sent a ping.
-        return any([*ready, *(client.socket.move() for client in self.clients)])
+        return any([*ready, *(c.socket.move() for c in self.clients if self.lends)])
 
     def _did(self, transport: Transport, why: Any, isRead: bool) -> None:
         # As twisted.internet.posixbase._DisconnectSelectableMixin.

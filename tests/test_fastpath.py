@@ -1,20 +1,38 @@
 """The fast path beside Autobahn: the same bytes in, the same bytes out; and who owns what when."""
 
+import importlib.util
 import os
 import random
 import resource
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, binary, close, frame, text
+from frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    Frame,
+    binary,
+    close,
+    frame,
+    parse,
+    text,
+)
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from memory import Client, Service, Unthreaded
 from test_properties import segments
+from twisted.internet.error import ConnectionDone
 from twisted.logger import globalLogPublisher
+from twisted.python.failure import Failure
 
-from echotwist._fastpath import Loop
+from echotwist import fastpath
+from echotwist._fastpath import Loop, echoed
 from echotwist.fastpath import FastPath
 from echotwist.service import Fatal
 
@@ -89,11 +107,13 @@ class Outcome:
     bytes: int
 
 
-def outcome(stream: bytes, sizes: list[int], isFinished: bool, isFast: bool) -> Outcome:
+def outcome(
+    stream: bytes, sizes: list[int], isFinished: bool, isFast: bool, lends: bool = True
+) -> Outcome:
     shown: list[Any] = []
     globalLogPublisher.addObserver(shown.append)
     try:
-        service = Service("--log-rate=4", "--max-message=1M", isFast=isFast)
+        service = Service("--log-rate=4", "--max-message=1M", isFast=isFast, lends=lends)
         client = service.open()
         for segment in segments(stream, sizes):
             client.send(segment)
@@ -127,9 +147,10 @@ both = settings(deadline=None, suppress_health_check=list(HealthCheck), max_exam
 @given(streams, cuts, st.booleans())
 @example(text("x") + frame(TEXT, b"\xc3", fin=False) + frame(CONTINUATION, b"\xa9"), [3], False)
 @example(text("x") + frame(TEXT, b"\xed\xa0\x80" + b"y" * 300)[:20], [], False)
-def test_both_ways_are_one(stream: bytes, sizes: list[int], isFinished: bool) -> None:
+def test_all_ways_are_one(stream: bytes, sizes: list[int], isFinished: bool) -> None:
     slow, fast = (outcome(stream, sizes, isFinished, isFast) for isFast in (False, True))
     assert fast == slow
+    assert outcome(stream, sizes, isFinished, isFast=True, lends=False) == slow
 
 
 @both
@@ -526,3 +547,50 @@ def test_without_descriptors_a_loop_is_an_error() -> None:
                 Loop(1, 0, 0, 0)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_the_compiled_part_there_is_no_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "echotwist._fastpath", None)
+    spec = importlib.util.spec_from_file_location("uncompiled", fastpath.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert not module.isCompiled
+    monkeypatch.setattr(fastpath, "isCompiled", False)
+    service = Service(isFast=True)
+    assert service.factory.fastPath is None
+    client = service.open()
+    client.send(text("x"))
+    assert client.frames() == [Frame(TEXT, b"x")]
+
+
+def test_the_reactor_knows_it_by_name(service: Service) -> None:
+    fastPath = service.factory.fastPath
+    assert fastPath.logPrefix() == "echotwist fast path"
+    fastPath.connectionLost(Failure(ConnectionDone()))
+    assert fastPath.isRunning
+
+
+# What is not lent.
+
+
+def test_whole_plain_frames_are_echoed_where_they_are() -> None:
+    frames = text("é") + binary(bytes(70_000)) + frame(PING, b"p") + frame(PONG, b"q")
+    for rest in (b"", b"\x81", text("cut")[:-1], frame(TEXT, b"\xff"), frame(TEXT, b"", fin=False)):
+        echo, used, messages, size = echoed(frames + rest, 70_000)
+        assert parse(echo) == [
+            Frame(TEXT, "é".encode()), Frame(BINARY, bytes(70_000)), Frame(PONG, b"p")
+        ]  # fmt: skip
+        assert (used, messages, size) == (len(frames), 2, 70_002)
+    assert echoed(frames, 69_999)[1] == len(text("é"))
+    assert echoed(b"", 1) == (b"", 0, 0, 0)
+
+
+def test_a_pong_that_is_not_lent_is_not_answered() -> None:
+    service = Service("--log-rate=0", isFast=True, lends=False)
+    client = service.open()
+    client.send(text("x") + frame(PONG))
+    client.send(frame(PONG) + text("y")[:-1])
+    client.send(text("y")[-1:])
+    assert client.frames() == [Frame(TEXT, b"x"), Frame(TEXT, b"y")]

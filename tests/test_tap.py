@@ -55,6 +55,8 @@ def test_options_are_parsed() -> None:
         ("--max-message=lots", "--max-message 'lots': takes a size such as"),
         ("--ping-interval=soon", "--ping-interval 'soon': takes a time such as"),
         ("--close-timeout=0", "--close-timeout '0': takes a time of more than 0"),
+        ("--threads=0", "--threads '0': takes a whole number from 1 to 1024, or auto"),
+        ("--threads=x", "--threads 'x': takes a whole number such as 100"),
         ("--max-connections=0", "--max-connections '0': takes a whole number of at least 1"),
         ("--log-rate=-5", "--log-rate '-5': takes a whole number"),
         ("--allow-origin=example.com", "--allow-origin 'example.com': takes an origin such as"),
