@@ -37,7 +37,9 @@ Why hostile bytes do no harm:
 - A length is believed only below `maxMessage`, and allocated only up to HOLD. It is 63 bits at
   most where it is added to anything: above, it is refused as too large.
 - The socket is read only if everything before was sent, so at most one read's echo and one
-  frame that was held wait for a client.
+  frame that was held wait for a client. But a client may send a message whole before it reads
+  any of it, as simple ones do: the rest of a frame that is passing is read all the same, and
+  waits. It is no larger than `maxMessage`, which Autobahn would hold, too.
 - Where Autobahn would close with a code, it does: what was unmasked is masked again and given
   back. Only inside a frame that is passing there is no room for a close frame, so that bad UTF-8
   in it ends in a drop.
@@ -195,9 +197,10 @@ cdef struct Connection:
     utf8 text
     uint8_t *held         # our header, and the payload; NULL if the frame is passing
     Letter *shown         # what the log is shown at its end, if it is passing
-    # What the socket did not take. While there is any, nothing is read.
+    # What the socket did not take.
     uint8_t *unsent
-    size_t unsentAt, unsentEnd
+    size_t unsentAt, unsentEnd, unsentRoom
+    uint32_t events       # that epoll_wait() shall tell of
     bint recalled
     # Its place among those that were heard of before it and after it; see keepAlive().
     Connection *before
@@ -329,6 +332,23 @@ cdef int unacknowledged(Connection *c) noexcept nogil:
     cdef int queued = 0
     ioctl(c.fd, TIOCOUTQ, &queued)
     return queued + <int>(c.unsentEnd - c.unsentAt)
+
+
+cdef void keepUnsent(Connection *c, const uint8_t *data, size_t size) noexcept nogil:
+    cdef size_t kept = c.unsentEnd - c.unsentAt
+    cdef uint8_t *larger
+    if c.unsentRoom - c.unsentEnd < size:
+        # Twice as much as is needed, so that a byte is copied once more on average.
+        c.unsentRoom = kept + size if c.unsent == NULL else 2 * (kept + size)
+        larger = <uint8_t *>allocated(c.unsentRoom)
+        if kept:
+            memcpy(larger, c.unsent + c.unsentAt, kept)
+        free(c.unsent)
+        c.unsent = larger
+        c.unsentAt = 0
+        c.unsentEnd = kept
+    memcpy(c.unsent + c.unsentEnd, data, size)
+    c.unsentEnd += size
 
 
 cdef void unlink(Connection *c) noexcept nogil:
@@ -542,10 +562,10 @@ cdef class Loop:
             c = <Connection *>events[i].data.ptr
             if c == NULL:
                 isOrdered = True
-            elif c.unsent == NULL:
-                self.receive(c)
-            else:
+            elif c.unsent != NULL and (events[i].events & EPOLLOUT or not isPassing(c)):
                 self.sendUnsent(c)
+            else:
+                self.receive(c)
         # Not before: they may take a connection away of which an event tells.
         if isOrdered:
             self.obey()
@@ -604,23 +624,36 @@ cdef class Loop:
                 abort()
             memset(self.byDescriptor + size, 0, (self.descriptors - size) * sizeof(Connection *))
         self.byDescriptor[fd] = c
-        if self.watch(c, EPOLL_CTL_ADD, EPOLLIN):
+        if self.attend(c):
             self.echo(c, data, data + letter.first)
         else:
             self.giveBack(c, UNUSUAL, NULL, 0, data, letter.first)
 
-    cdef bint watch(self, Connection *c, int operation, uint32_t events) noexcept nogil:
+    cdef bint attend(self, Connection *c) noexcept nogil:
+        """Wait for what the connection can do now. Returns False if epoll does not take it."""
+        cdef uint32_t events = 0
         cdef epoll_event event
+        if c.unsent != NULL:
+            events |= EPOLLOUT
+        if c.unsent == NULL or isPassing(c):
+            events |= EPOLLIN
+        if events == c.events:
+            return True
         event.events = events
         event.data.ptr = c
-        return epoll_ctl(self.epoll, operation, c.fd, &event) == 0
+        if epoll_ctl(self.epoll, EPOLL_CTL_MOD if c.events else EPOLL_CTL_ADD, c.fd, &event):
+            return False
+        c.events = events
+        return True
 
     # The way of the data.
 
     cdef void receive(self, Connection *c) noexcept nogil:
         """Read once, and send back what that has brought."""
         cdef uint8_t *at = self.room + HEADER
-        cdef ssize_t size = recv(c.fd, at, READ, 0)
+        # While something waits, no further frame is begun.
+        cdef size_t most = READ if c.unsent == NULL else min(c.left, <uint64_t>READ)
+        cdef ssize_t size = recv(c.fd, at, most, 0)
         if size > 0:
             self.hearOf(c)
             if c.left == 0:
@@ -717,10 +750,12 @@ cdef class Loop:
         if (whole != NULL or to > out) and not self.sendOut(c, whole, wholeSize, out, to - out):
             why = LOST
         free(whole)
+        if why == PLAIN and c.recalled and not isPassing(c):
+            why = RECALLED
+        if why == PLAIN and not self.attend(c):
+            why = LOST
         if why != PLAIN:
             self.giveBack(c, why, unsaid, unsaidSize, at, end - at)
-        elif c.recalled and not isPassing(c):
-            self.giveBack(c, RECALLED, NULL, 0, NULL, 0)
 
     cdef void count(self, Connection *c, const uint8_t *payload) noexcept nogil:
         """A message is complete. `payload` is all of it, unless it was passing."""
@@ -739,13 +774,15 @@ cdef class Loop:
 
     cdef bint sendOut(self, Connection *c, const uint8_t *first, size_t firstSize,
                       const uint8_t *second, size_t secondSize) noexcept nogil:
-        """Send both, one after the other; keep what the socket does not take, and read nothing
-        until it does. Returns False if the socket has failed."""
+        """Send both, one after the other; keep what the socket does not take. Returns False if
+        the socket has failed."""
         cdef iovec parts[2]
         cdef msghdr message
         cdef ssize_t sent
         cdef size_t skipped
-        if first == NULL:
+        if c.unsent != NULL:
+            sent = 0
+        elif first == NULL:
             sent = send(c.fd, second, secondSize, MSG_NOSIGNAL)
         else:
             memset(&message, 0, sizeof(message))
@@ -759,16 +796,13 @@ cdef class Loop:
             if errno != EAGAIN and errno != EINTR:
                 return False
             sent = 0
-        c.unsentAt = 0
-        c.unsentEnd = firstSize + secondSize - sent
-        c.unsent = <uint8_t *>allocated(c.unsentEnd)
         skipped = min(<size_t>sent, firstSize)
         if skipped < firstSize:
-            memcpy(c.unsent, first + skipped, firstSize - skipped)
-        firstSize -= skipped
+            keepUnsent(c, first + skipped, firstSize - skipped)
         skipped = sent - skipped
-        memcpy(c.unsent + firstSize, second + skipped, secondSize - skipped)
-        return self.watch(c, EPOLL_CTL_MOD, EPOLLOUT)
+        if skipped < secondSize:
+            keepUnsent(c, second + skipped, secondSize - skipped)
+        return True
 
     cdef void sendUnsent(self, Connection *c) noexcept nogil:
         cdef ssize_t sent = send(c.fd, c.unsent + c.unsentAt, c.unsentEnd - c.unsentAt,
@@ -781,8 +815,8 @@ cdef class Loop:
         if c.unsentAt == c.unsentEnd:
             free(c.unsent)
             c.unsent = NULL
-            c.unsentAt = c.unsentEnd = 0
-            if not self.watch(c, EPOLL_CTL_MOD, EPOLLIN):
+            c.unsentAt = c.unsentEnd = c.unsentRoom = 0
+            if not self.attend(c):
                 self.giveBack(c, LOST, NULL, 0, NULL, 0)
 
     cdef void giveBack(self, Connection *c, Why why, const uint8_t *unsaid, size_t unsaidSize,
@@ -870,9 +904,9 @@ cdef class Loop:
 
     cdef void ping(self, Connection *c) noexcept nogil:
         # Not inside a frame, and not behind what waits: that it moves says enough.
-        if (c.unsent == NULL and not isPassing(c)
-                and not self.sendOut(c, NULL, 0, b"\x89\x00", 2)):
-            self.giveBack(c, LOST, NULL, 0, NULL, 0)
+        if c.unsent == NULL and not isPassing(c):
+            if not self.sendOut(c, NULL, 0, b"\x89\x00", 2) or not self.attend(c):
+                self.giveBack(c, LOST, NULL, 0, NULL, 0)
 
     cdef int untilDue(self) noexcept nogil:
         """Milliseconds until keepAlive() has something to do; -1: never."""

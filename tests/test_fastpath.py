@@ -220,6 +220,42 @@ def test_a_large_frame_is_echoed_as_it_comes(lent: Client) -> None:
     assert lent.protocol._isLent
 
 
+def test_a_client_may_send_a_large_message_before_it_reads(lent: Client) -> None:
+    """As the testsuite's does. Nobody would move any more if the service stopped reading."""
+    lent.socket.window = 0
+    lent.send(frame(BINARY, bytes(LARGE)) + text("next"))
+    assert lent.socket.arriving == b""
+    lent.send(text("not read"))
+    assert not lent.reading
+    lent.socket.window = float("inf")
+    lent.service.run()
+    assert lent.frames() == [
+        Frame(BINARY, bytes(LARGE)), Frame(TEXT, b"next"), Frame(TEXT, b"not read")
+    ]  # fmt: skip
+
+
+def test_of_a_client_that_never_reads_one_large_message_waits(lent: Client) -> None:
+    lent.socket.window = 0
+    lent.send(frame(BINARY, bytes(LARGE)) * 5)
+    assert 4 * LARGE - 500_000 < len(lent.socket.arriving) <= 4 * LARGE + 100
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_client_that_reads_slowly_gets_all_of_a_large_message(lent: Client, ends: bool) -> None:
+    payload = random.Random(1).randbytes(1_000_000)
+    received = b""
+    for segment in segments(frame(BINARY, payload) * 3, [10_000] * 310):
+        lent.socket.window = 7_000
+        lent.send(segment)
+        received += lent.received()
+    if ends:
+        lent.finish()
+    lent.socket.window = float("inf")
+    lent.service.run()
+    lent.socket.sent[:0] = received
+    assert lent.frames() == [Frame(BINARY, payload)] * 3
+
+
 def test_a_large_message_is_a_line_of_the_log_when_it_is_whole(lent: Client, log) -> None:
     first, second = half(TEXT, "é".encode() * (LARGE // 2))
     lent.send(first)
