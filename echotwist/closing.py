@@ -78,12 +78,11 @@ def send(transport: Any, data: bytes) -> None:
     `transport.write` only keeps the data for the reactor's next turn, and Twisted's TLS keeps it
     for a turn before that, in the hope of more.
     """
-    if isinstance(transport, BufferingTLSTransport):
+    if isinstance(transport, BufferingTLSTransport) and not transport.disconnecting:
         transport._aggregator.flush()  # What was written and waits comes first.
         TLSMemoryBIOProtocol.write(transport, data)
         below: Any = transport.transport
-        if not below.disconnecting and unsent(below):
-            below.doWrite()  # If that fails, so will the reactor's next, which says so.
+        below.doWrite()  # If that fails, so will the reactor's next, which says so.
         return
     if not ISSLTransport.providedBy(transport) and not unsent(transport):
         sent = transport.writeSomeData(data)

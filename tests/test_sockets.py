@@ -360,3 +360,18 @@ async def test_every_loop_echoes(start: Callable[..., Running]) -> None:
     for peer in peers:
         await peer.until(lambda data: data.endswith(b"x"))
     assert [loop.lent for loop, _ in service.echo.factory.fastPath._running] == [3, 3, 3]
+
+
+@pytest_twisted.ensureDeferred
+async def test_over_tls_messages_that_are_not_logged_come_back(
+    start: Callable[..., Running], tls: str
+) -> None:
+    """By compiled code; those that are logged go through Autobahn."""
+    service = start(f"--listen={tls.format(0)}", "--log-rate=0")
+    peer = await (await service.connect("ssl")).open(text("early"))
+    big = bytes(range(256)) * 8192
+    peer.transport.write(text("é") + binary(big) + text("last") + close(1000, "bye"))  # type: ignore[union-attr]
+    data = await peer.until(lambda data: data.endswith(b"\x03\xe8bye"))
+    assert [f.payload for f in parse(data)] == [
+        b"early", "é".encode(), big, b"last", b"\x03\xe8bye"
+    ]  # fmt: skip
