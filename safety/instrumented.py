@@ -1,0 +1,41 @@
+"""A copy of the package with its extension compiled for a sanitizer.
+
+Beside the installed package, and before it on PYTHONPATH: what is installed stays as it is. Not
+built by setup.py, the -O3 of which comes behind whatever CFLAGS say, and wins.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def build(folder: Path, *flags: str, compiler: str = "gcc") -> dict[str, str]:
+    """Make the copy in `folder`. Returns the environment in which it is what is imported."""
+    for package in ("echotwist", "twisted/plugins"):
+        unwanted = shutil.ignore_patterns("__pycache__", "_fastpath.c", "*.so", "dropin.cache")
+        shutil.copytree(ROOT / package, folder / package, ignore=unwanted)
+    source = folder / "echotwist/_fastpath.pyx"
+    subprocess.run([sys.executable, "-m", "cython", "-3", source], check=True)
+    subprocess.run(
+        [
+            *(compiler, "-shared", "-fPIC", "-O1", "-g", "-fno-omit-frame-pointer", *flags),
+            *("-I" + sysconfig.get_path("include"), source.with_suffix(".c")),
+            *("-o", folder / f"echotwist/_fastpath{sysconfig.get_config_var('EXT_SUFFIX')}"),
+        ],
+        check=True,
+    )
+    path = os.pathsep.join([str(folder), str(ROOT / "tests"), str(ROOT / "safety")])
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def library(name: str) -> str:
+    """Where gcc has this one."""
+    found = subprocess.run(
+        ["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True
+    )
+    return found.stdout.strip()
