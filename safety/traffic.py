@@ -83,6 +83,7 @@ class Peer:
         )
 
     def send(self, data: bytes, isReading: bool = True) -> None:
+        """Send all of it. Without `isReading`, until the service takes no more."""
         view = memoryview(data)
         while view:
             with contextlib.suppress(BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
@@ -90,8 +91,9 @@ class Peer:
             if isReading:
                 while self._receive():
                     pass
-            if view:
-                self._wait(isWriting=True, isReading=isReading)
+            if view and not self._isReady(isReading, True, TIMEOUT if isReading else 1):
+                assert not isReading, f"nothing was taken for {TIMEOUT} s"
+                isReading = True
 
     def settle(self, size: int = 2**18) -> None:
         """Read, so many bytes at a time, until nothing is due."""
@@ -106,8 +108,8 @@ class Peer:
 
     def endsWith(self, data: bytes, code: int) -> None:
         """Send this, and be answered a close with this code."""
-        self.send(data)
         with contextlib.suppress(Gone):
+            self.send(data)
             while True:
                 if not self._receive():
                     self._wait()
@@ -116,11 +118,13 @@ class Peer:
     def reset(self) -> None:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    def _wait(self, isWriting: bool = False, isReading: bool = True) -> None:
+    def _wait(self) -> None:
+        assert self._isReady(True, False, TIMEOUT), f"nothing in {TIMEOUT} s; due: {len(self.due)}"
+
+    def _isReady(self, isReading: bool, isWriting: bool, seconds: float) -> bool:
         poll = select.poll()
         poll.register(self.socket, select.POLLIN * isReading | select.POLLOUT * isWriting)
-        if not poll.poll(TIMEOUT * 1000):
-            raise AssertionError(f"nothing for {TIMEOUT} s; due: {len(self.due)}")
+        return bool(poll.poll(seconds * 1000))
 
     def _receive(self, size: int = 2**18) -> bool:
         try:

@@ -1,0 +1,81 @@
+"""Mixed traffic against the process for two minutes; then it must be as it was.
+
+    python safety/soak.py [SECONDS]
+
+Everything that comes back is compared with what was sent. Python and the allocator keep what they
+needed once, so that memory is compared from the middle on.
+"""
+
+import os
+import re
+import sys
+import tempfile
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import trustme
+from process import Twistd
+from test_attacks import eventually
+from traffic import Peer, crowd
+
+MB = 2**20
+
+GROWTH = 4 * MB
+"""What the second half may add. The same traffic has been before, so a leak of ten bytes a message
+or of 1 KB a connection is more; what malloc() leaves in pieces, for two threads and the reactor,
+is less."""
+
+
+def main(seconds: float) -> None:
+    total: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        listen = [f"--listen={endpoint}" for endpoint in ("tcp:0", tls(Path(folder)))]
+        times = ("--ping-interval=200ms", "--ping-timeout=20s", "--close-timeout=10s")
+        with Twistd(*listen, *times, "--threads=2") as service:
+            service.expect(r"taking up to")
+            plain, secure = (
+                int(re.search(rf"{scheme}://localhost:(\d+)/echo", service.log)[1])  # type: ignore[index]
+                for scheme in ("ws", "wss")
+            )
+            opens = [
+                *[partial(Peer, plain)] * 4,
+                partial(Peer, plain, isDeflated=True),
+                partial(Peer, secure, isTls=True),
+                partial(Peer, secure, isTls=True, isDeflated=True),
+            ]
+            descriptors, threads = service.descriptors(), threadsOf(service)
+            memory = [service.memory()]
+            for n, share in enumerate((0.2, 0.4, 0.4)):
+                total += crowd(opens, seconds * share, seed=n)
+                eventually(lambda: service.descriptors() == descriptors)
+                assert threadsOf(service) == threads
+                memory.append(service.memory())
+        faults = [
+            line
+            for line in service.lines
+            if re.search(r"#(warn|error|critical)\]|Traceback|Unhandled", line)
+        ]
+    names = ("start", "warm", "middle", "end")
+    print(*(f"{value:,} {name}" for name, value in total.items()), sep=", ")
+    print(*(f"{name} {rss / MB:.1f} MB" for name, rss in zip(names, memory, strict=True)), sep=", ")
+    print(f"{descriptors} descriptors, {threads} threads, {len(service.lines)} lines of log")
+    assert not faults, faults[:10]
+    assert memory[3] - memory[2] < GROWTH
+
+
+def threadsOf(service: Twistd) -> int:
+    return len(os.listdir(f"/proc/{service.pid}/task"))
+
+
+def tls(folder: Path) -> str:
+    certificate = trustme.CA().issue_cert("localhost")
+    key, chain = folder / "key.pem", folder / "chain.pem"
+    certificate.private_key_pem.write_to_path(key)
+    for pem in certificate.cert_chain_pems:
+        pem.write_to_path(chain, append=True)
+    return f"ssl:0:privateKey={key}:certKey={chain}"
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]) if sys.argv[1:] else 100)
