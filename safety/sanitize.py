@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from instrumented import ROOT, build, library
+from instrumented import ROOT, build, isMissing, library
 
 MEMORY = ["tests/test_fastpath.py", "tests/test_protocol.py", "tests/test_properties.py"]
 
@@ -77,6 +77,8 @@ def reports(folder: Path) -> list[str]:
 
 
 def main(names: list[str]) -> None:
+    if isMissing("gcc"):
+        return
     for check in (address, thread):
         if names and check.__name__ not in names:
             continue
