@@ -47,7 +47,7 @@ def thread(folder: Path) -> None:
     options = {"TSAN_OPTIONS": f"log_path={folder}/report", "PYTHONSAFEPATH": "1"}
     tsan = library("libtsan.so")
     isLoaded(folder, {**env, **options, "LD_PRELOAD": tsan})
-    run("safety/stress.py", "45", env={**env, **options, "SANITIZER": tsan})
+    run("safety/stress.py", "30", env={**env, **options, "SANITIZER": tsan})
 
 
 def isLoaded(folder: Path, env: dict[str, str]) -> None:
