@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+import targets
 from results import Results
 from rows import Row
 from servers import Server
@@ -43,6 +44,9 @@ def page(results: Results, rows: Sequence[Row], servers: Sequence[Server]) -> st
         "not: it is a bare loop in C, without what a service must do. "
         "The µs are processor time of the server for each. "
         "A ratio is the median of the ratios of the rounds.",
+        "## Targets",
+        "Of echotwist, and where it says *as fast as*, how many times, by processor time.",
+        targets.table(results, lambda name: bestOther(results, rows, servers, name)),
         "## What the columns say",
         columns(results),
     ]
@@ -87,12 +91,7 @@ def summary(results: Results, rows: Sequence[Row], servers: Sequence[Server]) ->
         "|---|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
-        ranked = [
-            server
-            for server in ranking(results, row, servers)
-            if not server.name.startswith(OURS) and server.name != FLOOR
-        ]
-        best = ranked[0] if ranked else None
+        best = bestOf(results, row, servers)
         lines.append(
             " | ".join(
                 [
@@ -106,6 +105,23 @@ def summary(results: Results, rows: Sequence[Row], servers: Sequence[Server]) ->
             )
         )
     return "\n".join(lines)
+
+
+def bestOf(results: Results, row: Row, servers: Sequence[Server]) -> Server | None:
+    """The best server of the row that is not echotwist."""
+    others = (
+        server
+        for server in ranking(results, row, servers)
+        if not server.name.startswith(OURS) and server.name != FLOOR
+    )
+    return next(others, None)
+
+
+def bestOther(
+    results: Results, rows: Sequence[Row], servers: Sequence[Server], name: str
+) -> str | None:
+    found = (bestOf(results, row, servers) for row in rows if row.name == name)
+    return next((best.name for best in found if best is not None), None)
 
 
 def cell(results: Results, row: Row, server: str) -> str:

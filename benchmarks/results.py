@@ -45,14 +45,20 @@ class Results:
         return statistics.median(values) if values else None
 
     def ratio(self, row: str, server: str, to: str, figure: str) -> float | None:
-        """The median of what the rounds say: a slow minute of the machine slows both."""
-        servers = self.measured.get(row, {})
+        return self.between((row, server), (row, to), figure)
+
+    def between(self, what: tuple[str, str], to: tuple[str, str], figure: str) -> float | None:
+        """Of two (row, server), the median of what the rounds say: a slow minute of the machine
+        slows both."""
         ratios = [
             ours[figure] / theirs[figure]
-            for ours, theirs in zip(servers.get(server, []), servers.get(to, []), strict=False)
+            for ours, theirs in zip(self._rounds(*what), self._rounds(*to), strict=False)
             if ours and theirs and ours.get(figure) and theirs.get(figure)
         ]
         return statistics.median(ratios) if ratios else None
+
+    def _rounds(self, row: str, server: str) -> list[Measurement | None]:
+        return self.measured.get(row, {}).get(server, [])
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")

@@ -20,10 +20,10 @@ connection, or another one with its descriptor, can be lent again, its return mu
 
 The bytes lie in one buffer for all connections, which `recv` fills:
 
-    before      at                                  end
-    ------------[head mask payload][head mask payload]
-    [head payload]
-    out            to
+          read:  [head mask payload][head mask payload][head ma
+                                    at                         end
+          sent:  [head payload][head payload
+                 out           to
 
 Each frame is unmasked to where it is sent from: `to`, never behind `at`, because a server's
 header is a mask shorter than a client's (RFC 6455, 5.1). What one read has brought is sent by
@@ -49,7 +49,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.math cimport ceil
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport abort, calloc, free, malloc, realloc
+from libc.stdlib cimport abort, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 import os
