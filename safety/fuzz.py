@@ -63,6 +63,9 @@ def seeds() -> list[bytes]:
         b"\x81\xff" + (73_731).to_bytes(8, "big") + bytes(4) + zeros + b"\xc3\xa9\xff",
         b"\x82\xff" + (2**62).to_bytes(8, "big") + bytes(4) + zeros,
         b"\x82\xfe\xff\xff" + bytes(4) + zeros,
+        # Lengths that a shorter header could tell, by one.
+        text("x") + b"\x82\xfe\x00\x7d" + bytes(4 + 125),
+        text("x") + b"\x82\xff" + (65_535).to_bytes(8, "big") + bytes(4) + zeros,
     ]
     return [encoded(s, cut) for s in streams for cut in ([], [0], [4, 9], [200, 30_000])]
 
