@@ -261,10 +261,12 @@ def test_a_body_without_end(service: Twistd, header: str) -> None:
 def test_descriptors_run_out_and_come_back() -> None:
     soft = 200
     with (
-        Twistd(before=["sh", "-c", f'ulimit -n {soft}; exec "$@"', "sh"], check=True) as service,
+        Twistd(
+            "--threads=3", before=["sh", "-c", f'ulimit -n {soft}; exec "$@"', "sh"], check=True
+        ) as service,
         contextlib.ExitStack() as stack,
     ):
-        room = soft - 100
+        room = soft - 100 - 2 * 3
         clients = [stack.enter_context(Attack(service)) for _ in range(room)]
         # The next ones are told so, ...
         with Attack(service, upgrade=False) as client:
