@@ -39,7 +39,8 @@ Why hostile bytes do no harm:
 - The socket is read only if everything before was sent, so at most one read's echo and one
   frame that was held wait for a client. But a client may send a message whole before it reads
   any of it, as simple ones do: the rest of a frame that is passing is read all the same, and
-  waits. It is no larger than `maxMessage`, which Autobahn would hold, too.
+  waits. It is no larger than `maxMessage`, which Autobahn would hold, too; the room for it,
+  while it grows, is twice what is in it.
 - Where Autobahn would close with a code, it does: what was unmasked is masked again and given
   back. Only inside a frame that is passing there is no room for a close frame, so that bad UTF-8
   in it ends in a drop.
@@ -207,7 +208,7 @@ cdef struct Connection:
     Connection *after
     double since          # when it was heard of, or found silent
     bint isSilent
-    int waiting           # bytes that the client had not acknowledged then
+    uint64_t waiting      # bytes that the client had not acknowledged then
 
 
 cdef void *allocated(size_t size) noexcept nogil:
@@ -327,11 +328,11 @@ cdef void addBeginning(Letter *letter, const uint8_t *payload, size_t size) noex
     letter.first += size
 
 
-cdef int unacknowledged(Connection *c) noexcept nogil:
+cdef uint64_t unacknowledged(Connection *c) noexcept nogil:
     """Bytes that wait for the client, as `closing.waiting`."""
     cdef int queued = 0
     ioctl(c.fd, TIOCOUTQ, &queued)
-    return queued + <int>(c.unsentEnd - c.unsentAt)
+    return queued + (c.unsentEnd - c.unsentAt)
 
 
 cdef void keepUnsent(Connection *c, const uint8_t *data, size_t size) noexcept nogil:
@@ -878,7 +879,7 @@ cdef class Loop:
 
     cdef void keepAlive(self) noexcept nogil:
         cdef Connection *c = self.heard.after
-        cdef int left
+        cdef uint64_t left
         if not self.pingInterval:
             return
         while c != &self.heard and self.now >= c.since + self.pingInterval:
