@@ -1,6 +1,7 @@
 from typing import Literal
 
 def echoed(data: bytes, maxMessage: int) -> tuple[bytes, int, int, int]: ...
+def compressed(data: bytes, most: int) -> tuple[bool, bytes, int] | None: ...
 
 class Loop:
     def __init__(

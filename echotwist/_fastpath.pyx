@@ -136,6 +136,7 @@ cdef enum:
 
     # RFC 6455, 5.2: bits of the first byte and of the second one, and opcodes.
     FIN = 0x80
+    RSV1 = 0x40
     CONTROL = 0x08
     MASK = 0x80
     TEXT = 1
@@ -399,6 +400,31 @@ def echoed(bytes data, uint64_t maxMessage):
     echo = PyBytes_FromStringAndSize(<char *>out, to - out)
     free(out)
     return echo, at - begin, messages, size
+
+
+def compressed(bytes data, uint64_t most):
+    """The message that `data` begins with, if it is one compressed frame (RFC 7692, 6.1) with
+    `most` bytes of payload: whether it is binary, its payload, and how many bytes of `data` it is.
+    None if it is anything else, or not all there."""
+    cdef const uint8_t *at = data
+    cdef size_t size = len(data)
+    cdef uint8_t *payload
+    cdef Connection c
+    memset(&c, 0, sizeof(c))
+    if size < 2 or size < headSizeOf(at):
+        return None
+    c.headSize = headSizeOf(at)
+    memcpy(c.head, at, c.headSize)
+    c.head[0] ^= RSV1
+    c.size = payloadSizeOf(at)
+    if (not mayBePlain(c.head) or c.head[0] & CONTROL
+            or c.size > most or c.size > size - c.headSize):
+        return None
+    payload = <uint8_t *>allocated(c.size + 1)
+    unmask(payload, at + c.headSize, c.size, c.head + c.headSize - 4, 0)
+    message = PyBytes_FromStringAndSize(<char *>payload, c.size)
+    free(payload)
+    return opcodeOf(&c) == BINARY, message, c.headSize + c.size
 
 
 cdef class Loop:

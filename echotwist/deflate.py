@@ -70,6 +70,30 @@ class Deflate(PerMessageDeflate):
     final block hides would be missing from the echo, in silence.
     """
 
+    @property
+    def isForgetful(self) -> bool:
+        """Whether a message is compressed without knowledge of those before it, both ways."""
+        return bool(self.server_no_context_takeover and self.client_no_context_takeover)
+
+    def inflated(self, payload: bytes, most: int) -> bytes | None:
+        """The message with this payload, in one go; None if it has more than `most` bytes, or if
+        anything about it is unusual: the methods below know what."""
+        inflator = zlib.decompressobj(-zlib.MAX_WBITS)
+        try:
+            message = inflator.decompress(payload, most + 1)
+            # RFC 7692, 7.2.2: the tail that the sender took away; then a last, empty block, which
+            # is understood as one only if the message ended between two blocks.
+            rest = inflator.decompress(b"\x00\x00\xff\xff\x01\x00\x00\xff\xff")
+        except zlib.error:
+            return None
+        isWhole = inflator.eof and not inflator.unused_data and not rest
+        return message if isWhole and len(message) <= most and payload else None
+
+    def deflated(self, message: bytes) -> bytes:
+        """The payload of this message, in one go."""
+        self.start_compress_message()
+        return self.compress_message_data(message) + self.end_compress_message()
+
     def start_compress_message(self) -> None:
         """Nothing: `compress_message_data` knows the size."""
 

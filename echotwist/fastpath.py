@@ -30,7 +30,7 @@ from echotwist.journal import Journal
 from echotwist.limits import Limits
 
 try:
-    from echotwist._fastpath import Loop, echoed
+    from echotwist._fastpath import Loop, compressed, echoed
 except ImportError:  # There was no compiler, or no epoll, where this was installed.
     isCompiled = False
 else:
@@ -136,6 +136,10 @@ class FastPath:
         echo, used, messages, size = echoed(data, self._limits.maxMessage)
         self._journal.count(messages, size)
         return echo, used
+
+    def compressed(self, data: bytes) -> tuple[bool, bytes, int] | None:
+        """The compressed message that `data` begins with; see `_fastpath`."""
+        return compressed(data, self._limits.wireMessage)
 
     def doRead(self) -> None:
         with suppress(BlockingIOError):  # stop() looks without being told.

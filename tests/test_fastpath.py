@@ -5,6 +5,7 @@ import os
 import random
 import resource
 import sys
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
 from echotwist import fastpath
-from echotwist._fastpath import Loop, echoed
+from echotwist._fastpath import Loop, compressed, echoed
 from echotwist.fastpath import FastPath
 from echotwist.service import Fatal
 
@@ -630,3 +631,69 @@ def test_a_pong_that_is_not_lent_is_not_answered() -> None:
     client.send(frame(PONG) + text("y")[:-1])
     client.send(text("y")[-1:])
     assert client.frames() == [Frame(TEXT, b"x"), Frame(TEXT, b"y")]
+
+
+def test_a_frame_that_is_not_lent_may_be_cut() -> None:
+    service = Service("--log-rate=0", isFast=True, lends=False)
+    client = service.open()
+    client.send(text("cut"), segment=4)
+    assert client.frames() == [Frame(TEXT, b"cut")]
+
+
+def test_while_an_echo_of_autobahns_waits_nothing_is_lent(service: Service) -> None:
+    client = service.open()
+    client.socket.window = 0
+    client.send(frame(BINARY, bytes(50_000), fin=False) + frame(CONTINUATION, b""))
+    client.send(text("x"))
+    assert not client.protocol._isLent
+    client.socket.window = float("inf")
+    service.run()
+    assert client.frames() == [Frame(BINARY, bytes(50_000)), Frame(TEXT, b"x")]
+
+
+DEFLATE = {"Sec_WebSocket_Extensions": "permessage-deflate"}
+
+
+def deflated(payload: bytes) -> bytes:
+    z = zlib.compressobj(wbits=-15)
+    return (z.compress(payload) + z.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def inflated(frames: list[Frame]) -> list[bytes]:
+    """The messages; each frame must be compressed."""
+    assert {f.rsv for f in frames} == {4}
+    return [zlib.decompressobj(-15).decompress(f.payload + b"\0\0\xff\xff") for f in frames]
+
+
+def test_whole_compressed_messages_are_found() -> None:
+    message = frame(BINARY, b"payload", rsv=4)
+    assert compressed(message + b"rest", 7) == (True, b"payload", len(message))
+    assert compressed(frame(TEXT, bytes(70_000), rsv=4), 70_000) == (False, bytes(70_000), 70_014)
+    for other in (b"", b"\xc1", message[:5], message[:-1], binary(b"plain"), frame(PING, rsv=4),
+                  frame(BINARY, b"x", fin=False, rsv=4), frame(BINARY, b"12345678", rsv=4),
+                  frame(BINARY, b"x", rsv=6), b"\xc2\x07payload"):  # fmt: skip
+        assert compressed(other, 7) is None
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 70_000])
+def test_compressed_messages_come_back_compressed(size: int) -> None:
+    service = Service(isFast=True)
+    client = service.open(**DEFLATE)
+    payload = random.Random(size).randbytes(size)
+    client.send(frame(BINARY, deflated(payload), rsv=4) + frame(TEXT, deflated(b"t"), rsv=4))
+    assert inflated(client.frames()) == [payload, b"t"]
+
+
+def test_what_is_wrong_with_a_compressed_message_autobahn_says() -> None:
+    for options, payload, code in (
+        ([], b"\xff\xff", 1007),
+        ([], deflated(b"\xff"), 1007),
+        ([], deflated(b"cut" * 100)[:-9], 1007),
+        (["--max-message=100"], deflated(bytes(101)), 1009),
+    ):
+        service = Service(*options, isFast=True)
+        client = service.open(**DEFLATE)
+        client.send(frame(TEXT, deflated(b"right"), rsv=4) + frame(TEXT, payload, rsv=4))
+        right, end = client.frames()
+        assert inflated([right]) == [b"right"]
+        assert (end.opcode, int.from_bytes(end.payload[:2], "big")) == (CLOSE, code)

@@ -75,12 +75,19 @@ def test_any_fragments_come_back_whole(
 
 
 @quick
-@given(st.lists(st.one_of(texts, binaries, sized), max_size=6), st.data(), cuts, st.booleans())
+@given(
+    st.lists(st.one_of(texts, binaries, sized), max_size=6), st.data(), cuts, st.booleans(), fast
+)
 def test_any_compressed_messages_come_back(
-    sent: list[tuple[int, bytes]], data: st.DataObject, sizes: list[int], takeover: bool
+    sent: list[tuple[int, bytes]],
+    data: st.DataObject,
+    sizes: list[int],
+    takeover: bool,
+    isFast: bool,
 ) -> None:
     options = ["--context-takeover"] if takeover else []
-    client = Service("--log-rate=0", *options).open(Sec_WebSocket_Extensions="permessage-deflate")
+    service = Service("--log-rate=0", *options, isFast=isFast, lends=False)
+    client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
     stream = b""
     z = zlib.compressobj(wbits=-15)
     for opcode, payload in sent:
