@@ -697,3 +697,17 @@ def test_what_is_wrong_with_a_compressed_message_autobahn_says() -> None:
         right, end = client.frames()
         assert inflated([right]) == [b"right"]
         assert (end.opcode, int.from_bytes(end.payload[:2], "big")) == (CLOSE, code)
+
+
+def test_an_echo_may_be_longer_than_its_message() -> None:
+    """Clients that compress better than level 1 are not the service's concern."""
+    words = [random.Random(n).randbytes(12).hex().encode() for n in range(300)]
+    payload = b" ".join(random.Random(1).choices(words, k=25_000))
+    best = zlib.compressobj(9, wbits=-15)
+    data = (best.compress(payload) + best.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    assert len(data) < 65_000
+    client = Service(isFast=True).open(**DEFLATE)
+    client.send(frame(BINARY, data, rsv=4))
+    (echo,) = client.frames()
+    assert len(echo.payload) > 65_536
+    assert inflated([echo]) == [payload]
