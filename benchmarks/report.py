@@ -8,10 +8,10 @@ import targets
 from results import Results
 from rows import Row
 from servers import Server
+from targets import OURS
 
 NAME = "performance.md"
 
-OURS = "echotwist"
 FLOOR = "floor"
 
 BUSY = 0.95
@@ -46,7 +46,10 @@ def page(results: Results, rows: Sequence[Row], servers: Sequence[Server]) -> st
         "A ratio is the median of the ratios of the rounds.",
         "## Targets",
         "Of echotwist, and where it says *as fast as*, how many times, by processor time.",
-        targets.table(results, lambda name: bestOther(results, rows, servers, name)),
+        targets.table(
+            results,
+            {row.name: best.name for row in rows if (best := bestOf(results, row, servers))},
+        ),
         "## What the columns say",
         columns(results),
     ]
@@ -115,13 +118,6 @@ def bestOf(results: Results, row: Row, servers: Sequence[Server]) -> Server | No
         if not server.name.startswith(OURS) and server.name != FLOOR
     )
     return next(others, None)
-
-
-def bestOther(
-    results: Results, rows: Sequence[Row], servers: Sequence[Server], name: str
-) -> str | None:
-    found = (bestOf(results, row, servers) for row in rows if row.name == name)
-    return next((best.name for best in found if best is not None), None)
 
 
 def cell(results: Results, row: Row, server: str) -> str:

@@ -1,10 +1,11 @@
 """What echotwist is to reach, and whether it did."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from results import Results
 
+OURS = "echotwist"
 BEST = "the best other"
 
 
@@ -24,14 +25,12 @@ class Target:
 def speed(row: str, to: str, least: float) -> Target:
     """So many times as fast as `to`, by the processor time of the servers: that is comparable also
     where the load is what is slow."""
-    return Target(f"{row}: as fast as {to}", (row, "echotwist"), (row, to), least=least)
+    return Target(f"{row}: as fast as {to}", (row, OURS), (row, to), least=least)
 
 
 def cost(title: str, what: tuple[str, str], to: tuple[str, str], most: float) -> Target:
     return Target(title, what, to, most=most)
 
-
-OURS = "echotwist"
 
 TARGETS = [
     *(cost(f"{row}: cost to the floor's", (row, OURS), (row, "floor"), 1.10)
@@ -54,8 +53,8 @@ TARGETS = [
 ]  # fmt: skip
 
 
-def table(results: Results, best: Callable[[str], str | None]) -> str:
-    """`best` tells the best other server of a row."""
+def table(results: Results, best: Mapping[str, str]) -> str:
+    """`best` tells the best other server of each row that has one."""
     lines = ["| target | at least | at most | measured | reached |", "|---|---:|---:|---:|---|"]
     for target in TARGETS:
         found = measured(results, target, best)
@@ -74,11 +73,11 @@ def table(results: Results, best: Callable[[str], str | None]) -> str:
     return "\n".join(lines)
 
 
-def measured(results: Results, target: Target, best: Callable[[str], str | None]) -> float | None:
+def measured(results: Results, target: Target, best: Mapping[str, str]) -> float | None:
     if target.to is None:
         return results.median(*target.what, target.figure)
     row, server = target.to
-    found = best(row) if server == BEST else server
+    found = best.get(row) if server == BEST else server
     return results.between(target.what, (row, found), target.figure) if found else None
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import trustme
+from certificate import tlsEndpoint
 from kosoku import FailureError, run_fuzzingclient
 
 # 9 sends large messages; 12 and 13 are permessage-deflate.
@@ -117,15 +117,6 @@ def addressOf(service: "subprocess.Popen[str]") -> str:
         if match := re.search(r"WebSocket client to (\S+)", line):
             return match[1]
     raise SystemExit("the service did not start")
-
-
-def tlsEndpoint(folder: Path) -> str:
-    certificate = trustme.CA().issue_cert("localhost")
-    key, chain = folder / "key.pem", folder / "chain.pem"
-    certificate.private_key_pem.write_to_path(key)
-    for pem in certificate.cert_chain_pems:
-        pem.write_to_path(chain, append=True)
-    return f"ssl:0:privateKey={key}:certKey={chain}"
 
 
 if __name__ == "__main__":

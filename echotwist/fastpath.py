@@ -109,7 +109,7 @@ class FastPath:
         for _, thread in self._running:
             thread.join()
         self.doRead()
-        self._journal.flush()
+        self._journal.count(*self._nextSecond())
         self._journal.beside = None
         self._running.clear()
         self._reactor.removeReader(self)

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -111,16 +112,13 @@ class Options(TwistedOptions):
         self["threads"] = _parsed("threads", self["threads"], _threads)
         if self["no-fast-path"] or not fastpath.isCompiled:
             self["threads"] = 0
+        # Each thread of the fast path has two descriptors.
+        parsers = {"maxConnections": partial(descriptors, taken=2 * self["threads"])}
         values = {}
         for limit in fields(Limits):
             option = optionOf(limit.name)
-            values[limit.name] = _parsed(option, self[option], limit.metadata["parse"])
-        # Each thread of the fast path has two.
-        values["maxConnections"] = _parsed(
-            "max-connections",
-            self["max-connections"],
-            lambda text: descriptors(text, taken=2 * self["threads"]),
-        )
+            parse = parsers.get(limit.name, limit.metadata["parse"])
+            values[limit.name] = _parsed(option, self[option], parse)
         self["limits"] = Limits(**values)
 
 

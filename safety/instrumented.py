@@ -13,6 +13,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
+OURS = ("tests", "safety", "conformance")
+"""Folders of modules that are run and imported."""
+
 
 def build(folder: Path, *flags: str, compiler: str = "gcc") -> dict[str, str]:
     """Make the copy in `folder`. Returns the environment in which it is what is imported."""
@@ -30,7 +33,7 @@ def build(folder: Path, *flags: str, compiler: str = "gcc") -> dict[str, str]:
         ],
         check=True,
     )
-    path = os.pathsep.join([str(folder), str(ROOT / "tests"), str(ROOT / "safety")])
+    path = os.pathsep.join([str(folder), *(str(ROOT / name) for name in OURS)])
     return {**os.environ, "PYTHONPATH": path}
 
 

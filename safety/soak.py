@@ -14,7 +14,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-import trustme
+from certificate import tlsEndpoint
 from process import Twistd
 from test_attacks import eventually
 from traffic import Peer, crowd
@@ -33,7 +33,7 @@ or of two kilobytes a connection is more; up to 1 MB comes and goes by itself.""
 def main(seconds: float) -> None:
     total: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        listen = [f"--listen={endpoint}" for endpoint in ("tcp:0", tls(Path(folder)))]
+        listen = [f"--listen={endpoint}" for endpoint in ("tcp:0", tlsEndpoint(Path(folder)))]
         times = ("--ping-interval=200ms", "--ping-timeout=20s", "--close-timeout=10s")
         with Twistd(*listen, *times, "--threads=2", env=GIVING) as service:
             service.expect("taking up to")
@@ -70,15 +70,6 @@ def main(seconds: float) -> None:
 
 def threadsOf(service: Twistd) -> int:
     return len(os.listdir(f"/proc/{service.pid}/task"))
-
-
-def tls(folder: Path) -> str:
-    certificate = trustme.CA().issue_cert("localhost")
-    key, chain = folder / "key.pem", folder / "chain.pem"
-    certificate.private_key_pem.write_to_path(key)
-    for pem in certificate.cert_chain_pems:
-        pem.write_to_path(chain, append=True)
-    return f"ssl:0:privateKey={key}:certKey={chain}"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-import trustme
+from certificate import tlsEndpoint
 from frames import BINARY, CLOSE, PING, TEXT, Frame, binary, close, parse, text
 from memory import request
 from OpenSSL import SSL
@@ -105,12 +105,7 @@ class Unverified(CertificateOptions):
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An endpoint description, but for the port."""
-    folder: Path = tmp_path_factory.mktemp("tls")
-    certificate = trustme.CA().issue_cert("localhost")
-    certificate.private_key_pem.write_to_path(folder / "key.pem")
-    for pem in certificate.cert_chain_pems:
-        pem.write_to_path(folder / "chain.pem", append=True)
-    return f"ssl:{{}}:interface=127.0.0.1:privateKey={folder}/key.pem:certKey={folder}/chain.pem"
+    return f"{tlsEndpoint(tmp_path_factory.mktemp('tls'), '{}')}:interface=127.0.0.1"
 
 
 @pytest.fixture
