@@ -188,6 +188,13 @@ cdef struct Box:
     Letter **end
 
 
+cdef struct Counts:
+    # By whether they are binary.
+    uint64_t messages[2]
+    uint64_t bytes[2]
+    uint64_t pauses       # Clients that did not read, and were waited for.
+
+
 cdef struct Connection:
     int fd
     uint64_t number
@@ -353,6 +360,28 @@ cdef void keepUnsent(Connection *c, const uint8_t *data, size_t size) noexcept n
     c.unsentEnd += size
 
 
+cdef void add(Counts *counts, Connection *c) noexcept nogil:
+    """The message of `c` is complete."""
+    cdef bint isBinary = opcodeOf(c) == BINARY
+    counts.messages[isBinary] += 1
+    counts.bytes[isBinary] += c.size
+
+
+cdef void move(Counts *to, Counts *counts) noexcept nogil:
+    """Add `counts` to `to`, and begin them anew."""
+    cdef int i
+    for i in range(2):
+        to.messages[i] += counts.messages[i]
+        to.bytes[i] += counts.bytes[i]
+    to.pauses += counts.pauses
+    memset(counts, 0, sizeof(Counts))
+
+
+cdef tuple messagesOf(Counts *counts):
+    """Texts, and bytes of payload in them, and the same of binary messages."""
+    return counts.messages[0], counts.bytes[0], counts.messages[1], counts.bytes[1]
+
+
 cdef void unlink(Connection *c) noexcept nogil:
     c.before.after = c.after
     c.after.before = c.before
@@ -369,8 +398,8 @@ def echoed(bytes data, uint64_t maxMessage):
     """The echo of the plain frames that `data` begins with and that end in it, for connections
     that are not lent, because of TLS.
 
-    Returns it, the number of bytes of `data` that it answers, and how many messages it has and
-    bytes of payload in them.
+    Returns it, the number of bytes of `data` that it answers, and what it counts; see
+    `messagesOf`.
     """
     cdef const uint8_t *at = data
     cdef const uint8_t *begin = at
@@ -378,8 +407,9 @@ def echoed(bytes data, uint64_t maxMessage):
     cdef uint8_t *out = <uint8_t *>allocated(len(data) + 1)
     cdef uint8_t *to = out
     cdef uint8_t *payload
-    cdef uint64_t messages = 0, size = 0
+    cdef Counts counts
     cdef Connection c
+    memset(&counts, 0, sizeof(counts))
     memset(&c, 0, sizeof(c))
     while end - at >= 2 and mayBePlain(at) and <size_t>(end - at) >= headSizeOf(at):
         c.headSize = headSizeOf(at)
@@ -395,11 +425,10 @@ def echoed(bytes data, uint64_t maxMessage):
         if opcodeOf(&c) != PONG:  # Nothing answers it.
             to = payload + c.size
         if not c.head[0] & CONTROL:
-            messages += 1
-            size += c.size
+            add(&counts, &c)
     echo = PyBytes_FromStringAndSize(<char *>out, to - out)
     free(out)
-    return echo, at - begin, messages, size
+    return echo, at - begin, messagesOf(&counts)
 
 
 def compressed(bytes data, uint64_t most):
@@ -451,9 +480,9 @@ cdef class Loop:
     cdef int descriptors
     cdef Connection heard, silent     # The heads of two rings; see keepAlive().
     cdef uint64_t showable            # Messages that the log may still be shown.
-    cdef uint64_t messages, bytes     # That it was not shown, in this turn ...
-    # ... and until counted() asks, under the lock of `told`.
-    cdef uint64_t allMessages, allBytes
+    cdef bint hasCounted
+    cdef Counts counts                # Without the messages that it was shown; in this turn ...
+    cdef Counts untold                # ... and until counted() asks, under the lock of `told`.
 
     def __cinit__(self, maxMessage, pingInterval, pingTimeout, reported):
         # First of all, and no argument has a type: __dealloc__() closes what these say.
@@ -550,12 +579,14 @@ cdef class Loop:
         return reports
 
     def counted(self):
-        """Messages, and bytes of their payload, that the log was not shown since the last call."""
+        """What has happened since the last call: messages that the log was not shown, see
+        `messagesOf`; and clients that did not read, and were waited for."""
+        cdef Counts counts
+        memset(&counts, 0, sizeof(counts))
         pthread_mutex_lock(&self.told.lock)
-        counted = self.allMessages, self.allBytes
-        self.allMessages = self.allBytes = 0
+        move(&counts, &self.untold)
         pthread_mutex_unlock(&self.told.lock)
-        return counted
+        return messagesOf(&counts), counts.pauses
 
     # For the loop's thread.
 
@@ -597,12 +628,11 @@ cdef class Loop:
         if isOrdered:
             self.obey()
         self.keepAlive()
-        if self.messages:
+        if self.hasCounted:
+            self.hasCounted = False
             pthread_mutex_lock(&self.told.lock)
-            self.allMessages += self.messages
-            self.allBytes += self.bytes
+            move(&self.untold, &self.counts)
             pthread_mutex_unlock(&self.told.lock)
-            self.messages = self.bytes = 0
         if self.hasTold:
             self.hasTold = False
             eventfd_write(self.reported, 1)
@@ -796,8 +826,8 @@ cdef class Loop:
             self.tell(shown)
         else:
             free(shown)
-            self.messages += 1
-            self.bytes += c.size
+            add(&self.counts, c)
+            self.hasCounted = True
 
     cdef bint sendOut(self, Connection *c, const uint8_t *first, size_t firstSize,
                       const uint8_t *second, size_t secondSize) noexcept nogil:
@@ -823,6 +853,9 @@ cdef class Loop:
             if errno != EAGAIN and errno != EINTR:
                 return False
             sent = 0
+        if c.unsent == NULL:
+            self.counts.pauses += 1
+            self.hasCounted = True
         skipped = min(<size_t>sent, firstSize)
         if skipped < firstSize:
             keepUnsent(c, first + skipped, firstSize - skipped)

@@ -74,6 +74,13 @@ class FastPath:
         self._lent: dict[int, tuple[Connection, Loop]] = {}
         self._reported = -1
         self._shown = min(limits.logRate, SHOWN)
+        self.messages = 0
+        """Echoed by the loops since the start, as of the last `count`."""
+
+    @property
+    def lent(self) -> int:
+        """Connections that the loops have."""
+        return len(self._lent)
 
     @property
     def isRunning(self) -> bool:
@@ -109,7 +116,7 @@ class FastPath:
         for _, thread in self._running:
             thread.join()
         self.doRead()
-        self._journal.count(*self._nextSecond())
+        self.count()
         self._journal.beside = None
         self._running.clear()
         self._reactor.removeReader(self)
@@ -133,8 +140,8 @@ class FastPath:
         Autobahn's way."""
         if self._journal.isShowing:
             return None
-        echo, used, messages, size = echoed(data, self._limits.maxMessage)
-        self._journal.count(messages, size)
+        echo, used, messages = echoed(data, self._limits.maxMessage)
+        self._journal.count(*messages)
         return echo, used
 
     def compressed(self, data: bytes) -> tuple[bool, bytes, int] | None:
@@ -160,20 +167,24 @@ class FastPath:
         kind, number, *rest = report
         if kind == "message":
             size, isBinary, beginning = rest
+            self.messages += 1
             self._journal.message(connection, beginning, isBinary, size)
         else:
             del self._lent[number]
             connection.returned(*rest)
 
-    def _nextSecond(self) -> tuple[int, int]:
-        """What the loops have not shown the log, for it to count; and it may be shown more."""
-        messages = size = 0
+    def count(self) -> None:
+        """Have the journal count what the loops have not shown it."""
         for loop, _ in self._running:
-            counted = loop.counted()
-            messages += counted[0]
-            size += counted[1]
+            messages, pauses = loop.counted()
+            self._journal.count(*messages)
+            self._journal.totals.pauses += pauses
+            self.messages += messages[0] + messages[2]
+
+    def _nextSecond(self) -> None:
+        self.count()
+        for loop, _ in self._running:
             loop.grant(self._shown)
-        return messages, size
 
     def fileno(self) -> int:
         return self._reported

@@ -8,7 +8,8 @@
 
 The first `rate` lines of a second are shown; from then on events are counted, exactly, and
 told in one line at the second's end. So a person who clicks Send sees every line, and a
-flood fills no disk and costs a comparison and an addition a message.
+flood fills no disk and costs a comparison and some additions a message. `Totals` has what
+happened since the start, for `metrics`.
 
 What a client wrote is never logged raw: `repr()` escapes whatever does not print, which is
 every control byte, newline, terminal escape and bidirectional override.
@@ -17,6 +18,7 @@ every control byte, newline, terminal escape and bidirectional override.
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -39,15 +41,35 @@ class Connection(Protocol):
     address: str
 
 
-class Journal:
-    """Shows at most `rate` lines a second (0: none, and counts nothing).
+@dataclass(slots=True)
+class Totals:
+    """What happened since the start of the process, shown or not."""
 
-    `beside` tells of further messages and their bytes, that happened where the journal does not
-    see them, since it was called last. It is asked when a second ends; it has shown `rate`
-    messages of that second to the journal before it counts.
+    accepted: int = 0
+    closed: Counter[int | None] = field(default_factory=Counter)
+    """By the code of `Journal.closed`."""
+
+    refused: Counter[tuple[int, str]] = field(default_factory=Counter)
+    """By status and reason; the reasons are our own words, so there are some twenty."""
+
+    dropped: int = 0
+    texts: int = 0
+    textBytes: int = 0
+    binaries: int = 0
+    binaryBytes: int = 0
+    pauses: int = 0
+    """How often a client did not read, and was not read then."""
+
+
+class Journal:
+    """Shows at most `rate` lines a second (0: none).
+
+    `beside` has further messages counted, that happened where the journal does not see them,
+    since it was called last. It is called when a second ends; it has shown `rate` messages of
+    that second to the journal before it counts.
     """
 
-    beside: Callable[[], tuple[int, int]] | None = None
+    beside: Callable[[], None] | None = None
 
     def __init__(self, rate: int, reactor: IReactorTime, log: Logger | None = None) -> None:
         self._rate = self._left = rate
@@ -56,8 +78,10 @@ class Journal:
         self._second: IDelayedCall | None = None
         self._unshown: Counter[str] = Counter()
         self._unshownBytes = 0
+        self.totals = Totals()
 
     def connected(self, connection: Connection) -> None:
+        self.totals.accepted += 1
         self._line("connected", "#{number} {peer} connected", connection)
 
     def message(
@@ -66,32 +90,44 @@ class Journal:
         """A message was received whole; if `payload` is only its beginning, it has `size` bytes."""
         if size is None:
             size = len(payload)
-        if self._left:
-            self._line(
-                "messages",
-                "#{number} {peer} {type}, {size:,} bytes: {preview}",
-                connection,
-                type="binary" if isBinary else "text",
-                size=size,
-                preview=preview(payload, isBinary, size),
-            )
+        if not self._left:
+            self.count(*((0, 0, 1, size) if isBinary else (1, size, 0, 0)))
+            return
+        if isBinary:
+            self.totals.binaries += 1
+            self.totals.binaryBytes += size
         else:
-            self.count(1, size)
+            self.totals.texts += 1
+            self.totals.textBytes += size
+        self._line(
+            "messages",
+            "#{number} {peer} {type}, {size:,} bytes: {preview}",
+            connection,
+            type="binary" if isBinary else "text",
+            size=size,
+            preview=preview(payload, isBinary, size),
+        )
 
     @property
     def isShowing(self) -> bool:
         """Whether the next message would be shown, and not only counted."""
         return self._left > 0
 
-    def count(self, messages: int, size: int) -> None:
-        """Messages were received whole, with `size` bytes in all, when none is shown."""
+    def count(self, texts: int, textBytes: int, binaries: int, binaryBytes: int) -> None:
+        """Messages were received whole, with so many bytes in all, when none is shown."""
+        totals = self.totals
+        totals.texts += texts
+        totals.textBytes += textBytes
+        totals.binaries += binaries
+        totals.binaryBytes += binaryBytes
         if self._rate:
-            self._unshown["messages"] += messages
-            self._unshownBytes += size
+            self._unshown["messages"] += texts + binaries
+            self._unshownBytes += textBytes + binaryBytes
 
     def closed(self, connection: Connection, code: int | None, reason: str | None) -> None:
         """A connection is gone. `code` is that of the close frame that ended it, 1006 if
         there was none, or None if it carried none."""
+        self.totals.closed[code] += 1
         self._line(
             "closed",
             "#{number} {peer} closed: {code} {reason}",
@@ -102,12 +138,14 @@ class Journal:
 
     def refused(self, peer: str, status: int, reason: str) -> None:
         """A request to upgrade was answered with the HTTP `status` instead of 101."""
+        self.totals.refused[status, reason] += 1
         self._line(
             "refused", "{peer} refused: {status} {reason}", peer=peer, status=status, reason=reason
         )
 
     def dropped(self, peer: str) -> None:
         """A connection was dropped as it came, because there is no descriptor to spare for it."""
+        self.totals.dropped += 1
         self._line("dropped", "{peer} dropped: too many connections", peer=peer)
 
     def flush(self) -> None:
@@ -141,7 +179,7 @@ class Journal:
     def _tell(self) -> bool:
         """Log what was counted, if anything was."""
         if self.beside is not None and self._rate:
-            self.count(*self.beside())
+            self.beside()
         if not self._unshown.total():
             return False
         kinds = ("messages", "connected", "closed", "refused", "dropped")
