@@ -40,6 +40,8 @@ setup(
         "autobahn>=26.10.1",
         # The logger that Autobahn's classes want.
         "txaio>=26.6.1",
+        # /metrics of --admin, in the format that Prometheus reads.
+        "prometheus_client>=0.21",
         # Declares what Twisted's interfaces ask for.
         "zope.interface>=8",
     ],

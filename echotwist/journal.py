@@ -8,8 +8,8 @@
 
 The first `rate` lines of a second are shown; from then on events are counted, exactly, and
 told in one line at the second's end. So a person who clicks Send sees every line, and a
-flood fills no disk and costs a comparison and some additions a message. `Totals` has what
-happened since the start, for `metrics`.
+flood fills no disk and costs a comparison and some additions a message. `totals` has what
+happened since the start.
 
 What a client wrote is never logged raw: `repr()` escapes whatever does not print, which is
 every control byte, newline, terminal escape and bidirectional override.
@@ -18,11 +18,12 @@ every control byte, newline, terminal escape and bidirectional override.
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+
+from echotwist.totals import Totals
 
 TEXT_PREVIEW = 64
 """Characters of a text message that a line shows: with the rest of it, a line of most terminals."""
@@ -39,26 +40,6 @@ class Connection(Protocol):
 
     number: int
     address: str
-
-
-@dataclass(slots=True)
-class Totals:
-    """What happened since the start of the process, shown or not."""
-
-    accepted: int = 0
-    closed: Counter[int | None] = field(default_factory=Counter)
-    """By the code of `Journal.closed`."""
-
-    refused: Counter[tuple[int, str]] = field(default_factory=Counter)
-    """By status and reason; the reasons are our own words, so there are some twenty."""
-
-    dropped: int = 0
-    texts: int = 0
-    textBytes: int = 0
-    binaries: int = 0
-    binaryBytes: int = 0
-    pauses: int = 0
-    """How often a client did not read, and was not read then."""
 
 
 class Journal:

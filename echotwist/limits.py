@@ -20,6 +20,9 @@ OVERFLOW = 50
 """Connections over the limit that are still accepted, to be told 503 or to ask for
 /healthz; the ones after that are dropped. Half of RESERVE, so that accept() never fails."""
 
+OPERATORS = 20
+"""Connections to --admin at a time, out of the same reserve; further ones are dropped."""
+
 BACKLOG = 1024
 """Connections that the kernel keeps while the process is busy. Twisted's own 50 loses
 SYNs when a thousand clients return at once; the kernel caps this at net.core.somaxconn."""

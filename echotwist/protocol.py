@@ -27,7 +27,12 @@ from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IReactorTime
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTime,
+)
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from txaio.tx import make_logger
@@ -75,7 +80,7 @@ class Handshake:
     """Offers of permessage-deflate, as a header has them; empty if there is none."""
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(IHalfCloseableProtocol, IPushProducer)
 class EchoProtocol(WebSocketServerProtocol):
     """One WebSocket connection."""
 
@@ -88,6 +93,9 @@ class EchoProtocol(WebSocketServerProtocol):
 
     number = 0
     address = "unknown"
+    opened = 0.0
+    """When, in seconds of the reactor's clock."""
+
     handshake: Handshake
     websocket_version = 13
 
@@ -129,7 +137,7 @@ class EchoProtocol(WebSocketServerProtocol):
 
     def onOpen(self) -> None:
         self._forgetDefaults()
-        self.transport.registerProducer(self.transport, True)
+        self.transport.registerProducer(self, True)
         if self.factory.fastPath is not None:
             if self._perMessageCompress is None:
                 self._known = _PLAIN
@@ -200,6 +208,18 @@ class EchoProtocol(WebSocketServerProtocol):
             f"a message may have {self.factory.limits.maxMessage} bytes, "
             f"each of several frames counted as {FRAGMENT} or more",
         )
+
+    # A client that does not read, which Twisted finds out, is not read.
+
+    def pauseProducing(self) -> None:
+        self.factory.journal.totals.pauses += 1
+        self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """The connection is gone."""
 
     # Liveness.
 
@@ -505,11 +525,13 @@ class EchoFactory(WebSocketServerFactory):
     def opened(self, connection: EchoProtocol) -> None:
         self._count += 1
         connection.number = self._count
+        connection.opened = self.reactor.seconds()
         self.connections.add(connection)
         self.journal.connected(connection)
 
     def closed(self, connection: EchoProtocol) -> None:
         self.connections.discard(connection)
+        self.journal.totals.lifetimes.observe(self.reactor.seconds() - connection.opened)
         if self._emptied is not None and not self.connections:
             emptied, self._emptied = self._emptied, None
             emptied.callback(None)

@@ -30,9 +30,9 @@ from zope.interface import implementer
 
 from echotwist import fastpath
 from echotwist.limits import BACKLOG
-from echotwist.protocol import EchoProtocol
+from echotwist.protocol import EchoFactory, EchoProtocol
 from echotwist.proxy import ProxyFactory
-from echotwist.site import EchoSite
+from echotwist.site import AdminSite, EchoSite
 
 _SPREAD = 20
 """Steps in which a drain says 1001 to everybody, so that not all clients return at once."""
@@ -61,6 +61,7 @@ class Listener:
 
     description: str
     endpoint: IStreamServerEndpoint
+    site: EchoSite
 
     @property
     def isProxied(self) -> bool:
@@ -68,16 +69,19 @@ class Listener:
         return self.description.startswith("haproxy:")
 
     @property
+    def isAdmin(self) -> bool:
+        return isinstance(self.site, AdminSite)
+
+    @property
     def scheme(self) -> str:
         return "http" + "s" * self.description.startswith("ssl:")
 
 
 class EchoService(Service):
-    """Serves `site` on `listeners`; its `stopService` drains."""
+    """Serves the connections of `factory` on `listeners`; its `stopService` drains."""
 
-    def __init__(self, reactor: Any, listeners: Sequence[Listener], site: EchoSite) -> None:
-        self.site = site
-        self.factory = site.factory
+    def __init__(self, reactor: Any, listeners: Sequence[Listener], factory: EchoFactory) -> None:
+        self.factory = factory
         self._reactor = reactor
         self._listeners = listeners
         self._ports: list[tuple[Listener, IListeningPort]] = []
@@ -86,7 +90,7 @@ class EchoService(Service):
         """Listen, before twistd gives up root. Raises Fatal."""
         failed: list[Fatal] = []
         for listener in self._listeners:
-            factory = ProxyFactory(self.site) if listener.isProxied else self.site
+            factory = ProxyFactory(listener.site) if listener.isProxied else listener.site
             listening = listener.endpoint.listen(factory)
             listening.addCallback(self._listening, listener)
             listening.addErrback(self._cannotListen, listener, failed)
@@ -130,7 +134,7 @@ class EchoService(Service):
         super().stopService()
         started = self._reactor.seconds()
         emptied = self.factory.drain()
-        closed = [maybeDeferred(port.stopListening) for _, port in self._ports]
+        closed = self._stopListening(isAdmin=False)
         leaving = list(self.factory.connections)
         if leaving:
             _log.info("draining, with {count:,} connected", count=len(leaving))
@@ -139,12 +143,23 @@ class EchoService(Service):
         yield emptied
         if deadline.active():
             deadline.cancel()
-        yield DeferredList(closed)
+        yield closed
+        # Until now an operator could look on.
+        yield self._stopListening(isAdmin=True)
         if self.factory.fastPath is not None:
             self.factory.fastPath.stop()
         self.factory.journal.flush()
         if leaving:
             _log.info("drained in {time:.1f} s", time=self._reactor.seconds() - started)
+
+    def _stopListening(self, isAdmin: bool) -> "Deferred[Any]":
+        return DeferredList(
+            [
+                maybeDeferred(port.stopListening)
+                for listener, port in self._ports
+                if listener.isAdmin == isAdmin
+            ]
+        )
 
     def _askToLeave(self, leaving: list[EchoProtocol], many: int) -> None:
         for connection in leaving[:many]:
@@ -226,6 +241,9 @@ def _why(failure: Failure) -> str:
 
 
 def _announce(listener: Listener, address: object) -> None:
+    if listener.isAdmin:
+        _log.info("metrics on {where}", where=listener.description)
+        return
     if listener.isProxied:  # Not for browsers.
         _log.info("listening on {where}, for a proxy", where=listener.description)
         return

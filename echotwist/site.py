@@ -4,6 +4,8 @@
     /echo                   the WebSocket endpoint (`upgrade`)
     /healthz  /readyz       200 while alive; readyz 503 as soon as the service drains
 
+And of --admin, where it listens to the operator: /metrics (`metrics`), /healthz, /readyz.
+
 Twisted's HTTPChannel would take a body of any size and write it to disk, and it would wait
 for ever for a client that sends a byte a minute (26.10, H:836 and H:2356). `Channel` takes
 no body and gives each request a deadline.
@@ -35,7 +37,7 @@ from zope.interface import implementer
 from echotwist import __version__
 from echotwist.answer import NOTHING, Answer, Exact
 from echotwist.closing import linger
-from echotwist.limits import OVERFLOW
+from echotwist.limits import OPERATORS, OVERFLOW
 from echotwist.protocol import EchoFactory
 from echotwist.upgrade import EchoResource, nameOf
 
@@ -59,6 +61,15 @@ def makeRoot(factory: EchoFactory, allowedOrigins: Collection[str]) -> Resource:
     for name in (PAGE, "websockets.css", "websockets.js", "echotwist.svg"):
         root.putChild(name.encode(), Asset(RESOURCES / name))
     root.putChild(b"echo", EchoResource(factory, allowedOrigins))
+    root.putChild(b"healthz", Answer(200, "ok"))
+    root.putChild(b"readyz", Readiness(factory))
+    return root
+
+
+def makeAdminRoot(factory: EchoFactory, metrics: Resource) -> Resource:
+    """The URL map of --admin."""
+    root = Exact()
+    root.putChild(b"metrics", metrics)
     root.putChild(b"healthz", Answer(200, "ok"))
     root.putChild(b"readyz", Readiness(factory))
     return root
@@ -213,9 +224,12 @@ class Channel(HTTPChannel):
         protocol.makeConnection(transport)
         if early:
             protocol.dataReceived(early)
+        took = self.site.reactor.seconds() - self._begun
+        self.site.factory.journal.totals.handshakes.observe(took)
 
     def _setDeadline(self) -> None:
         self._clearDeadline()
+        self._begun = self.site.reactor.seconds()
         self._deadline = self.site.reactor.callLater(
             self.site.factory.limits.handshakeTimeout, self._late
         )
@@ -248,9 +262,9 @@ class EchoSite(Site):
     noisy = False
     reactor: IReactorTime
 
-    def __init__(self, factory: EchoFactory, allowedOrigins: Collection[str]) -> None:
+    def __init__(self, factory: EchoFactory, root: Resource) -> None:
         # No idle timeout: Twisted's starts anew with every byte.
-        super().__init__(makeRoot(factory, allowedOrigins), timeout=None, reactor=factory.reactor)
+        super().__init__(root, timeout=None, reactor=factory.reactor)
         self.factory = factory
         self.channels: set[Channel] = set()
 
@@ -281,3 +295,10 @@ class EchoSite(Site):
 
     def log(self, request: object) -> None:
         """Not a line a request: the journal tells what matters, and is bounded."""
+
+
+class AdminSite(EchoSite):
+    """For operators: there is place for them also when there is none for clients."""
+
+    def isFull(self) -> bool:
+        return len(self.channels) > OPERATORS

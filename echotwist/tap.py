@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.usage import Options as TwistedOptions
 from twisted.python.usage import UsageError
 
@@ -17,7 +18,7 @@ from echotwist.journal import Journal
 from echotwist.limits import BACKLOG, Limits, count, descriptors
 from echotwist.protocol import EchoFactory
 from echotwist.service import EchoService, EveryInterface, Fatal, Listener, Signals
-from echotwist.site import EchoSite
+from echotwist.site import AdminSite, EchoSite, makeAdminRoot, makeRoot
 from echotwist.upgrade import canonicalOrigin
 
 
@@ -72,6 +73,7 @@ class Options(TwistedOptions):
         super().__init__()
         self["listen"] = []
         self["allow-origin"] = []
+        self["admin"] = None
 
     @_manual
     def opt_listen(self, endpoint: str) -> None:
@@ -90,6 +92,12 @@ class Options(TwistedOptions):
             self["allow-origin"].append(origin if origin == "null" else canonicalOrigin(origin))
         except ValueError as e:
             raise UsageError(f"--allow-origin {origin!r}: {e}") from e
+
+    @_manual
+    def opt_admin(self, endpoint: str) -> None:
+        """Serve /metrics for Prometheus, /healthz and /readyz on this endpoint, such as
+        tcp:9090:interface=127.0.0.1. Whoever reaches it can read them."""
+        self["admin"] = endpoint
 
     def opt_version(self) -> None:
         """Print the version and exit."""
@@ -163,18 +171,6 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         # Not at the top: that would install one before twistd's option --reactor is read.
         from twisted.internet import reactor
 
-    listeners = []
-    for text in options["listen"]:
-        try:
-            endpoint = serverFromString(reactor, _withBacklog(text.removeprefix("haproxy:")))
-            listeners.append(Listener(text, endpoint))
-        except (TypeError, IndexError) as e:  # What its parser was not given, or does not know.
-            raise Fatal(f"--listen {text!r}: is no complete endpoint description") from e
-        except Exception as e:  # Each parser fails in its own way.
-            raise Fatal(f"--listen {text!r}: {e or type(e).__name__}") from e
-    if not listeners:
-        port = options["port"]
-        listeners.append(Listener(f"port {port}", EveryInterface(reactor, port)))
     limits: Limits = options["limits"]
     journal = Journal(limits.logRate, reactor)
     fastPath = None
@@ -188,9 +184,38 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         compression=not options["no-compression"],
         contextTakeover=bool(options["context-takeover"]),
     )
-    site = EchoSite(factory, options["allow-origin"])
-    echo = EchoService(reactor, listeners, site)
+    site = EchoSite(factory, makeRoot(factory, options["allow-origin"]))
+    listeners = [
+        Listener(text, _endpoint(reactor, "listen", text), site) for text in options["listen"]
+    ]
+    if not listeners:
+        port = options["port"]
+        listeners.append(Listener(f"port {port}", EveryInterface(reactor, port), site))
+    lag = None
+    if (admin := options["admin"]) is not None:
+        # Not at the top: it takes 0.1 s, which a service without it need not wait for.
+        from echotwist.metrics import Lag, Metrics
+
+        adminSite = AdminSite(factory, makeAdminRoot(factory, Metrics(site)))
+        listeners.append(Listener(admin, _endpoint(reactor, "admin", admin), adminSite))
+        lag = Lag(reactor, journal.totals.lag)
+    echo = EchoService(reactor, listeners, factory)
     services = MultiService()
     Signals(reactor, echo).setServiceParent(services)
     echo.setServiceParent(services)
+    if lag is not None:
+        lag.setServiceParent(services)
     return services
+
+
+def _endpoint(reactor: Any, option: str, text: str) -> IStreamServerEndpoint:
+    """Raises Fatal."""
+    try:
+        endpoint: IStreamServerEndpoint = serverFromString(
+            reactor, _withBacklog(text.removeprefix("haproxy:"))
+        )
+        return endpoint
+    except (TypeError, IndexError) as e:  # What its parser was not given, or does not know.
+        raise Fatal(f"--{option} {text!r}: is no complete endpoint description") from e
+    except Exception as e:  # Each parser fails in its own way.
+        raise Fatal(f"--{option} {text!r}: {e or type(e).__name__}") from e

@@ -280,7 +280,7 @@ class Service:
         self.reactor = MemoryReactorClock()
         self.tree = makeService(options, self.reactor)
         self.echo: Any = self.tree.services[1]
-        self.site = self.echo.site
+        self.site = self.echo._listeners[0].site
         self.factory = self.echo.factory
         self.clients: list[Client] = []
         self.isFast = self.factory.fastPath is not None

@@ -51,7 +51,7 @@ class Endpoint:
 
 def listening(description: str, result: Any) -> Service:
     service = Service()
-    service.echo._listeners = [Listener(description, Endpoint(result))]
+    service.echo._listeners = [Listener(description, Endpoint(result), service.site)]
     return service
 
 
@@ -136,7 +136,7 @@ def test_an_endpoint_that_fails_later_ends_the_service(log) -> None:
             return later
 
     service = Service()
-    service.echo._listeners = [Listener("later", Later())]
+    service.echo._listeners = [Listener("later", Later(), service.site)]
     service.echo.privilegedStartService()
     service.reactor.running = True
     later.errback(ValueError("no"))

@@ -1,0 +1,193 @@
+"""What the service counts, for Prometheus: `/metrics` of --admin.
+
+The names and units are those that Prometheus advises. The numbers are read when they are asked
+for; see `totals`.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from twisted.application.internet import TimerService
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.server import Request
+
+from echotwist import __version__
+from echotwist.answer import Exact
+from echotwist.site import EchoSite
+from echotwist.totals import Histogram
+
+NO_CODE = 1005
+"""RFC 6455, 7.4.1: what stands for a close frame without a code."""
+
+_USUAL = (1000, 1001, 1002, NO_CODE, 1006, 1007, 1009)
+
+_MEASURED = 0.25
+"""Seconds between two measurements of the reactor's lag."""
+
+
+class Metrics(Exact):
+    """The page of numbers. Errors: none; an unknown Accept gets Prometheus's text format."""
+
+    def __init__(self, site: EchoSite) -> None:
+        super().__init__()
+        # Its own: the library's global one belongs to whoever runs this in a process of theirs.
+        self._registry = CollectorRegistry()
+        self._registry.register(EchoCollector(site))
+        ProcessCollector(registry=self._registry)
+
+    def render(self, request: Request) -> bytes:
+        encode, contentType = choose_encoder(request.getHeader("Accept") or "")
+        body: bytes = encode(self._registry)
+        request.setHeader("Content-Type", contentType)
+        request.setHeader("Content-Length", str(len(body)))
+        return b"" if request.method == b"HEAD" else body
+
+
+class EchoCollector(Collector):
+    """The numbers of one `site` and its connections."""
+
+    def __init__(self, site: EchoSite) -> None:
+        self._site = site
+
+    def collect(self) -> Iterator[Metric]:
+        factory = self._site.factory
+        fastPath = factory.fastPath
+        if fastPath is not None:
+            fastPath.count()
+        totals = factory.journal.totals
+
+        yield InfoMetricFamily("echotwist_build", "What runs.", {"version": __version__})
+        yield GaugeMetricFamily(
+            "echotwist_connections_open", "WebSocket connections.", len(factory.connections)
+        )
+        yield GaugeMetricFamily(
+            "echotwist_connections_max",
+            "WebSocket connections that are accepted at a time.",
+            factory.limits.maxConnections,
+        )
+        yield GaugeMetricFamily(
+            "echotwist_http_connections_open",
+            "Connections that are not upgraded, or not yet.",
+            len(self._site.channels),
+        )
+        yield CounterMetricFamily(
+            "echotwist_connections_accepted", "Handshakes answered with 101.", totals.accepted
+        )
+        yield _byLabels(
+            "echotwist_handshakes_refused",
+            "Handshakes not answered with 101, by HTTP status and by reason as the log has it.",
+            ["status", "reason"],
+            {(str(status), why): count for (status, why), count in totals.refused.items()},
+        )
+        yield CounterMetricFamily(
+            "echotwist_connections_dropped",
+            "Connections dropped as they came, far over the limit.",
+            totals.dropped,
+        )
+        yield _byLabels(
+            "echotwist_connections_closed",
+            "WebSocket connections ended, by close code (RFC 6455, 7.4.1): 1005 if the close frame "
+            "had none, 1006 if there was no close frame.",
+            ["code"],
+            _byCode(totals.closed),
+        )
+        directions = ("received", "sent")
+        yield _byLabels(
+            "echotwist_messages",
+            "Whole messages; an echo is sent when it is given to the transport.",
+            ["direction", "type"],
+            {(way, kind): count for way in directions
+             for kind, count in (("text", totals.texts), ("binary", totals.binaries))},
+        )  # fmt: skip
+        yield _byLabels(
+            "echotwist_message_bytes",
+            "Bytes of payload in them, after decompression.",
+            ["direction", "type"],
+            {(way, kind): count for way in directions
+             for kind, count in (("text", totals.textBytes), ("binary", totals.binaryBytes))},
+        )  # fmt: skip
+        yield CounterMetricFamily(
+            "echotwist_fastpath_messages",
+            "Messages that the threads of the fast path echoed.",
+            0 if fastPath is None else fastPath.messages,
+        )
+        yield GaugeMetricFamily(
+            "echotwist_fastpath_connections",
+            "WebSocket connections that the threads of the fast path serve.",
+            0 if fastPath is None else fastPath.lent,
+        )
+        yield CounterMetricFamily(
+            "echotwist_backpressure_pauses",
+            "How often a client did not read, and was not read until it did.",
+            totals.pauses,
+        )
+        yield _histogram(
+            "echotwist_handshake_duration_seconds",
+            "From accept, or the answer to the request before, to 101.",
+            totals.handshakes,
+        )
+        yield _histogram(
+            "echotwist_connection_duration_seconds",
+            "From 101 to the end of the connection.",
+            totals.lifetimes,
+        )
+        yield _histogram(
+            "echotwist_reactor_lag_seconds",
+            "How late the event loop comes to what is due; the fast path does not wait for it.",
+            totals.lag,
+        )
+
+
+class Lag(TimerService):
+    """Measures how late the reactor is."""
+
+    def __init__(self, reactor: IReactorTime, lag: Histogram) -> None:
+        super().__init__(_MEASURED, self._measure)
+        self.clock: IReactorTime = reactor
+        self._lag = lag
+        self._due: float | None = None
+
+    def _measure(self) -> None:
+        now = self.clock.seconds()
+        if self._due is not None:
+            self._lag.observe(now - self._due)
+        self._due = now + _MEASURED
+
+
+def _byCode(closed: Counter[int | None]) -> Counter[tuple[str, ...]]:
+    """A client may say any code from 3000 to 4999, and would make as many series."""
+    # The usual ones from the start: a rate cannot tell of an event that made its own series.
+    found = Counter({(str(code),): 0 for code in _USUAL})
+    for code, count in closed.items():
+        if code is None:
+            code = NO_CODE
+        thousand = code // 1000 * 1000
+        found[(f"{thousand}-{thousand + 999}" if code >= 3000 else str(code),)] += count
+    return found
+
+
+def _byLabels(
+    name: str, documentation: str, labels: list[str], counts: Mapping[tuple[str, ...], int]
+) -> Metric:
+    family = CounterMetricFamily(name, documentation, labels=labels)
+    for values, count in counts.items():
+        family.add_metric(values, count)
+    return family
+
+
+def _histogram(name: str, documentation: str, histogram: Histogram) -> Metric:
+    below, buckets = 0, []
+    for bound, count in zip((*map(str, histogram.bounds), "+Inf"), histogram.counts, strict=True):
+        below += count
+        buckets.append((bound, below))
+    return HistogramMetricFamily(name, documentation, buckets=buckets, sum_value=histogram.sum)

@@ -1,0 +1,333 @@
+"""/metrics, and what is counted on the way there."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from frames import CONTINUATION, TEXT, binary, close, frame, text
+from memory import Client, Service, request
+from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import succeed
+from twisted.internet.interfaces import IListeningPort
+from zope.interface import implementer
+
+from echotwist import __version__
+from echotwist.totals import Histogram
+
+DASHBOARD = Path(__file__).parent.parent / "deploy" / "grafana" / "echotwist.json"
+
+ADMIN = "--admin=tcp:9090:interface=127.0.0.1"
+
+pytestmark = pytest.mark.usefixtures("way")
+
+
+class Operator(Client):
+    """A connection to --admin."""
+
+    def __init__(self, service: Service) -> None:
+        admin = service.echo._listeners[-1].site
+        service.site, site = admin, service.site
+        super().__init__(service)
+        service.site = site
+
+
+def get(service: Service, path: str, **headers: str) -> tuple[bytes, bytes]:
+    client = Operator(service)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    client.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode())
+    head, _, body = client.received().partition(b"\r\n\r\n")
+    return head, body
+
+
+def samples(service: Service) -> dict[str, float]:
+    """Each sample by its name and labels, as a query has them."""
+    _, body = get(service, "/metrics")
+    found = {}
+    for family in text_string_to_metric_families(body.decode()):
+        for sample in family.samples:
+            labels = ",".join(f'{k}="{v}"' for k, v in sample.labels.items())
+            found[sample.name + (f"{{{labels}}}" if labels else "")] = sample.value
+    return found
+
+
+def changed(service: Service, before: dict[str, float]) -> dict[str, float]:
+    """What the service, not the process, has counted since."""
+    return {
+        name: value - before.get(name, 0)
+        for name, value in samples(service).items()
+        if value != before.get(name, 0) and name.startswith("echotwist_") and "duration" not in name
+    }
+
+
+@pytest.mark.parametrize("rate", ["0", "1", "100"])
+def test_messages_are_counted_whether_they_are_shown_or_not(rate: str) -> None:
+    service = Service(ADMIN, f"--log-rate={rate}")
+    client = service.open()
+    before = samples(service)
+    client.send(text("four") + binary(bytes(100)) + text("sixsix"))
+    client.send(frame(TEXT, b"one", fin=False) + frame(CONTINUATION, b"two") + text("x" * 100))
+    after = changed(service, before)
+    for name in ("echotwist_fastpath_messages_total", "echotwist_fastpath_connections"):
+        after.pop(name, None)
+    assert after == {
+        f'echotwist_{what}_total{{direction="{way}",type="{kind}"}}': count
+        for way in ("received", "sent")
+        for what, kind, count in [
+            ("messages", "text", 4),
+            ("messages", "binary", 1),
+            ("message_bytes", "text", 116),
+            ("message_bytes", "binary", 100),
+        ]
+    }
+
+
+def test_the_share_of_the_fast_path_can_be_told() -> None:
+    service = Service(ADMIN, "--log-rate=1")
+    isFast = service.isFast
+    client = service.open()
+    client.send(text("a") * 3)
+    assert samples(service)["echotwist_fastpath_messages_total"] == (3 if isFast else 0)
+    assert samples(service)["echotwist_fastpath_connections"] == (1 if isFast else 0)
+    client.send(frame(TEXT, b"one", fin=False))
+    assert samples(service)["echotwist_fastpath_connections"] == 0
+    client.send(frame(CONTINUATION, b"two"))
+    assert samples(service)["echotwist_fastpath_messages_total"] == (3 if isFast else 0)
+
+
+def test_messages_that_are_compressed_or_not_lent_are_counted() -> None:
+    service = Service(ADMIN, "--log-rate=0", lends=False)
+    client = service.open()
+    before = samples(service)
+    client.send(text("four") + binary(b"12"))
+    after = changed(service, before)
+    assert after['echotwist_messages_total{direction="received",type="text"}'] == 1
+    assert after['echotwist_message_bytes_total{direction="sent",type="binary"}'] == 2
+
+
+def test_connections_are_counted_as_they_come_and_go() -> None:
+    service = Service(ADMIN, "--max-connections=3")
+    before = samples(service)
+    assert before["echotwist_connections_open"] == 0
+    assert before["echotwist_connections_max"] == 3
+    clients = [service.open() for _ in range(3)]
+    assert samples(service)["echotwist_connections_open"] == 3
+    service.connect().send(request())
+    service.connect().send(request(Sec_WebSocket_Key="short"))
+    service.connect().send(request(Sec_WebSocket_Key="short"))
+    assert samples(service)["echotwist_http_connections_open"] == 3
+    clients[0].send(close(1000))
+    clients[1].send(frame(8, b""))
+    clients[2].finish()
+    for client in clients:
+        client.finish()
+    after = changed(service, before)
+    del after["echotwist_http_connections_open"]
+    assert after == {
+        "echotwist_connections_accepted_total": 3,
+        'echotwist_connections_closed_total{code="1000"}': 1,
+        'echotwist_connections_closed_total{code="1005"}': 1,
+        'echotwist_connections_closed_total{code="1006"}': 1,
+        'echotwist_handshakes_refused_total{reason="all connections are taken",status="503"}': 1,
+        'echotwist_handshakes_refused_total{reason="the Sec-WebSocket-Key is not 16 bytes in '
+        'base64",status="400"}': 2,
+    }
+
+
+def test_a_client_cannot_make_a_series_for_each_close_code_that_there_is() -> None:
+    service = Service(ADMIN)
+    for code in (1001, 1011, 3000, 3999, 4000, 4321):
+        client = service.open()
+        client.send(close(code))
+        client.finish()
+    assert {name: n for name, n in samples(service).items() if n and "_closed_total" in name} == {
+        'echotwist_connections_closed_total{code="1001"}': 1,
+        'echotwist_connections_closed_total{code="1011"}': 1,
+        'echotwist_connections_closed_total{code="3000-3999"}': 2,
+        'echotwist_connections_closed_total{code="4000-4999"}': 2,
+    }
+
+
+def test_a_client_that_does_not_read_is_counted() -> None:
+    service = Service(ADMIN)
+    client = service.open()
+    client.send(text("a"))
+    client.socket.window = 0
+    before = samples(service)
+    client.send(binary(bytes(60_000)) * 4)
+    assert before["echotwist_backpressure_pauses_total"] == 0
+    assert changed(service, before)["echotwist_backpressure_pauses_total"] >= 1
+    client.socket.window = float("inf")
+    service.run()
+    pauses = changed(service, before)["echotwist_backpressure_pauses_total"]
+    client.send(text("b"))
+    assert changed(service, before)["echotwist_backpressure_pauses_total"] == pauses
+
+
+def test_connections_that_are_dropped_are_counted() -> None:
+    service = Service(ADMIN, "--max-connections=1")
+    for _ in range(60):
+        service.connect()
+    assert samples(service)["echotwist_connections_dropped_total"] == 9
+
+
+def test_handshakes_and_lifetimes_are_timed() -> None:
+    service = Service(ADMIN)
+    client = service.connect()
+    service.advance(0.03)
+    client.send(request())
+    service.advance(7)
+    client.send(close(1000))
+    client.finish()
+    found = samples(service)
+    assert found["echotwist_handshake_duration_seconds_sum"] == pytest.approx(0.03)
+    assert found['echotwist_handshake_duration_seconds_bucket{le="0.025"}'] == 0
+    assert found['echotwist_handshake_duration_seconds_bucket{le="0.05"}'] == 1
+    assert found["echotwist_connection_duration_seconds_sum"] == pytest.approx(7, abs=0.1)
+    assert found['echotwist_connection_duration_seconds_bucket{le="1.0"}'] == 0
+    assert found['echotwist_connection_duration_seconds_bucket{le="10.0"}'] == 1
+    assert found['echotwist_connection_duration_seconds_bucket{le="+Inf"}'] == 1
+
+
+def test_a_clock_that_is_set_back_makes_no_time_negative() -> None:
+    histogram = Histogram(1, 2)
+    histogram.observe(-5)
+    histogram.observe(1)
+    histogram.observe(3)
+    assert (histogram.counts, histogram.sum) == ([2, 0, 1], 4)
+
+
+def test_the_lag_of_the_reactor_is_measured() -> None:
+    service = Service(ADMIN)
+    _, lag = service.tree.services[1:]
+    lag.startService()
+    service.reactor.advance(0.25)
+    service.reactor.advance(0.25 + 0.3)  # It was busy.
+    found = samples(service)
+    assert found["echotwist_reactor_lag_seconds_count"] == 2
+    assert found["echotwist_reactor_lag_seconds_sum"] == pytest.approx(0.3)
+    assert found['echotwist_reactor_lag_seconds_bucket{le="0.25"}'] == 1
+    lag.stopService()
+
+
+def test_it_is_told_in_the_format_that_is_asked_for() -> None:
+    service = Service(ADMIN)
+    head, body = get(service, "/metrics")
+    assert b"Content-Type: text/plain; version=" in head
+    assert f'echotwist_build_info{{version="{__version__}"}} 1.0'.encode() in body
+    assert b"process_open_fds" in body
+    head, body = get(service, "/metrics", Accept="application/openmetrics-text;version=1.0.0")
+    assert b"Content-Type: application/openmetrics-text" in head
+    assert body.endswith(b"# EOF\n")
+
+
+def test_its_head_can_be_asked_for() -> None:
+    service = Service(ADMIN)
+    client = Operator(service)
+    client.send(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    head, _, body = client.received().partition(b"\r\n\r\n")
+    assert int(re.search(rb"Content-Length: (\d+)", head)[1]) > 1000  # type: ignore[index]
+    assert body == b""
+
+
+@pytest.mark.parametrize("path", ["/", "/echo", "/metrics/x", "/websockets.html"])
+def test_nothing_else_is_there(path: str) -> None:
+    assert get(Service(ADMIN), path)[0].startswith(b"HTTP/1.1 404 ")
+
+
+def test_clients_see_none_of_it() -> None:
+    client = Service(ADMIN).connect()
+    client.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert client.received().startswith(b"HTTP/1.1 404 ")
+
+
+def test_an_operator_gets_in_when_no_client_does() -> None:
+    service = Service(ADMIN, "--max-connections=1")
+    for _ in range(60):
+        service.connect()
+    assert get(service, "/healthz")[1] == b"ok\n"
+
+
+def test_operators_cannot_take_all_descriptors() -> None:
+    service = Service(ADMIN)
+    operators = [Operator(service) for _ in range(30)]
+    assert sum(operator.socket.closed for operator in operators) == 10
+
+
+@implementer(IListeningPort)
+class Port:
+    """A port that is also the endpoint that opens it."""
+
+    def __init__(self, name: str, stopped: list[str]) -> None:
+        self._name = name
+        self._stopped = stopped
+
+    def listen(self, factory: Any) -> Any:
+        return succeed(self)
+
+    def getHost(self) -> Any:
+        return IPv4Address("TCP", "127.0.0.1", 1)
+
+    def startListening(self) -> None:
+        """Done."""
+
+    def stopListening(self) -> None:
+        self._stopped.append(self._name)
+
+
+def test_an_operator_can_look_on_while_it_drains(log) -> None:
+    service = Service(ADMIN)
+    stopped: list[str] = []
+    for listener in service.echo._listeners:
+        listener.endpoint = Port(listener.description, stopped)
+    service.start()
+    assert "metrics on tcp:9090:interface=127.0.0.1" in log.lines()
+    client = service.open()
+    service.tree.stopService()
+    service.run()
+    assert stopped == ["port 8080"]
+    assert get(service, "/readyz")[0].startswith(b"HTTP/1.1 503 ")
+    assert get(service, "/healthz")[0].startswith(b"HTTP/1.1 200 ")
+    client.send(close(1001))
+    client.finish()
+    assert stopped == ["port 8080", "tcp:9090:interface=127.0.0.1"]
+
+
+def test_the_figures_are_what_prometheus_expects(tmp_path: Path) -> None:
+    """Asks Prometheus's own tool."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        assert os.environ.get("CI") != "true", "Debian's prometheus is to be installed"
+        pytest.skip("needs promtool")
+    service = Service(ADMIN, "--max-connections=1")
+    service.open().send(text("x") + close(1000))
+    service.connect().send(request(Host=None))
+    _, body = get(service, "/metrics")
+    told = subprocess.run(
+        [promtool, "check", "metrics"], input=body, capture_output=True, timeout=60
+    )
+    assert (told.returncode, told.stdout, told.stderr) == (0, b"", b"")
+
+
+def test_the_dashboard_asks_for_nothing_that_is_not_there() -> None:
+    service = Service(ADMIN)
+    client = service.open()
+    client.send(text("x") + close(1000))
+    client.finish()
+    service.connect().send(request(Host=None))
+    told = set(re.findall(r"[a-z]+_\w+", " ".join(samples(service))))
+    dashboard = json.loads(DASHBOARD.read_text())
+    queries = [
+        target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])
+    ]
+    asked = {name for query in queries for name in re.findall(r"(?:echotwist|process)_\w+", query)}
+    assert len(queries) > 10
+    assert asked <= told
+    # And it shows all that there is, but for the sums that come with histograms.
+    named = {name for name in told if name.startswith("echotwist_")}
+    assert named - asked <= {name for name in named if name.endswith(("_sum", "_count"))}
