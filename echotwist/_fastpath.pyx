@@ -41,6 +41,8 @@ Why hostile bytes do no harm:
   any of it, as simple ones do: the rest of a frame that is passing is read all the same, and
   waits. It is no larger than `maxMessage`, which Autobahn would hold, too; the room for it,
   while it grows, is twice what is in it.
+- What all connections hold is bounded by `mostHeld`. Over it reads are short, nothing is read
+  ahead, and who would have to be held for is returned, for the reactor's `Budget` to decide.
 - Where Autobahn would close with a code, it does: what was unmasked is masked again and given
   back. Only inside a frame that is passing there is no room for a close frame, so that bad UTF-8
   in it ends in a drop.
@@ -49,7 +51,7 @@ Why hostile bytes do no harm:
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.math cimport ceil
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport abort, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
@@ -125,6 +127,8 @@ cdef extern from "<time.h>" nogil:
 cdef enum:
     # Bytes that one read takes.
     READ = 256 << 10
+    # The same, when all that may be held is held.
+    READ_LITTLE = 4 << 10
     # Bytes of payload up to which a frame is held until all of it is there.
     HOLD = 64 << 10
     # Bytes of the longest header: two, a length of eight, the mask.
@@ -150,6 +154,7 @@ cdef enum Why:
     PLAIN       # It is not.
     UNUSUAL     # Autobahn shall judge; also the client's FIN.
     RECALLED
+    FULL        # There is no memory for it here.
     LOST        # The socket has failed.
     UNANSWERED  # Nothing has moved since a ping.
     NOT_UTF8    # In a frame the beginning of which is sent.
@@ -158,6 +163,7 @@ cdef enum Why:
 WHY = {
     UNUSUAL: "unusual",
     RECALLED: "recalled",
+    FULL: "full",
     LOST: "lost",
     UNANSWERED: "unanswered",
     NOT_UTF8: "not UTF-8",
@@ -343,23 +349,6 @@ cdef uint64_t unacknowledged(Connection *c) noexcept nogil:
     return queued + (c.unsentEnd - c.unsentAt)
 
 
-cdef void keepUnsent(Connection *c, const uint8_t *data, size_t size) noexcept nogil:
-    cdef size_t kept = c.unsentEnd - c.unsentAt
-    cdef uint8_t *larger
-    if c.unsentRoom - c.unsentEnd < size:
-        # Twice as much as is needed, so that a byte is copied once more on average.
-        c.unsentRoom = kept + size if c.unsent == NULL else 2 * (kept + size)
-        larger = <uint8_t *>allocated(c.unsentRoom)
-        if kept:
-            memcpy(larger, c.unsent + c.unsentAt, kept)
-        free(c.unsent)
-        c.unsent = larger
-        c.unsentAt = 0
-        c.unsentEnd = kept
-    memcpy(c.unsent + c.unsentEnd, data, size)
-    c.unsentEnd += size
-
-
 cdef void add(Counts *counts, Connection *c) noexcept nogil:
     """The message of `c` is complete."""
     cdef bint isBinary = opcodeOf(c) == BINARY
@@ -459,7 +448,7 @@ def compressed(bytes data, uint64_t most):
 cdef class Loop:
     """Serves the connections that it is lent.
 
-    `maxMessage` is in bytes, below 2**62; `pingInterval` (0: never) and `pingTimeout` are in
+    `maxMessage`, below 2**62, and `mostHeld` are in bytes; `pingInterval` (0: never) and `pingTimeout` are in
     seconds. `reported` is an eventfd of the caller's, which is written when there are reports.
     Raises OSError if no descriptor is left.
     """
@@ -469,7 +458,7 @@ cdef class Loop:
 
     cdef int epoll, ordered, reported
     cdef Box orders, told
-    cdef uint64_t maxMessage
+    cdef uint64_t maxMessage, mostHeld
     cdef double pingInterval, pingTimeout
 
     # What follows belongs to the loop's thread alone.
@@ -480,14 +469,18 @@ cdef class Loop:
     cdef int descriptors
     cdef Connection heard, silent     # The heads of two rings; see keepAlive().
     cdef uint64_t showable            # Messages that the log may still be shown.
+    cdef uint64_t held                # Bytes of memory for frames, and for what is unsent.
     cdef bint hasCounted
     cdef Counts counts                # Without the messages that it was shown; in this turn ...
-    cdef Counts untold                # ... and until counted() asks, under the lock of `told`.
+    # ... and until counted() asks, under the lock of `told`; as is the other.
+    cdef Counts untold
+    cdef uint64_t toldHeld
 
-    def __cinit__(self, maxMessage, pingInterval, pingTimeout, reported):
+    def __cinit__(self, maxMessage, mostHeld, pingInterval, pingTimeout, reported):
         # First of all, and no argument has a type: __dealloc__() closes what these say.
         self.epoll = self.ordered = -1
         self.maxMessage = maxMessage
+        self.mostHeld = mostHeld
         self.pingInterval = pingInterval
         self.pingTimeout = pingTimeout
         self.reported = reported
@@ -580,13 +573,15 @@ cdef class Loop:
 
     def counted(self):
         """What has happened since the last call: messages that the log was not shown, see
-        `messagesOf`; and clients that did not read, and were waited for."""
+        `messagesOf`; and clients that did not read, and were waited for. And how many bytes are
+        held now."""
         cdef Counts counts
         memset(&counts, 0, sizeof(counts))
         pthread_mutex_lock(&self.told.lock)
         move(&counts, &self.untold)
+        held = self.toldHeld
         pthread_mutex_unlock(&self.told.lock)
-        return messagesOf(&counts), counts.pauses
+        return messagesOf(&counts), counts.pauses, held
 
     # For the loop's thread.
 
@@ -632,6 +627,7 @@ cdef class Loop:
             self.hasCounted = False
             pthread_mutex_lock(&self.told.lock)
             move(&self.untold, &self.counts)
+            self.toldHeld = self.held
             pthread_mutex_unlock(&self.told.lock)
         if self.hasTold:
             self.hasTold = False
@@ -692,7 +688,7 @@ cdef class Loop:
         cdef epoll_event event
         if c.unsent != NULL:
             events |= EPOLLOUT
-        if c.unsent == NULL or isPassing(c):
+        if c.unsent == NULL or (isPassing(c) and self.held < self.mostHeld):
             events |= EPOLLIN
         if events == c.events:
             return True
@@ -708,8 +704,12 @@ cdef class Loop:
     cdef void receive(self, Connection *c) noexcept nogil:
         """Read once, and send back what that has brought."""
         cdef uint8_t *at = self.room + HEADER
-        # While something waits, no further frame is begun.
-        cdef size_t most = READ if c.unsent == NULL else min(c.left, <uint64_t>READ)
+        cdef size_t most = READ if self.held < self.mostHeld else READ_LITTLE
+        if c.unsent != NULL:
+            if most == READ_LITTLE:
+                self.attend(c)  # Not read ahead any more.
+                return
+            most = min(c.left, <uint64_t>READ)  # No further frame is begun.
         cdef ssize_t size = recv(c.fd, at, most, 0)
         if size > 0:
             self.hearOf(c)
@@ -758,6 +758,9 @@ cdef class Loop:
                 if c.size > self.maxMessage or (at[0] & CONTROL and c.size > size):
                     why = UNUSUAL
                     break
+                if size < c.size <= HOLD and self.held + HOLD > self.mostHeld:
+                    why = FULL
+                    break
                 c.headSize = headSizeOf(at)
                 memcpy(c.head, at, c.headSize)
                 at += c.headSize
@@ -767,6 +770,7 @@ cdef class Loop:
                     to = writeHead(c, to)
                 else:
                     c.held = <uint8_t *>allocated(HEADER + c.size)
+                    self.hold(HEADER + c.size)
                     writeHead(c, c.held)
 
             size = min(c.left, <uint64_t>(end - at))
@@ -798,6 +802,7 @@ cdef class Loop:
                     wholeSize = c.headSize - 4 + c.size
                     payload = whole + c.headSize - 4
                     c.held = NULL
+                    self.hold(-<int64_t>(HEADER + c.size))
                 if not c.head[0] & CONTROL:
                     self.count(c, payload)
                 elif opcodeOf(c) == PONG:
@@ -809,6 +814,8 @@ cdef class Loop:
         free(whole)
         if why == PLAIN and c.recalled and not isPassing(c):
             why = RECALLED
+        if why == PLAIN and c.unsent != NULL and not isPassing(c) and self.held > self.mostHeld:
+            why = FULL
         if why == PLAIN and not self.attend(c):
             why = LOST
         if why != PLAIN:
@@ -858,11 +865,34 @@ cdef class Loop:
             self.hasCounted = True
         skipped = min(<size_t>sent, firstSize)
         if skipped < firstSize:
-            keepUnsent(c, first + skipped, firstSize - skipped)
+            self.keepUnsent(c, first + skipped, firstSize - skipped)
         skipped = sent - skipped
         if skipped < secondSize:
-            keepUnsent(c, second + skipped, secondSize - skipped)
+            self.keepUnsent(c, second + skipped, secondSize - skipped)
         return True
+
+    cdef void keepUnsent(self, Connection *c, const uint8_t *data, size_t size) noexcept nogil:
+        cdef size_t kept = c.unsentEnd - c.unsentAt
+        cdef size_t room
+        cdef uint8_t *larger
+        if c.unsentRoom - c.unsentEnd < size:
+            # Twice as much as is needed, so that a byte is copied once more on average.
+            room = kept + size if c.unsent == NULL else 2 * (kept + size)
+            larger = <uint8_t *>allocated(room)
+            if kept:
+                memcpy(larger, c.unsent + c.unsentAt, kept)
+            free(c.unsent)
+            self.hold(<int64_t>(room - c.unsentRoom))
+            c.unsent = larger
+            c.unsentAt = 0
+            c.unsentEnd = kept
+            c.unsentRoom = room
+        memcpy(c.unsent + c.unsentEnd, data, size)
+        c.unsentEnd += size
+
+    cdef void hold(self, int64_t more) noexcept nogil:
+        self.held += more
+        self.hasCounted = True
 
     cdef void sendUnsent(self, Connection *c) noexcept nogil:
         cdef ssize_t sent = send(c.fd, c.unsent + c.unsentAt, c.unsentEnd - c.unsentAt,
@@ -873,6 +903,7 @@ cdef class Loop:
             return
         c.unsentAt += sent
         if c.unsentAt == c.unsentEnd:
+            self.hold(-<int64_t>c.unsentRoom)
             free(c.unsent)
             c.unsent = NULL
             c.unsentAt = c.unsentEnd = c.unsentRoom = 0
@@ -912,6 +943,9 @@ cdef class Loop:
         epoll_ctl(self.epoll, EPOLL_CTL_DEL, c.fd, NULL)
         self.byDescriptor[c.fd] = NULL
         unlink(c)
+        if c.held != NULL:
+            self.hold(-<int64_t>(HEADER + c.size))
+        self.hold(-<int64_t>c.unsentRoom)
         free(c.held)
         free(c.shown)
         free(c.unsent)

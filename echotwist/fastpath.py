@@ -76,6 +76,8 @@ class FastPath:
         self._shown = min(limits.logRate, SHOWN)
         self.messages = 0
         """Echoed by the loops since the start, as of the last `count`."""
+        self.held = 0
+        """Bytes that the loops hold for clients, as of the last `count`."""
 
     @property
     def lent(self) -> int:
@@ -95,7 +97,12 @@ class FastPath:
         try:
             for _ in range(self.threads):
                 loop = Loop(
-                    limits.maxMessage, limits.pingInterval, limits.pingTimeout, self._reported
+                    limits.maxMessage,
+                    # The other half is the reactor's.
+                    limits.memoryBudget // 2 // self.threads,
+                    limits.pingInterval,
+                    limits.pingTimeout,
+                    self._reported,
                 )
                 # A daemon, as Python calls it: the process ends without it if it must.
                 thread = self.Thread(target=_run, args=(loop,), daemon=True)
@@ -175,8 +182,10 @@ class FastPath:
 
     def count(self) -> None:
         """Have the journal count what the loops have not shown it."""
+        self.held = 0
         for loop, _ in self._running:
-            messages, pauses = loop.counted()
+            messages, pauses, held = loop.counted()
+            self.held += held
             self._journal.count(*messages)
             self._journal.totals.pauses += pauses
             self.messages += messages[0] + messages[2]

@@ -27,6 +27,9 @@ BACKLOG = 1024
 """Connections that the kernel keeps while the process is busy. Twisted's own 50 loses
 SYNs when a thousand clients return at once; the kernel caps this at net.core.somaxconn."""
 
+HEADER = 300
+"""Bytes that a header of a request takes beside its own, as Python keeps it (measured)."""
+
 FRAGMENT = 64
 """Bytes that each frame of a message in several counts for at least. RFC 6455 lets a message
 consist of any number of empty fragments; this ends it at 262,144 of them by default."""
@@ -124,6 +127,13 @@ class Limits:
         descriptors,
         "WebSocket connections at a time; further ones are answered 503. auto: as many as "
         f"the limit of open files carries, less {RESERVE} and 2 for each of --threads.",
+    )
+    memoryBudget: int = _limit(
+        "512M",
+        size,
+        "Memory for what all clients have not sent whole or do not read, besides some 8 KB for "
+        "each; those that hold most are closed with 1013. 512M is half of a small machine; at "
+        "least eight times the largest message.",
     )
     handshakeTimeout: float = _limit(
         "10s",

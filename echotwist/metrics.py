@@ -131,6 +131,16 @@ class EchoCollector(Collector):
             "How often a client did not read, and was not read until it did.",
             totals.pauses,
         )
+        yield GaugeMetricFamily(
+            "echotwist_buffered_bytes",
+            "Memory for what clients have not sent whole, or do not read.",
+            factory.budget.held + (0 if fastPath is None else fastPath.held),
+        )
+        yield GaugeMetricFamily(
+            "echotwist_buffered_max_bytes",
+            "The most that this may be: --memory-budget.",
+            factory.limits.memoryBudget,
+        )
         yield _histogram(
             "echotwist_handshake_duration_seconds",
             "From accept, or the answer to the request before, to 101.",
@@ -167,7 +177,7 @@ class Lag(TimerService):
 def _byCode(closed: Counter[int | None]) -> Counter[tuple[str, ...]]:
     """A client may say any code from 3000 to 4999, and would make as many series."""
     # The usual ones from the start: a rate cannot tell of an event that made its own series.
-    found = Counter({(str(code),): 0 for code in _USUAL})
+    found: Counter[tuple[str, ...]] = Counter({(str(code),): 0 for code in _USUAL})
     for code, count in closed.items():
         if code is None:
             code = NO_CODE

@@ -39,7 +39,8 @@ from txaio.tx import make_logger
 from zope.interface import implementer
 
 from echotwist import __version__, deflate
-from echotwist.closing import isAtRest, isPlain, linger, send, waiting
+from echotwist.budget import Budget
+from echotwist.closing import isAtRest, isPlain, linger, send, unsent, waiting
 from echotwist.fastpath import FastPath
 from echotwist.journal import Journal
 from echotwist.limits import FRAGMENT, Limits
@@ -50,7 +51,8 @@ WebSocketServerProtocol.CLOSE_STATUS_CODES_ALLOWED.append(1014)
 GOING_AWAY = 1001
 INVALID_PAYLOAD = 1007
 MESSAGE_TOO_BIG = 1009
-"""Close codes, RFC 6455, 7.4.1. The others are Autobahn's to send."""
+TRY_AGAIN_LATER = 1013
+"""Close codes, RFC 6455, 7.4.1, and 1013 of IANA's registry. The others are Autobahn's to send."""
 
 
 _PLAIN = (0x81, 0x82)
@@ -99,7 +101,8 @@ class EchoProtocol(WebSocketServerProtocol):
     handshake: Handshake
     websocket_version = 13
 
-    _message: bytearray
+    _message: bytes | bytearray = b""
+    _isStopped = False
     _wireLeft: int
     _failure: tuple[int, str] | None = None
     _heard = 0.0
@@ -191,13 +194,13 @@ class EchoProtocol(WebSocketServerProtocol):
         if len(self._message) + len(payload) > self.factory.limits.maxMessage:
             self._tooBig()
         else:
-            self._message += payload
+            self._message += payload  # A bytearray, since it has begun.
 
     def onMessageFrameEnd(self) -> None:
         pass
 
     def onMessageEnd(self) -> None:
-        payload, self._message = bytes(self._message), bytearray()
+        payload, self._message = bytes(self._message), b""
         # After our own close no data may follow (RFC 6455, 5.5.1), so nothing is echoed.
         if self.state == self.STATE_OPEN:
             self.onMessage(payload, self.message_is_binary)
@@ -216,10 +219,35 @@ class EchoProtocol(WebSocketServerProtocol):
         self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
-        self.transport.resumeProducing()
+        if not self._isStopped:
+            self.transport.resumeProducing()
+        self._account()
 
     def stopProducing(self) -> None:
         """The connection is gone."""
+
+    # Nor are those that hold most, when all hold too much.
+
+    def _account(self) -> None:
+        held = len(self._message) + len(self.data) + unsent(self.transport)
+        self.factory.budget.account(self, held)
+
+    def stopReading(self) -> None:
+        self._isStopped = True
+        self.transport.pauseProducing()
+
+    def resumeReading(self) -> None:
+        self._isStopped = False
+        if not self.transport.producerPaused:
+            self.transport.resumeProducing()
+
+    def refuse(self) -> None:
+        self._failure = (TRY_AGAIN_LATER, "too much is waiting here for all clients together")
+        if unsent(self.transport):
+            # A close frame would wait behind what the client does not read.
+            self.transport.abortConnection()
+        else:
+            self._fail_connection(*self._failure)
 
     # Liveness.
 
@@ -239,6 +267,7 @@ class EchoProtocol(WebSocketServerProtocol):
                 return
         if data:
             self._read(data)
+        self._account()
 
     def _read(self, data: bytes) -> None:
         if self.state == self.STATE_CLOSED:
@@ -359,6 +388,7 @@ class EchoProtocol(WebSocketServerProtocol):
                 self._watch()
             if unjudged:
                 self._read(unjudged)
+        self._account()
         if onReturn is not None:
             onReturn()
 
@@ -405,7 +435,7 @@ class EchoProtocol(WebSocketServerProtocol):
         """
         self._clearTimer()
         self._flush()
-        self._message, self.data = bytearray(), b""  # Half a message is not kept meanwhile.
+        self._message, self.data = b"", b""  # Half a message is not kept meanwhile.
         self._timer = linger(self.transport, self.factory.reactor, self.factory.limits.closeTimeout)
 
     def readConnectionLost(self) -> None:
@@ -481,6 +511,9 @@ class EchoFactory(WebSocketServerFactory):
         self.limits = limits
         self.journal = journal
         self.fastPath = fastPath
+        # The loops of the fast path have the other half.
+        most = limits.memoryBudget // 2 if fastPath is not None else limits.memoryBudget
+        self.budget = Budget(most, limits.closeTimeout, reactor)
         self.connections: set[EchoProtocol] = set()
         self.draining = False
         self._count = 0
@@ -531,6 +564,7 @@ class EchoFactory(WebSocketServerFactory):
 
     def closed(self, connection: EchoProtocol) -> None:
         self.connections.discard(connection)
+        self.budget.account(connection, 0)
         self.journal.totals.lifetimes.observe(self.reactor.seconds() - connection.opened)
         if self._emptied is not None and not self.connections:
             emptied, self._emptied = self._emptied, None

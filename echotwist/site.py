@@ -37,7 +37,7 @@ from zope.interface import implementer
 from echotwist import __version__
 from echotwist.answer import NOTHING, Answer, Exact
 from echotwist.closing import linger
-from echotwist.limits import OPERATORS, OVERFLOW
+from echotwist.limits import HEADER, OPERATORS, OVERFLOW
 from echotwist.protocol import EchoFactory
 from echotwist.upgrade import EchoResource, nameOf
 
@@ -128,6 +128,8 @@ class Channel(HTTPChannel):
 
     _deadline: IDelayedCall | None = None
     _answered = False
+    _headers = 0
+    """Bytes that the headers of the request that is coming take."""
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -171,7 +173,28 @@ class Channel(HTTPChannel):
     def writeConnectionLost(self) -> None:
         """The answer is out; `loseConnection` says what happens until the client has followed."""
 
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        if self.transport is not None:  # It is not upgraded.
+            # LineReceiver has no public way to ask (twisted/protocols/basic.py, 26.10).
+            self.site.factory.budget.account(self, self._headers + len(self._buffer))
+
+    def stopReading(self) -> None:
+        self.transport.pauseProducing()
+
+    def resumeReading(self) -> None:
+        if not self.paused:
+            self.transport.resumeProducing()
+
+    def refuse(self) -> None:
+        self.site.factory.journal.refused(
+            nameOf(self.transport.getPeer()), 503, "too much is waiting here for all clients"
+        )
+        self.requests.clear()
+        self._refuse(b"503 Service Unavailable")
+
     def headerReceived(self, line: bytes) -> bool:
+        self._headers += HEADER + len(line)
         name, _, value = line.partition(b":")
         match name.lower().strip(), value.strip():
             case (b"content-length", length) if length != b"0":
@@ -193,6 +216,7 @@ class Channel(HTTPChannel):
 
     def requestDone(self, request: Request) -> None:
         self._answered = True
+        self._headers = 0
         self._setDeadline()
         super().requestDone(request)
 
@@ -250,6 +274,7 @@ class Channel(HTTPChannel):
     def _forget(self) -> None:
         self._clearDeadline()
         self.site.channels.discard(self)
+        self.site.factory.budget.account(self, 0)
 
 
 _BAD = b"400 Bad Request"

@@ -127,7 +127,12 @@ class Options(TwistedOptions):
             option = optionOf(limit.name)
             parse = parsers.get(limit.name, limit.metadata["parse"])
             values[limit.name] = _parsed(option, self[option], parse)
-        self["limits"] = Limits(**values)
+        limits = self["limits"] = Limits(**values)
+        if limits.memoryBudget < 8 * limits.maxMessage:
+            raise UsageError(
+                f"--memory-budget {self['memory-budget']!r}: takes at least eight times "
+                f"--max-message, which is {limits.maxMessage:,} bytes"
+            )
 
 
 def _port(text: str) -> int:

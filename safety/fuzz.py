@@ -115,7 +115,7 @@ def theLoop() -> Any:
     """One for all inputs: after each of them it has nothing left."""
     from echotwist._fastpath import Loop
 
-    return Loop(MOST, 0, 0, os.eventfd(0))
+    return Loop(MOST, 1 << 30, 0, 0, os.eventfd(0))
 
 
 def loop(data: bytes) -> None:
@@ -178,7 +178,8 @@ def loop(data: bytes) -> None:
     assert bytes(received + unsent) == echo + half
     assert isInside == bool(half)
     assert [m[2] for m in messages] == counts[:3]
-    (texts, textBytes, binaries, binaryBytes), _ = loop.counted()
+    (texts, textBytes, binaries, binaryBytes), _, held = loop.counted()
+    assert held == 0
     assert texts + binaries == len(counts[3:])
     assert textBytes + binaryBytes == sum(counts[3:])
     for skt in (ours, theirs):

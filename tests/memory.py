@@ -18,6 +18,7 @@ import socket
 import struct
 import termios
 from collections import deque
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from frames import Frame, parse
@@ -268,9 +269,11 @@ class Service:
 
     _open: ClassVar[deque["Service"]] = deque()
 
-    def __init__(self, *arguments: str, isFast: bool | None = None, lends: bool = True) -> None:
+    def __init__(
+        self, *arguments: str, isFast: bool | None = None, lends: bool = True, holds: bool = True
+    ) -> None:
         """`lends` False: the sockets have no descriptors, so that the fast path does for them
-        what it does for TLS."""
+        what it does for TLS. `holds` False: its loops may hold nothing in memory."""
         if isFast is not None:
             self.isFast = isFast
         self.lends = lends
@@ -286,6 +289,9 @@ class Service:
         self.isFast = self.factory.fastPath is not None
         if self.isFast:
             self.factory.fastPath.Thread = Unthreaded
+            if not holds:
+                limits = self.factory.fastPath._limits
+                self.factory.fastPath._limits = replace(limits, memoryBudget=0)
             self.factory.fastPath.start()
             self.factory.fastPath.start = lambda: None  # The service will, in some tests.
             self._open.append(self)

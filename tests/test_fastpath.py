@@ -109,12 +109,12 @@ class Outcome:
 
 
 def outcome(
-    stream: bytes, sizes: list[int], isFinished: bool, isFast: bool, lends: bool = True
+    stream: bytes, sizes: list[int], isFinished: bool, isFast: bool, **how: bool
 ) -> Outcome:
     shown: list[Any] = []
     globalLogPublisher.addObserver(shown.append)
     try:
-        service = Service("--log-rate=4", "--max-message=1M", isFast=isFast, lends=lends)
+        service = Service("--log-rate=4", "--max-message=1M", isFast=isFast, **how)
         client = service.open()
         for segment in segments(stream, sizes):
             client.send(segment)
@@ -127,8 +127,11 @@ def outcome(
         service.advance(6)
         assert service.factory.connections == set()
         assert service.timers() == 0
+        assert service.factory.budget.held == 0
         if isFast:
             assert service.factory.fastPath._lent == {}
+            service.factory.fastPath.count()
+            assert service.factory.fastPath.held == 0
         messages = [e for e in shown if "preview" in e]
         counted = [e for e in shown if "messages" in e]
     finally:
@@ -152,6 +155,7 @@ def test_all_ways_are_one(stream: bytes, sizes: list[int], isFinished: bool) -> 
     slow, fast = (outcome(stream, sizes, isFinished, isFast) for isFast in (False, True))
     assert fast == slow
     assert outcome(stream, sizes, isFinished, isFast=True, lends=False) == slow
+    assert outcome(stream, sizes, isFinished, isFast=True, holds=False) == slow
 
 
 @both
@@ -569,7 +573,7 @@ def test_what_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_loop_that_cannot_be_made_closes_nothing() -> None:
     with pytest.raises(OverflowError):
-        Loop(-1, 0, 0, 0)
+        Loop(-1, 0, 0, 0, 0)
     os.fstat(0)
 
 
@@ -581,7 +585,7 @@ def test_without_descriptors_a_loop_is_an_error() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, hard))
         try:
             with pytest.raises(OSError, match="Too many open files"):
-                Loop(1, 0, 0, 0)
+                Loop(1, 0, 0, 0, 0)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

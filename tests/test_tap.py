@@ -35,6 +35,7 @@ def test_options_are_parsed() -> None:
     limits = parsed(
         "--max-message=64k",
         "--max-connections=7",
+        "--memory-budget=1G",
         "--handshake-timeout=500ms",
         "--ping-interval=1m",
         "--ping-timeout=3",
@@ -42,7 +43,7 @@ def test_options_are_parsed() -> None:
         "--drain-timeout=1h",
         "--log-rate=0",
     )["limits"]
-    assert limits == Limits(65536, 7, 0.5, 60, 3, 4, 3600, 0)
+    assert limits == Limits(65536, 7, 1 << 30, 0.5, 60, 3, 4, 3600, 0)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,10 @@ def test_options_are_parsed() -> None:
         ("--port=-1", "--port '-1': takes a port from 0 to 65535"),
         ("--max-message=0", "--max-message '0': takes a size such as"),
         ("--max-message=lots", "--max-message 'lots': takes a size such as"),
+        (
+            "--memory-budget=100M",
+            "--memory-budget '100M': takes at least eight times --max-message, which is 16,777,216",
+        ),
         ("--ping-interval=soon", "--ping-interval 'soon': takes a time such as"),
         ("--close-timeout=0", "--close-timeout '0': takes a time of more than 0"),
         ("--threads=0", "--threads '0': takes a whole number from 1 to 1024, or auto"),

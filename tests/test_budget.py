@@ -1,0 +1,288 @@
+"""What all clients hold together."""
+
+import pytest
+from frames import CLOSE, CONTINUATION, TEXT, Frame, binary, frame, text
+from memory import Client, Service, request
+from twisted.internet.task import Clock
+
+from echotwist.budget import Budget
+from echotwist.limits import HEADER
+
+
+class Holder:
+    def __init__(self) -> None:
+        self.did: list[str] = []
+
+    def stopReading(self) -> None:
+        self.did.append("stopped")
+
+    def resumeReading(self) -> None:
+        self.did.append("resumed")
+
+    def refuse(self) -> None:
+        self.did.append("refused")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def budget(clock: Clock) -> Budget:
+    """100 bytes, half of them in peace; 5 seconds of patience."""
+    return Budget(100, 5, clock)
+
+
+@pytest.fixture
+def holders() -> list[Holder]:
+    return [Holder() for _ in range(10)]
+
+
+def test_half_of_it_is_for_everybody(budget: Budget, holders: list[Holder], clock: Clock) -> None:
+    budget.account(holders[0], 45)
+    budget.account(holders[1], 5)
+    assert budget.held == 50
+    assert clock.getDelayedCalls() == []
+    assert holders[0].did == holders[1].did == []
+
+
+def test_what_is_held_is_what_each_said_last(budget: Budget, holders: list[Holder]) -> None:
+    budget.account(holders[0], 45)
+    budget.account(holders[0], 7)
+    budget.account(holders[1], 3)
+    budget.account(holders[1], 0)
+    budget.account(holders[2], 0)
+    assert budget.held == 7
+
+
+def test_over_half_who_holds_more_than_its_share_is_not_read(
+    budget: Budget, holders: list[Holder]
+) -> None:
+    budget.account(holders[0], 48)
+    budget.account(holders[1], 3)
+    budget.account(holders[0], 49)
+    budget.account(holders[0], 50)
+    assert holders[0].did == ["stopped"]
+    assert holders[1].did == []
+
+
+def test_it_is_read_again_when_others_hold_less(
+    budget: Budget, holders: list[Holder], clock: Clock
+) -> None:
+    budget.account(holders[0], 30)
+    budget.account(holders[1], 30)
+    assert holders[1].did == ["stopped"]
+    budget.account(holders[0], 29)
+    assert holders[1].did == ["stopped"]
+    budget.account(holders[0], 1)
+    assert holders[1].did == ["stopped", "resumed"]
+    assert clock.getDelayedCalls() == []
+
+
+def test_at_the_deadline_those_that_hold_most_are_refused(
+    budget: Budget, holders: list[Holder], clock: Clock
+) -> None:
+    for holder, size in zip(holders, (20, 20, 10, 30, 10), strict=False):
+        budget.account(holder, size)
+    clock.advance(4.9)
+    assert all("refused" not in holder.did for holder in holders)
+    clock.advance(0.1)
+    assert [n for n, holder in enumerate(holders) if "refused" in holder.did] == [0, 3]
+    assert budget.held == 40
+    assert clock.getDelayedCalls() == []
+    assert "resumed" not in holders[3].did
+
+
+def test_who_was_stopped_and_is_gone_is_left_alone(
+    budget: Budget, holders: list[Holder], clock: Clock
+) -> None:
+    budget.account(holders[0], 60)
+    budget.account(holders[0], 0)
+    assert holders[0].did == ["stopped"]
+    assert clock.getDelayedCalls() == []
+
+
+def test_over_all_of_it_those_that_hold_most_are_refused_at_once(
+    budget: Budget, holders: list[Holder]
+) -> None:
+    budget.account(holders[0], 10)
+    budget.account(holders[1], 80)
+    budget.account(holders[2], 11)
+    assert holders[1].did == ["stopped", "refused"]
+    assert budget.held == 21
+
+
+# In the service.
+
+pytestmark = pytest.mark.usefixtures("way")
+
+POOR = ("--max-message=100k", "--memory-budget=800k", "--threads=1")
+
+
+def half(size: int = 90_000) -> bytes:
+    """The beginning of a message in several frames, which Autobahn holds."""
+    return frame(TEXT, b"x" * size, fin=False)
+
+
+def refused(client: Client) -> bool:
+    return any(
+        f.opcode == CLOSE and f.payload[:2] == (1013).to_bytes(2, "big") for f in client.frames()
+    )
+
+
+def filled(service: Service, count: int) -> list[Client]:
+    clients = []
+    for _ in range(count):
+        clients.append(service.open())
+        clients[-1].send(half())
+    return clients
+
+
+def test_messages_that_are_not_whole_are_not_held_without_end() -> None:
+    service = Service(*POOR)
+    most = 400 << 10 if service.isFast else 800 << 10
+    clients = filled(service, 30)
+    assert service.factory.budget.held <= most
+    # Those that were not read meanwhile are read then, and it is too much again.
+    for _ in range(6):
+        service.advance(4)
+        assert service.factory.budget.held <= most
+    assert service.factory.budget.held <= most / 2
+    ended = [client for client in clients if refused(client)]
+    assert len(ended) >= 30 - most / 90_000
+    left = [client for client in clients if client not in ended]
+    for client in left:
+        client.send(frame(CONTINUATION, b"y"))
+        assert client.frames() == [Frame(TEXT, b"x" * 90_000 + b"y")]
+    assert service.factory.budget.held == 0
+
+
+def test_who_sends_little_notices_nothing() -> None:
+    service = Service(*POOR)
+    honest = service.open()
+    for _ in range(3):
+        filled(service, 10)
+        honest.send(text("x" * 1000))
+        assert honest.frames() == [Frame(TEXT, b"x" * 1000)]
+        honest.send(frame(TEXT, b"a", fin=False))
+        honest.send(frame(CONTINUATION, b"b"))
+        assert honest.frames() == [Frame(TEXT, b"ab")]
+        service.advance(3)
+
+
+def test_echoes_that_are_not_read_are_not_held_without_end() -> None:
+    service = Service(*POOR)
+    clients = [service.open() for _ in range(30)]
+    for client in clients:
+        client.socket.window = 0
+        client.send(binary(bytes(90_000)) * 3)
+        fastPath = service.factory.fastPath
+        assert service.factory.budget.held <= (400 << 10 if fastPath else 800 << 10)
+        if fastPath:
+            fastPath.count()
+            # One more may be read by a client that had room.
+            assert fastPath.held <= (400 << 10) + 300_000
+    service.advance(5.1)
+    aborted = [client for client in clients if client.socket.reset]
+    assert len(aborted) > 10
+    honest = service.open()
+    honest.send(text("x"))
+    assert honest.frames() == [Frame(TEXT, b"x")]
+
+
+def test_what_is_refused_is_told(log) -> None:
+    service = Service(*POOR)
+    filled(service, 10)
+    service.advance(5.1)
+    service.run()
+    for client in service.clients:
+        client.finish()
+    why = "closed: 1013 'too much is waiting here for all clients together'"
+    assert any(why in line for line in log.lines())
+
+
+def test_who_was_not_read_is_read_again() -> None:
+    service = Service(*POOR, isFast=False)
+    clients = filled(service, 6)
+    assert [client.reading for client in clients] == [True] * 4 + [False] * 2
+    clients[5].send(frame(CONTINUATION, b"y"))
+    assert clients[5].frames() == []
+    for client in clients[:2]:
+        client.send(frame(CONTINUATION, b"y"))
+    assert clients[5].frames() == [Frame(TEXT, b"x" * 90_000 + b"y")]
+    assert service.timers() == 6 + 1  # Pings, and the log's.
+
+
+def test_who_is_not_read_for_two_reasons_is_read_when_both_are_gone() -> None:
+    service = Service(*POOR, isFast=False)
+    client = service.open()
+    transport = client.transport
+    protocol = client.protocol
+    client.socket.window = 0
+    client.send(binary(bytes(90_000)))
+    assert not client.reading
+    protocol.stopReading()
+    protocol.resumeReading()
+    assert not client.reading
+    protocol.stopReading()
+    client.socket.window = float("inf")
+    service.run()
+    assert not client.reading
+    assert transport.dataBuffer == b""
+    protocol.resumeReading()
+    assert client.reading
+
+
+def test_headers_are_held_and_counted() -> None:
+    service = Service(*POOR)
+    client = service.connect()
+    client.send(b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * 10 + b"ho")
+    # Twisted keeps the last line, which may be continued.
+    assert service.factory.budget.held == 9 * (HEADER + 3) + len(b"ho")
+    client.send(b"st:x\r\n\r\n")
+    assert service.factory.budget.held == 0
+    assert client.received().startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_upgrade_is_held_no_longer() -> None:
+    service = Service(*POOR)
+    client = service.connect()
+    client.send(request()[:-2])
+    assert service.factory.budget.held > 0
+    client.send(request()[-2:])
+    assert service.factory.budget.held == 0
+    assert client.received().startswith(b"HTTP/1.1 101 ")
+    client.finish()
+
+
+def test_slow_headers_are_not_held_without_end(log) -> None:
+    service = Service(*POOR)
+    slow = b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * 400
+    clients = [service.connect() for _ in range(20)]
+    for client in clients:
+        client.send(slow)
+        assert service.factory.budget.held <= 800 << 10
+    stopped = [client for client in clients if not client.reading]
+    assert stopped
+    service.advance(5.1)
+    answers = [client.received() for client in clients]
+    assert sum(answer.startswith(b"HTTP/1.1 503 ") for answer in answers) >= 10
+    assert "127.0.0.1:40000 refused: 503 too much is waiting here for all clients" in log.lines()
+    for client, answer in zip(clients, answers, strict=True):
+        if not answer:
+            client.send(b"\r\n")
+            assert client.received().startswith(b"HTTP/1.1 400 ")  # It has no Host.
+    assert service.factory.budget.held == 0
+
+
+def test_a_channel_that_is_paused_stays_so() -> None:
+    service = Service(isFast=False)
+    client = service.connect()
+    channel = client.protocol
+    client.socket.window = 0
+    client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+    assert not client.reading
+    channel.stopReading()
+    channel.resumeReading()
+    assert not client.reading
