@@ -37,6 +37,7 @@ from zope.interface import implementer
 from echotwist import __version__
 from echotwist.answer import NOTHING, Answer, Exact
 from echotwist.closing import linger
+from echotwist.forwarded import TrustedProxies
 from echotwist.limits import HEADER, OPERATORS, OVERFLOW
 from echotwist.protocol import EchoFactory
 from echotwist.upgrade import EchoResource, nameOf
@@ -53,14 +54,16 @@ _CONTENT_SECURITY_POLICY = (
 )
 
 
-def makeRoot(factory: EchoFactory, allowedOrigins: Collection[str]) -> Resource:
+def makeRoot(
+    factory: EchoFactory, allowedOrigins: Collection[str], proxies: TrustedProxies
+) -> Resource:
     """The whole URL map."""
     root = Exact()
     root.putChild(b"", Asset(RESOURCES / PAGE))
     # By name: what an editor leaves beside them is nobody's business.
     for name in (PAGE, "websockets.css", "websockets.js", "echotwist.svg"):
         root.putChild(name.encode(), Asset(RESOURCES / name))
-    root.putChild(b"echo", EchoResource(factory, allowedOrigins))
+    root.putChild(b"echo", EchoResource(factory, allowedOrigins, proxies))
     root.putChild(b"healthz", Answer(200, "ok"))
     root.putChild(b"readyz", Readiness(factory))
     return root

@@ -14,6 +14,7 @@ from twisted.python.usage import Options as TwistedOptions
 from twisted.python.usage import UsageError
 
 from echotwist import __version__, fastpath
+from echotwist.forwarded import TrustedProxies, trustedProxy
 from echotwist.journal import Journal
 from echotwist.limits import BACKLOG, Limits, count, descriptors
 from echotwist.protocol import EchoFactory
@@ -74,6 +75,7 @@ class Options(TwistedOptions):
         self["listen"] = []
         self["allow-origin"] = []
         self["admin"] = None
+        self["trusted-proxy"] = []
 
     @_manual
     def opt_listen(self, endpoint: str) -> None:
@@ -98,6 +100,16 @@ class Options(TwistedOptions):
         """Serve /metrics for Prometheus, /healthz and /readyz on this endpoint, such as
         tcp:9090:interface=127.0.0.1. Whoever reaches it can read them."""
         self["admin"] = endpoint
+
+    @_manual
+    def opt_trusted_proxy(self, cidr: str) -> None:
+        """Take the client's address from the headers X-Forwarded-For and Forwarded of proxies in
+        this network, such as 10.0.0.0/8 or 192.0.2.1; unix: of those that come by a Unix socket.
+        May be given several times. Without it, the log has the proxy's address."""
+        try:
+            self["trusted-proxy"].append(trustedProxy(cidr))
+        except ValueError as e:
+            raise UsageError(f"--trusted-proxy {cidr!r}: {e}") from e
 
     def opt_version(self) -> None:
         """Print the version and exit."""
@@ -189,7 +201,8 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         compression=not options["no-compression"],
         contextTakeover=bool(options["context-takeover"]),
     )
-    site = EchoSite(factory, makeRoot(factory, options["allow-origin"]))
+    proxies = TrustedProxies(options["trusted-proxy"])
+    site = EchoSite(factory, makeRoot(factory, options["allow-origin"], proxies))
     listeners = [
         Listener(text, _endpoint(reactor, "listen", text), site) for text in options["listen"]
     ]

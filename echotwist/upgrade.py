@@ -18,6 +18,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from echotwist import deflate
 from echotwist.answer import Answer, Exact
+from echotwist.forwarded import TrustedProxies
 from echotwist.protocol import EchoFactory, Handshake
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -47,19 +48,24 @@ class Refused(Exception):
 class EchoResource(Exact):
     """The resource at `/echo`. `allowedOrigins` empty lets every page connect."""
 
-    def __init__(self, factory: EchoFactory, allowedOrigins: Collection[str]) -> None:
+    def __init__(
+        self, factory: EchoFactory, allowedOrigins: Collection[str], proxies: TrustedProxies
+    ) -> None:
         super().__init__()
         self._factory = factory
         self._allowedOrigins = frozenset(allowedOrigins)
+        self._proxies = proxies
 
     def render_GET(self, request: Request) -> bytes | int:
-        peer = nameOf(request.getClientAddress())
+        address = request.getClientAddress()
+        client = self._proxies.clientOf(address, request.requestHeaders)
+        peer = nameOf(address) if client is None else str(client)
         try:
             handshake = self._vet(request)
         except Refused as refused:
             self._factory.journal.refused(peer, refused.status, refused.reason)
             return Answer(refused.status, refused.reason, refused.headers).render(request)
-        protocol: Any = self._factory.buildProtocol(request.getClientAddress())
+        protocol: Any = self._factory.buildProtocol(address)
         protocol.address = peer
         protocol.handshake = handshake
         channel: Any = request.channel

@@ -65,6 +65,8 @@ def test_options_are_parsed() -> None:
         ("--max-connections=0", "--max-connections '0': takes a whole number of at least 1"),
         ("--log-rate=-5", "--log-rate '-5': takes a whole number"),
         ("--allow-origin=example.com", "--allow-origin 'example.com': takes an origin such as"),
+        ("--trusted-proxy=x", "--trusted-proxy 'x': takes a network such as 10.0.0.0/8"),
+        ("--trusted-proxy=10.0.0.1/8", "--trusted-proxy '10.0.0.1/8': takes 10.0.0.0/8 for"),
         ("--unknown", "option --unknown not recognized"),
         ("--port", "option --port requires argument"),
         ("--no-compression=1", "option --no-compression must not have an argument"),
