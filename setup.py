@@ -42,6 +42,10 @@ setup(
         "txaio>=26.6.1",
         # /metrics of --admin, in the format that Prometheus reads.
         "prometheus_client>=0.21",
+        # TLS itself. 24.3 takes cryptography's certificates.
+        "pyOpenSSL>=24.3",
+        # Reads keys and certificates without asking a terminal; 42 knows when they end, in UTC.
+        "cryptography>=42",
         # Declares what Twisted's interfaces ask for.
         "zope.interface>=8",
     ],

@@ -14,6 +14,7 @@ from twisted.python.usage import Options as TwistedOptions
 from twisted.python.usage import UsageError
 
 from echotwist import __version__, fastpath
+from echotwist.certificate import tlsEndpoint
 from echotwist.forwarded import TrustedProxies, trustedProxy
 from echotwist.journal import Journal
 from echotwist.limits import BACKLOG, Limits, count, descriptors
@@ -229,9 +230,9 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
 def _endpoint(reactor: Any, option: str, text: str) -> IStreamServerEndpoint:
     """Raises Fatal."""
     try:
-        endpoint: IStreamServerEndpoint = serverFromString(
-            reactor, _withBacklog(text.removeprefix("haproxy:"))
-        )
+        description = _withBacklog(text.removeprefix("haproxy:"))
+        parse = tlsEndpoint if description.startswith("ssl:") else serverFromString
+        endpoint: IStreamServerEndpoint = parse(reactor, description)
         return endpoint
     except (TypeError, IndexError) as e:  # What its parser was not given, or does not know.
         raise Fatal(f"--{option} {text!r}: is no complete endpoint description") from e

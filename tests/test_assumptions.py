@@ -8,15 +8,18 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
 from autobahn.twisted.websocket import WebSocketAdapterProtocol
 from autobahn.websocket.compress import PERMESSAGE_COMPRESSION_EXTENSION, PerMessageDeflate
 from autobahn.websocket.protocol import WebSocketProtocol
 from memory import Client, Service, request
+from twisted.internet import endpoints
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IHalfCloseableDescriptor
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.web.http import HTTPChannel
 
+from echotwist.certificate import arguments
 from echotwist.closing import unsent
 from echotwist.deflate import Deflate
 from echotwist.protocol import EchoProtocol
@@ -110,6 +113,23 @@ def test_tls_delegates_to_the_socket() -> None:
     tls.transport = Below()
     assert unsent(tls) == 7
     assert "loseWriteConnection" not in vars(TLSMemoryBIOProtocol)
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "ssl:443",
+        "ssl:443:privateKey=/a/key.pem:certKey=/a/chain.pem:interface=\\:\\:1",
+        "ssl:privateKey=a=b\\=c:port=1:x",
+        r"ssl:a\=b\:c:d\=e=f\\:g\\\:h",
+        "ssl::=::a=:=b",
+        "",
+    ],
+)
+def test_arguments_are_those_of_twisteds_descriptions(description: str) -> None:
+    """Its own parser is private, and its `ssl:` cannot be replaced."""
+    assert arguments(description) == endpoints._parse(description)  # type: ignore[attr-defined]
+    assert "ssl" in endpoints._serverParsers  # type: ignore[attr-defined]
 
 
 def test_http_channel_calls_what_channel_replaces() -> None:

@@ -292,6 +292,22 @@ async def test_a_client_may_say_fin_and_wait_for_its_echo(start: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_renewed_certificate_costs_no_connection(start: Any, tmp_path: Path) -> None:
+    service = start(f"--listen={tlsEndpoint(tmp_path)}:interface=127.0.0.1")
+    peers = [await (await service.connect("ssl")).open() for _ in range(10)]
+    shown = peers[0].transport.getPeerCertificate().digest("sha256")
+    (tmp_path / "chain.pem").unlink()
+    tlsEndpoint(tmp_path)  # Another one, in the same files.
+    new = peers[0]
+    while new.transport.getPeerCertificate().digest("sha256") == shown:
+        await sleep(0.1)
+        new = await (await service.connect("ssl")).open()
+    for peer in (*peers, new):
+        peer.transport.write(text("x"))
+        assert parse(await peer.size(3)) == [Frame(TEXT, b"x")]
+
+
+@pytest_twisted.ensureDeferred
 async def test_nagle_is_off(start: Any) -> None:
     service = start("--listen=tcp:0:interface=127.0.0.1")
     await (await service.connect()).open()

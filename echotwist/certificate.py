@@ -1,0 +1,195 @@
+"""TLS: what `ssl:` endpoints speak, and a certificate that is renewed while they are open.
+
+    ssl:8443:privateKey=key.pem:certKey=chain.pem
+
+This stands in for Twisted's own `ssl:` (twisted/internet/endpoints.py, 26.10, _parseSSL), which
+reads its files once, sends only the first certificate of `certKey` where certbot's fullchain.pem
+has more, accepts CBC and key exchange without forward secrecy, asks a terminal for the password
+of a key that has one, and behind `haproxy:` fails each client that offers a protocol (ALPN).
+"""
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from OpenSSL import SSL
+from twisted.internet.endpoints import SSL4ServerEndpoint
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.internet.ssl import AcceptableCiphers, CertificateOptions, DiffieHellmanParameters
+from twisted.logger import Logger
+from twisted.python.filepath import FilePath
+from zope.interface import implementer
+
+LOOK = 1.0
+"""Seconds between two looks at the files, which cost 0.03 ms: a renewal is never urgent."""
+
+SOON = timedelta(days=7)
+"""A certificate that ends within this is worth a warning: certbot renews 30 days before."""
+
+# Mozilla's intermediate configuration for TLS 1.2, with the three of TLS 1.3: forward secret,
+# authenticated. Those with DHE only if there are dhParameters.
+_CIPHERS = AcceptableCiphers.fromOpenSSLCipherString(
+    "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:!aNULL:!DSS"
+)
+
+_log = Logger(namespace="echotwist")
+
+
+class Unusable(Exception):
+    """There is no certificate in the files, or no key to it; the message says why, in a line."""
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class Certificate:
+    """The certificate in these files, now.
+
+    They are looked at when a client connects, at most once in LOOK, and compared by what they
+    hold: their times miss a second change within a tick of the clock. While they are not usable,
+    such as halfway through a renewal, the last that was is kept. Connections keep the one that
+    they began with.
+
+    Raises Unusable.
+    """
+
+    def __init__(
+        self, reactor: Any, key: str, chain: Iterable[str], dhParameters: str | None = None
+    ) -> None:
+        # Absolute, because twistd changes into another folder as it becomes a daemon.
+        self._key = Path(key).absolute()
+        self._chain = [Path(name).absolute() for name in chain]
+        self._dhParameters: Any = None
+        if dhParameters is not None:
+            self._dhParameters = DiffieHellmanParameters.fromFile(FilePath(dhParameters))
+        self._reactor = reactor
+        self._failed: str | None = None
+        # What was read last, usable or not.
+        self._seen: list[bytes] | None = self._read()
+        self._use(self._seen)
+        self._nextLook = self._reactor.seconds() + LOOK
+
+    def serverConnectionForTLS(self, protocol: Any) -> Any:
+        if self._reactor.seconds() >= self._nextLook:
+            self._nextLook = self._reactor.seconds() + LOOK
+            self._look()
+        return self._options.serverConnectionForTLS(protocol)
+
+    def _look(self) -> None:
+        seen, self._seen = self._seen, None
+        try:
+            self._seen = self._read()
+            if self._seen == seen:
+                return
+            self._use(self._seen)
+        except Unusable as e:
+            if str(e) != self._failed:
+                self._failed = str(e)
+                _log.warn("the last certificate stays in use, for now: {why}", why=self._failed)
+            return
+        self._failed = None
+        _log.info(
+            "the certificate in {file} is in use, until {end:%Y-%m-%d %H:%M} UTC",
+            file=self._chain[0],
+            end=self._end,
+        )
+
+    def _read(self) -> list[bytes]:
+        """The key, and the certificates."""
+        try:
+            return [path.read_bytes() for path in (self._key, *self._chain)]
+        except OSError as e:
+            raise Unusable(f"cannot read {e.filename}: {e.strerror}") from e
+
+    def _use(self, pems: list[bytes]) -> None:
+        key, *chain = pems
+        try:
+            privateKey: Any = load_pem_private_key(key, None)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as e:
+            why = "has a password" if isinstance(e, TypeError) else "is none that can be used"
+            raise Unusable(f"the key in {self._key} {why}") from e
+        certificates: list[Any] = []
+        for path, pem in zip(self._chain, chain, strict=True):
+            try:
+                certificates += x509.load_pem_x509_certificates(pem)
+            except ValueError as e:
+                raise Unusable(f"{path} has no certificate, or a broken one") from e
+        if privateKey.public_key() != certificates[0].public_key():
+            raise Unusable(f"the key in {self._key} is not that of {self._chain[0]}")
+        options: Any = CertificateOptions(
+            privateKey=privateKey,
+            certificate=certificates[0],
+            extraCertChain=certificates[1:],
+            acceptableCiphers=_CIPHERS,
+            dhParameters=self._dhParameters,
+            # The site's own list is not seen through haproxy:.
+            acceptableProtocols=[b"http/1.1"],
+        )
+        try:
+            options.getContext()  # Made once; what OpenSSL does not like, it says here.
+        except SSL.Error as e:
+            raise Unusable(f"OpenSSL does not take {self._chain[0]}: {_reason(e)}") from e
+        self._options = options
+        self._end = certificates[0].not_valid_after_utc
+        if (left := self._end - datetime.now(UTC)) < SOON:
+            _log.warn(
+                "the certificate in {file} {ends} {end:%Y-%m-%d %H:%M} UTC",
+                file=self._chain[0],
+                ends="has ended:" if left < timedelta() else "ends soon:",
+                end=self._end,
+            )
+
+
+def _reason(error: SSL.Error) -> str:
+    queue = error.args[0] if error.args else ()
+    return "; ".join(reason for _, _, reason in queue) or "no reason given"
+
+
+def tlsEndpoint(reactor: Any, description: str) -> SSL4ServerEndpoint:
+    """The endpoint that an `ssl:` description says, with Twisted's parameters but `sslmethod`.
+
+    Raises Unusable; TypeError and ValueError for parameters that are missing, unknown or no
+    numbers.
+    """
+    positional, named = arguments(description)
+    return _tlsEndpoint(reactor, *positional[1:], **named)
+
+
+def _tlsEndpoint(
+    reactor: Any,
+    port: str,
+    privateKey: str = "server.pem",
+    certKey: str | None = None,
+    sslmethod: str | None = None,
+    interface: str = "",
+    backlog: str = "50",
+    extraCertChain: str | None = None,
+    dhParameters: str | None = None,
+) -> SSL4ServerEndpoint:
+    if sslmethod is not None:
+        raise ValueError("takes no sslmethod: TLS 1.2 and 1.3 are spoken")
+    chain = [certKey or privateKey, *([extraCertChain] if extraCertChain else [])]
+    certificate = Certificate(reactor, privateKey, chain, dhParameters)
+    return SSL4ServerEndpoint(reactor, int(port), certificate, int(backlog), interface)
+
+
+def arguments(description: str) -> tuple[list[str], dict[str, str]]:
+    """The positional and the named arguments of an endpoint description.
+
+    As twisted.internet.endpoints._parse does it, which is private; a test compares them.
+    """
+    positional, named = [], {}
+    for text in re.findall(r"(?s)(?:^|:)((?:[^:\\]|\\.)*)", description):
+        match = re.fullmatch(r"(?s)((?:[^=\\]|\\.)*)=(.*)", text)
+        if match is None:
+            positional.append(_unescaped(text))
+        else:
+            named[_unescaped(match[1])] = _unescaped(match[2])
+    return positional, named
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"(?s)\\(.)", r"\1", text)
