@@ -185,7 +185,7 @@ async def test_who_does_not_read_is_not_read(any: Any) -> None:
     peer.transport.pauseProducing()
     # More than the buffers of two kernels take.
     message = binary(bytes(65_536 - 14))
-    count = 400
+    count = 240
     for _ in range(count):
         peer.transport.write(message)
     (connection,) = service.connections
