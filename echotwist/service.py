@@ -24,6 +24,7 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
     IStreamServerEndpoint,
 )
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -32,7 +33,7 @@ from echotwist import fastpath
 from echotwist.limits import BACKLOG
 from echotwist.protocol import EchoFactory, EchoProtocol
 from echotwist.proxy import ProxyFactory
-from echotwist.site import AdminSite, EchoSite
+from echotwist.site import AdminSite, Channel, EchoSite
 
 _SPREAD = 20
 """Steps in which a drain says 1001 to everybody, so that not all clients return at once."""
@@ -118,6 +119,11 @@ class EchoService(Service):
     def _listening(self, port: IListeningPort, listener: Listener) -> None:
         self._ports.append((listener, port))
 
+    @property
+    def isListening(self) -> bool:
+        """Whether it does so everywhere; somebody else's endpoint may take its time."""
+        return len(self._ports) == len(self._listeners)
+
     def _ready(self) -> None:
         for listener, port in self._ports:
             _announce(listener, port.getHost())
@@ -138,9 +144,11 @@ class EchoService(Service):
         leaving = list(self.factory.connections)
         if leaving:
             _log.info("draining, with {count:,} connected", count=len(leaving))
-        deadline = self._reactor.callLater(self.factory.limits.drainTimeout, self.factory.abortAll)
+        deadline = self._reactor.callLater(self.factory.limits.drainTimeout, self.hurry)
         self._askToLeave(leaving, math.ceil(len(leaving) / _SPREAD))
-        yield emptied
+        yield DeferredList([emptied, self._answerTheRest()])
+        for channel in self._channels():
+            channel.loseConnection()  # Writes what it still has.
         if deadline.active():
             deadline.cancel()
         yield closed
@@ -150,7 +158,7 @@ class EchoService(Service):
             self.factory.fastPath.stop()
         self.factory.journal.flush()
         if leaving:
-            _log.info("drained in {time:.1f} s", time=self._reactor.seconds() - started)
+            _log.info("drained in {seconds:.1f} s", seconds=self._reactor.seconds() - started)
 
     def _stopListening(self, isAdmin: bool) -> "Deferred[Any]":
         return DeferredList(
@@ -167,9 +175,28 @@ class EchoService(Service):
         if rest := leaving[many:]:
             self._reactor.callLater(_STEP, self._askToLeave, rest, many)
 
+    @inlineCallbacks
+    def _answerTheRest(self) -> Any:
+        """Give those a second who were accepted just before, and have not asked yet.
+
+        They are told 503. Who never asks, as a browser's spare connection does, would keep the
+        drain from its end if it were given more.
+        """
+        for _ in range(_SPREAD):
+            if all(channel.isAnswered for channel in self._channels()):
+                break
+            yield deferLater(self._reactor, _STEP)
+
     def hurry(self) -> None:
         """End a drain at once."""
         self.factory.abortAll()
+        for channel in self._channels():
+            channel.transport.abortConnection()
+
+    def _channels(self) -> list[Channel]:
+        return [
+            channel for site in {each.site for each in self._listeners} for channel in site.channels
+        ]
 
 
 class Signals(Service):

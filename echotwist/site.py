@@ -129,8 +129,10 @@ class Channel(HTTPChannel):
     site: "EchoSite"
     transport: Any  # Every one of Twisted's can do more than ITransport says.
 
+    isAnswered = False
+    """Whether it has had an answer, or gets no other than it has."""
+
     _deadline: IDelayedCall | None = None
-    _answered = False
     _headers = 0
     """Bytes that the headers of the request that is coming take."""
 
@@ -218,13 +220,14 @@ class Channel(HTTPChannel):
         return False
 
     def requestDone(self, request: Request) -> None:
-        self._answered = True
+        self.isAnswered = True
         self._headers = 0
         self._setDeadline()
         super().requestDone(request)
 
     def loseConnection(self) -> None:
         """What is written goes out; what is not yet looked at, or still arrives, is discarded."""
+        self.isAnswered = True
         self.clearLineBuffer()
         self.dataReceived = lambda data: None  # type: ignore[method-assign]
         self._clearDeadline()
@@ -264,7 +267,7 @@ class Channel(HTTPChannel):
     def _late(self) -> None:
         # A browser that keeps the connection for its next request is told so; a client that
         # has not finished its first has had its time.
-        if self._answered:
+        if self.isAnswered:
             self.loseConnection()
         else:
             self.transport.abortConnection()

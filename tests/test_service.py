@@ -363,3 +363,44 @@ def test_a_client_opened_later_still_echoes_after_a_failed_one(service: Service)
     client = service.open()
     client.send(text("x"))
     assert client.frames() == [Frame(TEXT, b"x")]
+
+
+def test_who_was_accepted_just_before_a_drain_is_answered(service: Service) -> None:
+    early, half = service.connect(), service.connect()
+    half.send(request()[:40])
+    done = drained(service)
+    service.advance(0.5)
+    assert not done
+    early.send(request())
+    half.send(request()[40:])
+    for client in (early, half):
+        assert client.received().startswith(b"HTTP/1.1 503 ")
+    service.advance(0.1)
+    assert done
+
+
+def test_who_never_asks_keeps_a_drain_for_a_second_only() -> None:
+    service = Service()
+    silent, kept = service.connect(), service.connect()
+    kept.send(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+    done: list[Any] = []
+    service.echo.stopService().addCallback(done.append)
+    service.advance(0.9)
+    assert not done
+    assert not silent.socket.fin
+    service.advance(0.2)
+    assert done
+    assert silent.socket.fin
+    assert kept.socket.fin
+    assert not silent.socket.reset
+
+
+def test_a_second_signal_waits_for_nobody() -> None:
+    service = Service()
+    silent = service.connect()
+    done: list[Any] = []
+    service.echo.stopService().addCallback(done.append)
+    service.echo.hurry()
+    service.advance(0.1)
+    assert done
+    assert silent.socket.closed
