@@ -165,7 +165,9 @@ class FastPath:
                     self._take(report, connection)
                 except Exception:
                     # As the reactor does it: it costs this connection, and no other.
-                    _log.failure("what came back from the fast path")
+                    _log.failure(
+                        "#{number} what came back from the fast path", number=connection.number
+                    )
                     connection.transport.abortConnection()
             if self._shown < self._limits.logRate and self._journal.isShowing:
                 loop.grant(self._shown)

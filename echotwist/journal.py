@@ -81,7 +81,7 @@ class Journal:
             self.totals.texts += 1
             self.totals.textBytes += size
         self._line(
-            "messages",
+            "message",
             "#{number} {peer} {type}, {size:,} bytes: {preview}",
             connection,
             type="binary" if isBinary else "text",
@@ -102,7 +102,7 @@ class Journal:
         totals.binaries += binaries
         totals.binaryBytes += binaryBytes
         if self._rate:
-            self._unshown["messages"] += texts + binaries
+            self._unshown["message"] += texts + binaries
             self._unshownBytes += textBytes + binaryBytes
 
     def closed(self, connection: Connection, code: int | None, reason: str | None) -> None:
@@ -111,9 +111,9 @@ class Journal:
         self.totals.closed[code] += 1
         self._line(
             "closed",
-            "#{number} {peer} closed: {code} {reason}",
+            f"#{{number}} {{peer}} closed: {'no code' if code is None else '{code}'} {{reason}}",
             connection,
-            code="no code" if code is None else code,
+            code=code,
             reason=_printable(reason or ""),
         )
 
@@ -148,7 +148,7 @@ class Journal:
             self._second = self._reactor.callLater(1, self._endSecond)
         if connection is not None:
             values.update(number=connection.number, peer=connection.address)
-        self._log.info(format, **values)
+        self._log.info(format, event=kind, **values)
 
     def _endSecond(self) -> None:
         # A second begins with its first line, so an idle service has no timer.
@@ -163,10 +163,12 @@ class Journal:
             self.beside()
         if not self._unshown.total():
             return False
-        kinds = ("messages", "connected", "closed", "refused", "dropped")
+        kinds = ("connected", "closed", "refused", "dropped")
         self._log.info(
             "and in this second {messages:,} messages ({bytes:,} bytes), "
             "{connected:,} connected, {closed:,} closed, {refused:,} refused, {dropped:,} dropped",
+            event="summary",
+            messages=self._unshown["message"],
             bytes=self._unshownBytes,
             **{kind: self._unshown[kind] for kind in kinds},
         )

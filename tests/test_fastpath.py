@@ -540,12 +540,14 @@ def test_an_exception_costs_one_connection(
     """Twisted would never read the loops' reports again."""
     other = service.open()
     other.send(text("x"))
+    number = lent.protocol.number
     monkeypatch.setattr(lent.protocol, "_read", lambda data: 1 / 0, raising=False)
     lent.send(close(1000))
     other.send(text("y") + close(1000))
     assert lent.socket.closed
     assert [f.opcode for f in other.frames()] == [TEXT, TEXT, CLOSE]
     assert len(log.errors()) == 1
+    assert log.errors()[0].startswith(f"#{number} what came back")
     assert "ZeroDivisionError" in log.errors()[0]
     log.events.clear()
 

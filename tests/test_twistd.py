@@ -1,6 +1,5 @@
 """`twistd -n echotwist`: the process, its exit, its log."""
 
-import json
 import re
 import signal
 import socket
@@ -195,31 +194,6 @@ def waitUntilGone(pid: int) -> None:
         ["timeout", "20", "tail", f"--pid={pid}", "-f", "/dev/null"], check=False
     )
     assert status.returncode == 0
-
-
-def test_the_log_can_be_json_for_machines(tmp_path: Path) -> None:
-    command = [*TWISTD, "--logger=twisted.logger.jsonFileLogObserver", "--version"]
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
-    (tmp_path / "jsonlog.py").write_text(
-        "import sys\nfrom twisted.logger import jsonFileLogObserver\n"
-        "def observer():\n    return jsonFileLogObserver(sys.__stdout__, '')\n"
-    )
-    process = subprocess.Popen(
-        [*TWISTD, "-n", "--logger=jsonlog.observer", "echotwist", "--port=0"],
-        stdout=subprocess.PIPE, text=True, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)},
-    )  # fmt: skip
-    assert process.stdout is not None
-    try:
-        events = (json.loads(line) for line in process.stdout)
-        where = next(event["where"] for event in events if "where" in event)
-        with socket.create_connection(("127.0.0.1", int(where.split(":")[1])), timeout=20) as s:
-            s.sendall(request() + text("hi\n"))
-            event = next(event for event in events if event.get("type") == "text")
-        assert (event["number"], event["size"], event["preview"]) == (1, 3, "'hi\\n'")
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
-    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
