@@ -21,6 +21,7 @@ from echotwist.limits import BACKLOG, Limits, count, descriptors
 from echotwist.protocol import EchoFactory
 from echotwist.service import EchoService, EveryInterface, Fatal, Listener, Signals
 from echotwist.site import AdminSite, EchoSite, makeAdminRoot, makeRoot
+from echotwist.systemd import Notifier, inherited
 from echotwist.upgrade import canonicalOrigin
 
 
@@ -82,7 +83,7 @@ class Options(TwistedOptions):
     def opt_listen(self, endpoint: str) -> None:
         """Listen on this endpoint instead of --port, in Twisted's words: tcp:8080,
         tcp6:8080:interface=\\:\\:1, ssl:8443:privateKey=key.pem:certKey=cert.pem,
-        unix:/run/echotwist.sock, systemd:domain=INET:index=0, haproxy:tcp:8080. May be given
+        unix:/run/echotwist.sock, systemd:domain=INET6:index=0, haproxy:tcp:8080. May be given
         several times."""
         self["listen"].append(endpoint)
 
@@ -224,6 +225,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     echo.setServiceParent(services)
     if lag is not None:
         lag.setServiceParent(services)
+    Notifier(reactor, echo).setServiceParent(services)
     return services
 
 
@@ -231,7 +233,8 @@ def _endpoint(reactor: Any, option: str, text: str) -> IStreamServerEndpoint:
     """Raises Fatal."""
     try:
         description = _withBacklog(text.removeprefix("haproxy:"))
-        parse = tlsEndpoint if description.startswith("ssl:") else serverFromString
+        parsers = {"ssl": tlsEndpoint, "systemd": inherited}
+        parse = parsers.get(description.partition(":")[0], serverFromString)
         endpoint: IStreamServerEndpoint = parse(reactor, description)
         return endpoint
     except (TypeError, IndexError) as e:  # What its parser was not given, or does not know.

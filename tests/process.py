@@ -25,7 +25,11 @@ class Twistd:
         cwd: Path | None = None,
         env: dict[str, str] | None = None,
         check: bool = True,
+        passed: Sequence[int] = (),
+        options: Sequence[str] = (),
     ) -> None:
+        """`before` stands before the command, `options` are twistd's own, and `passed` are
+        descriptors that it inherits."""
         if not any(argument.startswith("--listen") for argument in arguments):
             arguments = (f"--port={port}", *arguments)
         self.lines: list[str] = []
@@ -33,18 +37,19 @@ class Twistd:
         self._ended = False
         self._check = check
         self.process = subprocess.Popen(
-            [*before, *TWISTD, "-n", "echotwist", *arguments],
+            [*before, *TWISTD, "-n", *options, "echotwist", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
             cwd=cwd,
+            pass_fds=passed,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
-            self.expect(r"#info\] (open http|listening on)")
+            self.expect(r"(open http|listening on)")
         except AssertionError:
             self.process.kill()
             raise

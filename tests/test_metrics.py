@@ -204,7 +204,7 @@ def test_a_clock_that_is_set_back_makes_no_time_negative() -> None:
 
 def test_the_lag_of_the_reactor_is_measured() -> None:
     service = Service(ADMIN)
-    _, lag = service.tree.services[1:]
+    _, lag, _ = service.tree.services[1:]
     lag.startService()
     service.reactor.advance(0.25)
     service.reactor.advance(0.25 + 0.3)  # It was busy.

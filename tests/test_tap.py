@@ -11,6 +11,7 @@ from twisted.internet.testing import MemoryReactorClock
 from echotwist import __version__
 from echotwist.limits import Limits
 from echotwist.service import EchoService, EveryInterface, Fatal, Signals
+from echotwist.systemd import Notifier
 from echotwist.tap import Options, makeService, optionOf
 
 README = Path(__file__).parent.parent / "README.md"
@@ -116,7 +117,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_making_the_service_does_nothing() -> None:
     reactor = MemoryReactorClock()
     tree = makeService(parsed("--listen=tcp:1", "--listen=tcp:2"), reactor)
-    assert [type(service) for service in tree] == [Signals, EchoService]
+    assert [type(service) for service in tree] == [Signals, EchoService, Notifier]
     assert reactor.tcpServers == []
     assert reactor.getDelayedCalls() == []
 
@@ -153,7 +154,7 @@ def test_without_listen_every_interface_is_listened_on() -> None:
 def test_the_reactor_is_that_of_the_process() -> None:
     from twisted.internet import reactor
 
-    (_, echo) = makeService(parsed("--port=0"))
+    (_, echo, _) = makeService(parsed("--port=0"))
     assert echo.factory.reactor is reactor
 
 
