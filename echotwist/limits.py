@@ -105,6 +105,11 @@ def descriptors(text: str, taken: int = 0) -> int:
     return value
 
 
+def memory(text: str) -> int:
+    """As `size`, or `auto`."""
+    return 512 << 20 if text == "auto" else size(text)
+
+
 def _limit(default: str, parse: Callable[[str], Any], reason: str) -> Any:
     return field(
         default_factory=lambda: parse(default),
@@ -129,11 +134,11 @@ class Limits:
         f"the limit of open files carries, less {RESERVE} and 2 for each of --threads.",
     )
     memoryBudget: int = _limit(
-        "512M",
-        size,
+        "auto",
+        memory,
         "Memory for what all clients have not sent whole or do not read, besides some 8 KB for "
-        "each; those that hold most are closed with 1013. 512M is half of a small machine; at "
-        "least eight times the largest message.",
+        "each; those that hold most are closed with 1013. auto: 512M, half of a small machine, "
+        "or eight times the largest message for each of --workers if that is more.",
     )
     handshakeTimeout: float = _limit(
         "10s",

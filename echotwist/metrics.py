@@ -16,15 +16,17 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from twisted.application.internet import TimerService
 from twisted.internet.interfaces import IReactorTime
-from twisted.web.server import Request
+from twisted.web.server import NOT_DONE_YET, Request
 
 from echotwist import __version__
 from echotwist.answer import Exact
 from echotwist.site import EchoSite
 from echotwist.totals import Histogram
+from echotwist.workers import Workers, finish
 
 NO_CODE = 1005
 """RFC 6455, 7.4.1: what stands for a close frame without a code."""
@@ -51,6 +53,55 @@ class Metrics(Exact):
         request.setHeader("Content-Type", contentType)
         request.setHeader("Content-Length", str(len(body)))
         return b"" if request.method == b"HEAD" else body
+
+
+class WorkersMetrics(Exact):
+    """What all workers count, each sample with its worker's number."""
+
+    def __init__(self, workers: Workers) -> None:
+        super().__init__()
+        self._workers = workers
+
+    def render(self, request: Request) -> int:
+        self._workers.ask("/metrics").addCallback(self._answer, request)
+        return NOT_DONE_YET
+
+    def _answer(self, told: dict[str, bytes | None], request: Request) -> None:
+        encode, contentType = choose_encoder(request.getHeader("Accept") or "")
+        request.setHeader("Content-Type", contentType)
+        finish(request, encode(_Collected(list(self._collect(told)))))
+
+    def _collect(self, told: dict[str, bytes | None]) -> Iterator[Metric]:
+        up = GaugeMetricFamily(
+            "echotwist_worker_up", "Whether a worker answers.", labels=["worker"]
+        )
+        families: dict[str, Metric] = {}
+        for worker, body in told.items():
+            up.add_metric([worker], body is not None)
+            for family in text_string_to_metric_families((body or b"").decode()):
+                merged = families.setdefault(
+                    family.name, Metric(family.name, family.documentation, family.type)
+                )
+                merged.samples += [
+                    sample._replace(labels={**sample.labels, "worker": worker})
+                    for sample in family.samples
+                ]
+        yield up
+        yield CounterMetricFamily(
+            "echotwist_worker_restarts", "Workers that ended and were started again.",
+            self._workers.restarts,
+        )  # fmt: skip
+        yield from families.values()
+
+
+class _Collected(Collector):
+    """What is collected already."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Metric]:
+        return self._metrics
 
 
 class EchoCollector(Collector):

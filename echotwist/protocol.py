@@ -21,7 +21,8 @@ methods two are replaced, `_fail_connection` and `_closeConnection`, and two are
 `_connectionMade` and `_parseExtensionsHeader`; each says why.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -506,7 +507,9 @@ class EchoFactory(WebSocketServerFactory):
         fastPath: FastPath | None = None,
         compression: bool = True,
         contextTakeover: bool = False,
+        numbers: Iterator[int] | None = None,
     ) -> None:
+        """`numbers` are those of the connections."""
         super().__init__(server=f"echotwist/{__version__}", reactor=reactor)
         self.limits = limits
         self.journal = journal
@@ -516,7 +519,7 @@ class EchoFactory(WebSocketServerFactory):
         self.budget = Budget(most, limits.closeTimeout, reactor)
         self.connections: set[EchoProtocol] = set()
         self.draining = False
-        self._count = 0
+        self._numbers = numbers or itertools.count(1)
         self._emptied: Deferred[None] | None = None
         self.setProtocolOptions(
             versions=[13],
@@ -556,8 +559,7 @@ class EchoFactory(WebSocketServerFactory):
         return None
 
     def opened(self, connection: EchoProtocol) -> None:
-        self._count += 1
-        connection.number = self._count
+        connection.number = next(self._numbers)
         connection.opened = self.reactor.seconds()
         self.connections.add(connection)
         self.journal.connected(connection)

@@ -6,7 +6,7 @@ import signal
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -78,11 +78,10 @@ class Listener:
         return "http" + "s" * self.description.startswith("ssl:")
 
 
-class EchoService(Service):
-    """Serves the connections of `factory` on `listeners`; its `stopService` drains."""
+class Listening(Service):
+    """Serves on `listeners`."""
 
-    def __init__(self, reactor: Any, listeners: Sequence[Listener], factory: EchoFactory) -> None:
-        self.factory = factory
+    def __init__(self, reactor: Any, listeners: Sequence[Listener]) -> None:
         self._reactor = reactor
         self._listeners = listeners
         self._ports: list[tuple[Listener, IListeningPort]] = []
@@ -99,7 +98,7 @@ class EchoService(Service):
                 raise failed[0]
 
     def _cannotListen(self, failure: Failure, listener: Listener, failed: list[Fatal]) -> None:
-        failed.append(Fatal(f"cannot listen on {listener.description}: {_why(failure)}"))
+        failed.append(cannotListen(listener.description, failure))
         if self._reactor.running:  # Twisted's endpoints fail at once; somebody else's may not.
             _log.critical("{why}", why=failed[0])
             self._reactor.stop()
@@ -108,11 +107,6 @@ class EchoService(Service):
         if not self._ports:
             self.privilegedStartService()
         super().startService()
-        if self.factory.fastPath is not None:
-            try:
-                self.factory.fastPath.start()
-            except (OSError, RuntimeError) as e:
-                raise Fatal(f"cannot start {self.factory.fastPath.threads} threads: {e}") from e
         # When it is said to be ready, it is: a signal drains it from now on.
         self._reactor.callWhenRunning(self._ready)
 
@@ -127,6 +121,47 @@ class EchoService(Service):
     def _ready(self) -> None:
         for listener, port in self._ports:
             _announce(listener, port.getHost())
+
+    def stopService(self) -> "Deferred[Any]":
+        """Stop listening."""
+        super().stopService()
+        return DeferredList([self._stopListening(isAdmin) for isAdmin in (False, True)])
+
+    def _stopListening(self, isAdmin: bool) -> "Deferred[Any]":
+        return DeferredList(
+            [
+                maybeDeferred(port.stopListening)
+                for listener, port in self._ports
+                if listener.isAdmin == isAdmin
+            ]
+        )
+
+
+class EchoService(Listening):
+    """Serves the connections of `factory` on `listeners`; its `stopService` drains."""
+
+    def __init__(self, reactor: Any, listeners: Sequence[Listener], factory: EchoFactory) -> None:
+        super().__init__(reactor, listeners)
+        self.factory = factory
+
+    @property
+    def connected(self) -> int:
+        return len(self.factory.connections)
+
+    @property
+    def drainTimeout(self) -> float:
+        return self.factory.limits.drainTimeout
+
+    def startService(self) -> None:
+        super().startService()
+        if self.factory.fastPath is not None:
+            try:
+                self.factory.fastPath.start()
+            except (OSError, RuntimeError) as e:
+                raise Fatal(f"cannot start {self.factory.fastPath.threads} threads: {e}") from e
+
+    def _ready(self) -> None:
+        super()._ready()
         if self.factory.fastPath is not None:
             _log.info("fast path: threads: {count}", count=self.factory.fastPath.threads)
         else:
@@ -137,7 +172,7 @@ class EchoService(Service):
     @inlineCallbacks
     def stopService(self) -> Any:
         """Drain. Fires when every client is gone, at the latest after the drain limit."""
-        super().stopService()
+        Service.stopService(self)
         started = self._reactor.seconds()
         emptied = self.factory.drain()
         closed = self._stopListening(isAdmin=False)
@@ -159,15 +194,6 @@ class EchoService(Service):
         self.factory.journal.flush()
         if leaving:
             _log.info("drained in {seconds:.1f} s", seconds=self._reactor.seconds() - started)
-
-    def _stopListening(self, isAdmin: bool) -> "Deferred[Any]":
-        return DeferredList(
-            [
-                maybeDeferred(port.stopListening)
-                for listener, port in self._ports
-                if listener.isAdmin == isAdmin
-            ]
-        )
 
     def _askToLeave(self, leaving: list[EchoProtocol], many: int) -> None:
         for connection in leaving[:many]:
@@ -199,16 +225,22 @@ class EchoService(Service):
         ]
 
 
+class Drained(Protocol):
+    """A service that drains as it is stopped."""
+
+    def hurry(self) -> None: ...
+
+
 class Signals(Service):
-    """SIGTERM, SIGINT and SIGHUP: the first drains `echo`, a second one ends the drain at once.
+    """SIGTERM, SIGINT and SIGHUP: the first drains, a second one has `drained` end that at once.
 
     twistd's own handling would pass the signal on to the process when all is done, so that a
     perfect end would have the exit status of a failure (twisted/application/app.py, 26.10).
     """
 
-    def __init__(self, reactor: Any, echo: EchoService) -> None:
+    def __init__(self, reactor: Any, drained: Drained) -> None:
         self._reactor = reactor
-        self._echo = echo
+        self._drained = drained
         self._stopping = False
 
     def startService(self) -> None:
@@ -225,7 +257,7 @@ class Signals(Service):
 
     def received(self) -> None:
         if self._stopping:
-            self._reactor.callFromThread(self._echo.hurry)
+            self._reactor.callFromThread(self._drained.hurry)
         else:
             self._stopping = True
             self._reactor.callFromThread(self._reactor.stop)
@@ -242,6 +274,8 @@ class EveryInterface:
 
     reactor: Any
     port: int
+    isShared: bool = False
+    """With other processes; see `workers`."""
 
     def listen(self, factory: IProtocolFactory) -> "Deferred[IListeningPort]":
         try:
@@ -250,12 +284,17 @@ class EveryInterface:
                 ("", self.port),
                 family=family,
                 backlog=BACKLOG,
+                reuse_port=self.isShared,
                 dualstack_ipv6=family == socket.AF_INET6,
             ) as listener:
                 listener.setblocking(False)
                 return succeed(self.reactor.adoptStreamPort(listener.fileno(), family, factory))
         except OSError:
             return fail()
+
+
+def cannotListen(description: str, failure: Failure) -> Fatal:
+    return Fatal(f"cannot listen on {description}: {_why(failure)}")
 
 
 def _why(failure: Failure) -> str:

@@ -69,12 +69,12 @@ def makeRoot(
     return root
 
 
-def makeAdminRoot(factory: EchoFactory, metrics: Resource) -> Resource:
+def makeAdminRoot(metrics: Resource, readiness: Resource) -> Resource:
     """The URL map of --admin."""
     root = Exact()
     root.putChild(b"metrics", metrics)
     root.putChild(b"healthz", Answer(200, "ok"))
-    root.putChild(b"readyz", Readiness(factory))
+    root.putChild(b"readyz", readiness)
     return root
 
 

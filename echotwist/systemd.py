@@ -12,15 +12,13 @@ for it. The sockets that systemd listens on come through Twisted's own endpoint,
 
 import os
 import socket
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-
-from echotwist.service import EchoService
 
 MARGIN = 5
 """Seconds from the end of the drain limit to the end of the process, at the most."""
@@ -45,16 +43,31 @@ def inherited(reactor: Any, description: str) -> IStreamServerEndpoint:
     return given
 
 
-class Notifier(Service):
-    """Tells systemd of `echo`. Does nothing where nobody wants to know.
+class Served(Protocol):
+    """A service that listens."""
 
-    It is to be the last child of its parent: so it starts after `echo`, and is the first that
+    @property
+    def isListening(self) -> bool: ...
+
+    @property
+    def connected(self) -> int:
+        """Clients."""
+
+    @property
+    def drainTimeout(self) -> float:
+        """Seconds."""
+
+
+class Notifier(Service):
+    """Tells systemd of what is `served`. Does nothing where nobody wants to know.
+
+    It is to be the last child of its parent: so it starts after that, and is the first that
     stops.
     """
 
-    def __init__(self, reactor: Any, echo: EchoService) -> None:
+    def __init__(self, reactor: Any, served: Served) -> None:
         self._reactor = reactor
-        self._echo = echo
+        self._served = served
         self._where = ""
         self._status = ""
         self._isReady = self._hasFailed = False
@@ -85,12 +98,12 @@ class Notifier(Service):
         super().stopService()
         if self._loops:
             # Whatever --drain-timeout is, TimeoutStopSec= shall not cut it off.
-            most = int((self._echo.factory.limits.drainTimeout + MARGIN) * 1e6)
+            most = int((self._served.drainTimeout + MARGIN) * 1e6)
             self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={most}")
             self._tell()
 
     def _tell(self) -> None:
-        count = len(self._echo.factory.connections)
+        count = self._served.connected
         status = f"STATUS={count} connected"
         if not self.running:
             status = f"STATUS=draining, {count} connected"
@@ -99,7 +112,7 @@ class Notifier(Service):
                     loop.stop()
                 self._loops.clear()
         elif not self._isReady:
-            if not self._echo.isListening:
+            if not self._served.isListening:
                 return
             status = f"READY=1\n{status}"
         # What could not be sent is tried again, a second later.

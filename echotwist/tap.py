@@ -1,13 +1,15 @@
 """What `twistd echotwist` takes, and the service that it makes of it."""
 
+import itertools
+import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any
 
-from twisted.application.service import MultiService
+from twisted.application.service import IService, MultiService
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.usage import Options as TwistedOptions
@@ -19,10 +21,18 @@ from echotwist.forwarded import TrustedProxies, trustedProxy
 from echotwist.journal import Journal
 from echotwist.limits import BACKLOG, Limits, count, descriptors
 from echotwist.protocol import EchoFactory
-from echotwist.service import EchoService, EveryInterface, Fatal, Listener, Signals
-from echotwist.site import AdminSite, EchoSite, makeAdminRoot, makeRoot
+from echotwist.service import EchoService, EveryInterface, Fatal, Listener, Listening, Signals
+from echotwist.site import AdminSite, EchoSite, Readiness, makeAdminRoot, makeRoot
 from echotwist.systemd import Notifier, inherited
 from echotwist.upgrade import canonicalOrigin
+from echotwist.workers import (
+    Holding,
+    Lifeline,
+    Sharing,
+    Workers,
+    WorkerSignals,
+    WorkersReadiness,
+)
 
 
 def optionOf(field: str) -> str:
@@ -59,6 +69,15 @@ class Options(TwistedOptions):
             "auto",
             "Threads of the fast path; auto: the cores that this process may use.",
         ],
+        [
+            "workers",
+            None,
+            "1",
+            "Processes that share the work that the fast path does not do: handshakes, TLS, "
+            "compression. auto: one for each core. They share --max-connections, --memory-budget, "
+            "--log-rate and --threads, and listen on TCP ports alone.",
+        ],
+        ["worker", None, None, "Be worker K/N, such as 1/2; --workers starts these."],
     ]
 
     optFlags = [
@@ -74,6 +93,9 @@ class Options(TwistedOptions):
 
     def __init__(self) -> None:
         super().__init__()
+        self.arguments: Sequence[str] = ()
+        """As they were given."""
+
         self["listen"] = []
         self["allow-origin"] = []
         self["admin"] = None
@@ -120,6 +142,7 @@ class Options(TwistedOptions):
 
     def parseOptions(self, options: Any = None) -> None:
         # twistd would print the whole manual, and the error below it.
+        self.arguments = tuple(options or ())
         try:
             super().parseOptions(options)
         except UsageError as e:
@@ -131,7 +154,11 @@ class Options(TwistedOptions):
 
     def postOptions(self) -> None:
         self["port"] = _parsed("port", self["port"], _port)
-        self["threads"] = _parsed("threads", self["threads"], _threads)
+        self["workers"] = _parsed("workers", self["workers"], _cores)
+        if self["worker"] is not None:
+            self["worker"] = _parsed("worker", self["worker"], _worker)
+        _, workers = self["worker"] or (1, self["workers"])
+        self["threads"] = max(_parsed("threads", self["threads"], _cores) // workers, 1)
         if self["no-fast-path"] or not fastpath.isCompiled:
             self["threads"] = 0
         # Each thread of the fast path has two descriptors.
@@ -141,12 +168,20 @@ class Options(TwistedOptions):
             option = optionOf(limit.name)
             parse = parsers.get(limit.name, limit.metadata["parse"])
             values[limit.name] = _parsed(option, self[option], parse)
-        limits = self["limits"] = Limits(**values)
-        if limits.memoryBudget < 8 * limits.maxMessage:
+        least = 8 * values["maxMessage"] * workers
+        if self["memory-budget"] == "auto":
+            values["memoryBudget"] = max(values["memoryBudget"], least)
+        if values["memoryBudget"] < least:
             raise UsageError(
-                f"--memory-budget {self['memory-budget']!r}: takes at least eight times "
-                f"--max-message, which is {limits.maxMessage:,} bytes"
+                f"--memory-budget {self['memory-budget']!r}: takes at least {least:,} bytes, "
+                "eight times --max-message for each of --workers"
             )
+        if workers > 1:
+            values["memoryBudget"] //= workers
+            values["logRate"] = math.ceil(values["logRate"] / workers)
+            if self["max-connections"] != "auto":  # Each has descriptors of its own.
+                values["maxConnections"] = math.ceil(values["maxConnections"] / workers)
+        self["limits"] = Limits(**values)
 
 
 def _port(text: str) -> int:
@@ -155,13 +190,20 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _threads(text: str) -> int:
+def _cores(text: str) -> int:
     if text == "auto":
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    threads = count(text)
-    if not 1 <= threads <= 1024:
+    number = count(text)
+    if not 1 <= number <= 1024:
         raise ValueError("takes a whole number from 1 to 1024, or auto")
-    return threads
+    return number
+
+
+def _worker(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,4})/(\d{1,4})", text, re.ASCII)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError("takes a worker such as 1/2")
+    return int(match[1]), int(match[2])
 
 
 def _withBacklog(endpoint: str) -> str:
@@ -190,11 +232,21 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         # Not at the top: that would install one before twistd's option --reactor is read.
         from twisted.internet import reactor
 
+    services = MultiService()
+    kinds = _supervisor if options["workers"] > 1 and options["worker"] is None else _server
+    for service in kinds(options, reactor):
+        service.setServiceParent(services)
+    return services
+
+
+def _server(options: Options, reactor: Any) -> Iterator[IService]:
+    """What serves clients."""
     limits: Limits = options["limits"]
     journal = Journal(limits.logRate, reactor)
     fastPath = None
     if options["threads"]:
         fastPath = fastpath.FastPath(reactor, limits, journal, options["threads"])
+    number, step = options["worker"] or (1, 1)
     factory = EchoFactory(
         limits,
         journal,
@@ -202,31 +254,61 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         fastPath,
         compression=not options["no-compression"],
         contextTakeover=bool(options["context-takeover"]),
+        numbers=itertools.count(number, step),
     )
     proxies = TrustedProxies(options["trusted-proxy"])
     site = EchoSite(factory, makeRoot(factory, options["allow-origin"], proxies))
+    isShared = options["worker"] is not None
+    opener = Sharing(reactor) if isShared else reactor
     listeners = [
-        Listener(text, _endpoint(reactor, "listen", text), site) for text in options["listen"]
+        Listener(text, _endpoint(opener, "listen", text), site) for text in options["listen"]
     ]
     if not listeners:
         port = options["port"]
-        listeners.append(Listener(f"port {port}", EveryInterface(reactor, port), site))
-    lag = None
+        listeners.append(Listener(f"port {port}", EveryInterface(reactor, port, isShared), site))
+    beside: list[IService] = []
     if (admin := options["admin"]) is not None:
         # Not at the top: it takes 0.1 s, which a service without it need not wait for.
         from echotwist.metrics import Lag, Metrics
 
-        adminSite = AdminSite(factory, makeAdminRoot(factory, Metrics(site)))
+        adminSite = AdminSite(factory, makeAdminRoot(Metrics(site), Readiness(factory)))
         listeners.append(Listener(admin, _endpoint(reactor, "admin", admin), adminSite))
-        lag = Lag(reactor, journal.totals.lag)
+        beside.append(Lag(reactor, journal.totals.lag))
     echo = EchoService(reactor, listeners, factory)
-    services = MultiService()
-    Signals(reactor, echo).setServiceParent(services)
-    echo.setServiceParent(services)
-    if lag is not None:
-        lag.setServiceParent(services)
-    Notifier(reactor, echo).setServiceParent(services)
-    return services
+    if isShared:
+        beside.append(Lifeline(reactor))
+    yield (WorkerSignals if isShared else Signals)(reactor, echo)
+    yield echo
+    yield from beside
+    yield Notifier(reactor, echo)
+
+
+def _supervisor(options: Options, reactor: Any) -> Iterator[IService]:
+    """What has others serve them."""
+    limits: Limits = options["limits"]
+    holding = Holding(reactor)
+    ports = [(text, _endpoint(holding, "listen", text)) for text in options["listen"]]
+    twistd: dict[str, Any] = options.parent or {}
+    workers = Workers(
+        reactor,
+        options.arguments,
+        options["workers"],
+        limits.drainTimeout,
+        holding,
+        ports or [(f"port {options['port']}", options["port"])],
+        twistd.get("reactor"),
+    )
+    if (admin := options["admin"]) is not None:
+        from echotwist.metrics import WorkersMetrics
+
+        # The limits of its HTTP.
+        factory = EchoFactory(limits, Journal(0, reactor), reactor)
+        root = makeAdminRoot(WorkersMetrics(workers), WorkersReadiness(workers))
+        listener = Listener(admin, _endpoint(reactor, "admin", admin), AdminSite(factory, root))
+        workers.admin = Listening(reactor, [listener])
+    yield Signals(reactor, workers)
+    yield workers
+    yield Notifier(reactor, workers)
 
 
 def _endpoint(reactor: Any, option: str, text: str) -> IStreamServerEndpoint:

@@ -28,6 +28,7 @@ from twisted.internet.tcp import Connection
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
+from echotwist.service import EchoService
 from echotwist.tap import Options, makeService
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -282,7 +283,7 @@ class Service:
         options.parseOptions([*way, *arguments])
         self.reactor = MemoryReactorClock()
         self.tree = makeService(options, self.reactor)
-        self.echo: Any = self.tree.services[1]
+        self.echo: Any = next(s for s in self.tree.services if isinstance(s, EchoService))
         self.site = self.echo._listeners[0].site
         self.factory = self.echo.factory
         self.clients: list[Client] = []

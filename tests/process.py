@@ -27,9 +27,10 @@ class Twistd:
         check: bool = True,
         passed: Sequence[int] = (),
         options: Sequence[str] = (),
+        ready: str = "(open http|listening on)",
     ) -> None:
         """`before` stands before the command, `options` are twistd's own, and `passed` are
-        descriptors that it inherits."""
+        descriptors that it inherits. It is waited for until its log says that it is `ready`."""
         if not any(argument.startswith("--listen") for argument in arguments):
             arguments = (f"--port={port}", *arguments)
         self.lines: list[str] = []
@@ -49,7 +50,7 @@ class Twistd:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
-            self.expect(r"(open http|listening on)")
+            self.expect(ready)
         except AssertionError:
             self.process.kill()
             raise

@@ -1,0 +1,405 @@
+"""Several processes for what Autobahn keeps to itself: `--workers N`.
+
+    supervisor     twistd echotwist --workers 2 ...
+      |            starts the workers, starts them again if they end, has them drain
+      +- worker    twistd echotwist --worker 1/2 ...
+      +- worker    twistd echotwist --worker 2/2 ...
+
+The fast path uses every core by itself; handshakes, TLS, compression and fragments use one for
+each process. The workers listen on the same ports (SO_REUSEPORT, socket(7)), and the kernel gives
+each connection to one of them. They share nothing: what they log comes to the supervisor's log,
+and what they count to its /metrics, with the worker's number.
+
+The supervisor is Twisted's ProcessMonitor. It serves no client, so that nothing that clients do can
+end it; and it holds the ports, without listening, so that nobody else can take one while a
+worker is away.
+"""
+
+import json
+import math
+import os
+import re
+import signal
+import socket
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.abstract import isIPv6Address
+from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
+from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.error import CannotListenError, ProcessExitedAlready
+from twisted.internet.interfaces import IReadDescriptor, IStreamServerEndpoint
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import LoopingCall
+from twisted.internet.tcp import makeBinding
+from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
+from twisted.runner.procmon import ProcessMonitor
+from twisted.web.server import NOT_DONE_YET, Request
+from zope.interface import implementer
+
+from echotwist.answer import Answer, Exact
+from echotwist.service import Listening, Signals, cannotListen
+
+PATIENCE = 5.0
+"""Seconds that a worker may take beyond the drain limit, before it is killed."""
+
+ANSWER = 2.0
+"""Seconds that a worker may take to tell its metrics. Prometheus waits for ten."""
+
+_RUN = "from twisted.scripts.twistd import run; run()"
+
+_log = Logger(namespace="echotwist")
+
+
+class Sharing:
+    """A reactor, of which other processes may listen on the same ports.
+
+    Endpoints have no parameter for that (twisted/internet/endpoints.py, 26.10), and ask this.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
+        binding = makeBinding(interface, port, reuseAddress=True, reusePort=True)
+        return self._reactor.listenTCP(binding, factory, backlog, interface)
+
+    def listenSSL(
+        self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
+    ) -> Any:
+        binding = makeBinding(interface, port, reuseAddress=True, reusePort=True)
+        return self._reactor.listenSSL(binding, factory, contextFactory, backlog, interface)
+
+
+class Holding:
+    """A reactor that takes ports as `Sharing` does, and does not listen. `held` are the sockets.
+
+    Raises CannotListenError, also for what cannot be shared.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self.held: list[socket.socket] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("listenUNIX", "adoptStreamPort"):
+            return self._refuse
+        return getattr(self._reactor, name)
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise CannotListenError("", "", OSError("--workers can share TCP ports alone"))
+
+    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
+        if not port:
+            raise CannotListenError(interface, port, OSError("--workers want a port, not 0"))
+        return self._hold(socket.AF_INET6 if isIPv6Address(interface) else socket.AF_INET,
+                         interface, port)  # fmt: skip
+
+    def listenSSL(
+        self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
+    ) -> Any:
+        return self.listenTCP(port, factory, backlog, interface)
+
+    def everyInterface(self, port: int) -> int:
+        """As service.EveryInterface. Returns the port; 0 takes a free one."""
+        family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+        return self._hold(family, "", port)
+
+    def _hold(self, family: int, host: str, port: int) -> int:
+        held = socket.socket(family, socket.SOCK_STREAM)
+        self.held.append(held)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bool(host))
+        try:
+            held.bind((host, port))
+        except OSError as e:
+            raise CannotListenError(host, port, e) from e
+        number: int = held.getsockname()[1]
+        return number
+
+
+class Relay(Logger):
+    """Logs what a worker has logged. ProcessMonitor gives it each line that a worker writes."""
+
+    def info(self, format: str | None = None, *args: Any, **values: Any) -> None:
+        if "line" not in values:
+            super().info(format, *args, **values)
+            return
+        worker, line = values["tag"], values["line"]
+        try:
+            event = json.loads(line)
+            level = LogLevel.lookupByName(event.pop("level"))
+            namespace, text = event.pop("namespace"), event.pop("message")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            # What Python itself says, before there is a log or as the process dies.
+            if line:
+                _log.error("worker {worker}: {text!r}", worker=worker, text=line)
+            return
+        if "traceback" in event:
+            text = f"{text}\n{event['traceback']}"
+        del event["time"]
+        # Logger takes `format` from its first argument.
+        values = {key: value for key, value in event.items() if key != "format"}
+        Logger(namespace).emit(
+            level, "worker {worker}: {text}", **{**values, "worker": worker, "text": text}
+        )
+
+
+class Workers(ProcessMonitor):
+    """Runs `count` workers, with the `arguments` of twistd echotwist.
+
+    `ports` are what they listen on, and what the operator calls it: endpoints made for `holding`,
+    or a number, on every interface. `drainTimeout` is in seconds. `reactorName` is what twistd was
+    told, if it was.
+    """
+
+    maxRestartDelay = 30  # And not Twisted's hour.
+
+    admin: Listening | None = None
+    """Serves the operator, until the last worker has ended."""
+
+    _looking: LoopingCall
+
+    def __init__(
+        self,
+        reactor: Any,
+        arguments: Sequence[str],
+        count: int,
+        drainTimeout: float,
+        holding: Holding,
+        ports: Sequence[tuple[str, IStreamServerEndpoint | int]],
+        reactorName: str | None = None,
+    ) -> None:
+        super().__init__(reactor)
+        self.log = Relay(namespace="echotwist")
+        self.killTime = math.ceil(drainTimeout + PATIENCE)
+        self.count = count
+        self.restarts = 0
+        self.drainTimeout = drainTimeout
+        self.connected = 0
+        self.isListening = False
+        self._arguments = list(arguments)
+        self._holding = holding
+        self._ports = ports
+        self._reactorName = reactorName
+        self._folder: Any = None
+
+    def privilegedStartService(self) -> None:
+        """Hold the ports, before twistd gives up root. Raises Fatal."""
+        for description, port in self._ports:
+            if isinstance(port, int):
+                try:
+                    number = self._holding.everyInterface(port)
+                except CannotListenError:
+                    raise cannotListen(description, Failure()) from None
+                self._arguments.append(f"--port={number}")
+                continue
+            failed: list[Failure] = []
+            port.listen(Factory()).addErrback(failed.append)
+            if failed:
+                raise cannotListen(description, failed[0])
+        if self.admin is not None:
+            self.admin.privilegedStartService()
+
+    def startService(self) -> None:
+        if not self._holding.held:
+            self.privilegedStartService()
+        self._folder = tempfile.TemporaryDirectory(prefix="echotwist-")
+        for number in range(1, self.count + 1):
+            self.addProcess(str(number), self._commandOf(number), env=dict(os.environ))
+        super().startService()
+        if self.admin is not None:
+            self.admin.startService()
+        self._look(1.0, self._askHowMany)
+
+    def _commandOf(self, number: int) -> list[str]:
+        return [
+            *(sys.executable, "-c", _RUN),
+            *("--nodaemon", "--pidfile=", "--logger=echotwist.logs.json"),
+            *(("--reactor", self._reactorName) if self._reactorName else ()),
+            "echotwist",
+            *self._arguments,
+            f"--worker={number}/{self.count}",
+            f"--admin=unix:{self._pathOf(number)}",
+        ]
+
+    def startProcess(self, name: str) -> None:
+        if name in self.restart:
+            self.restarts += 1
+            _log.warn("worker {worker} has ended; it is started again", worker=name)
+        # What a worker leaves that is killed.
+        Path(self._pathOf(name)).unlink(missing_ok=True)
+        super().startProcess(name)
+
+    @inlineCallbacks
+    def stopService(self) -> Any:  # type: ignore[override]  # IService's may return a Deferred.
+        """Drain. Fires when all workers have ended."""
+        self._looking.stop()
+        super().stopService()
+        # ProcessMonitor does not say when they have; but it forgets those that have.
+        yield self._look(0.05, self._stopLookingIfAllHaveEnded)
+        if self.admin is not None:
+            yield self.admin.stopService()
+        for held in self._holding.held:
+            held.close()
+        self._folder.cleanup()
+
+    def _look(self, seconds: float, look: Callable[[], Any]) -> "Deferred[Any]":
+        self._looking = LoopingCall(look)
+        self._looking.clock = self._clock
+        return self._looking.start(seconds)
+
+    def _stopLookingIfAllHaveEnded(self) -> None:
+        if not self.protocols:
+            self._looking.stop()
+
+    @inlineCallbacks
+    def _askHowMany(self) -> Any:
+        told = yield self.ask("/metrics")
+        found = [re.search(rb"^echotwist_connections_open (\S+)", body or b"", re.M)
+                 for body in told.values()]  # fmt: skip
+        self.connected = sum(int(float(match[1])) for match in found if match)
+        if all(found) and not self.isListening:
+            self.isListening = True
+            _log.info("workers: {count}, all listening", count=self.count)
+
+    def hurry(self) -> None:
+        """End a drain at once."""
+        for protocol in list(self.protocols.values()):
+            with suppress(ProcessExitedAlready):
+                protocol.transport.signalProcess(signal.SIGQUIT)  # type: ignore[union-attr]
+
+    def ask(self, path: str) -> "Deferred[dict[str, bytes | None]]":
+        """What each worker answers to GET `path` on its --admin, by its number; None if it does
+        not, or not with 200."""
+
+        @inlineCallbacks
+        def one(worker: str) -> Any:
+            endpoint = UNIXClientEndpoint(self._reactor, self._pathOf(worker), timeout=ANSWER)
+            factory: Any = Factory.forProtocol(partial(Question, path))
+            factory.noisy = False
+            question: Any = yield endpoint.connect(factory)
+            try:
+                answer: bytes = yield question.answer.addTimeout(ANSWER, self._clock)
+            finally:
+                question.transport.abortConnection()
+            head, _, body = answer.partition(b"\r\n\r\n")
+            return body if head.startswith(b"HTTP/1.1 200 ") else None
+
+        names = [str(number) for number in range(1, self.count + 1)]
+        asking = DeferredList([one(name) for name in names], consumeErrors=True)
+        return asking.addCallback(
+            lambda told: {
+                name: answer if isTold else None
+                for name, (isTold, answer) in zip(names, told, strict=True)
+            }
+        )
+
+    def _pathOf(self, worker: int | str) -> str:
+        return os.path.join(self._folder.name, str(worker))
+
+
+class Question(Protocol):
+    """A request to a worker. Twisted's Agent would log lines for each, and keep connections to
+    workers that are gone."""
+
+    def __init__(self, path: str) -> None:
+        self.answer: Deferred[bytes] = Deferred()
+        self._path = path
+        self._received: list[bytes] = []
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.write(
+            f"GET {self._path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n".encode()
+        )
+
+    def dataReceived(self, data: bytes) -> None:
+        self._received.append(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not self.answer.called:
+            self.answer.callback(b"".join(self._received))
+
+
+class WorkersReadiness(Exact):
+    """`/readyz` of all: whether any is ready."""
+
+    def __init__(self, workers: Workers) -> None:
+        super().__init__()
+        self._workers = workers
+
+    def render(self, request: Request) -> int:
+        self._workers.ask("/readyz").addCallback(self._answer, request)
+        return NOT_DONE_YET
+
+    def _answer(self, told: dict[str, bytes | None], request: Request) -> None:
+        isReady = any(body is not None for body in told.values())
+        answer = Answer(200, "ready") if isReady else Answer(503, "no worker is ready")
+        finish(request, answer.render(request))
+
+
+def finish(request: Request, body: bytes) -> None:
+    """Answer later than at once: the client may be gone."""
+    if request.channel is not None:
+        request.write(body)
+        request.finish()
+
+
+class WorkerSignals(Signals):
+    """SIGTERM drains, once and for all: systemd and the supervisor may both send it. SIGQUIT is
+    how the supervisor ends a drain. What a terminal sends goes to the supervisor as well."""
+
+    def _install(self) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: None if self._stopping else self.received())
+        signal.signal(signal.SIGQUIT, lambda *_: self._reactor.callFromThread(self._drained.hurry))
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+
+
+@implementer(IReadDescriptor)
+class Lifeline(Service):
+    """In a worker: drains it if its supervisor is gone, which ends the pipe between them."""
+
+    def __init__(self, reactor: Any, descriptor: int = 0) -> None:
+        self._reactor = reactor
+        self._descriptor = descriptor
+
+    def startService(self) -> None:
+        super().startService()
+        # Who starts a worker in another way, such as in a terminal, has no pipe.
+        if stat.S_ISFIFO(os.fstat(self._descriptor).st_mode):
+            self._reactor.addReader(self)
+
+    def stopService(self) -> None:
+        super().stopService()
+        self._reactor.removeReader(self)
+
+    def doRead(self) -> None:
+        if not os.read(self._descriptor, 1024):
+            self.connectionLost()
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """epollreactor says so, and other reactors let it read."""
+        self._reactor.removeReader(self)
+        _log.warn("the supervisor is gone")
+        self._reactor.stop()
+
+    def logPrefix(self) -> str:
+        return "lifeline"

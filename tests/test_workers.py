@@ -1,0 +1,606 @@
+"""Several processes: the supervisor and a worker in memory, and then all of them for real."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import aiohttp
+import pytest
+from memory import Service, request
+from process import Twistd
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ProcessDone, ProcessExitedAlready
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.logger import LogLevel
+from twisted.python.failure import Failure
+
+from echotwist.limits import Limits
+from echotwist.service import Fatal
+from echotwist.tap import Options, makeService
+from echotwist.workers import ANSWER, PATIENCE, Lifeline, Relay, Workers, WorkerSignals
+
+
+class Process:
+    """The transport of a child's process."""
+
+    def __init__(self, protocol: Any, command: list[str], env: dict[str, str]) -> None:
+        self.protocol = protocol
+        self.command = command
+        self.env = env
+        self.signals: list[str | int] = []
+        self.hasEnded = False
+        protocol.makeConnection(self)
+
+    def signalProcess(self, name: str | int) -> None:
+        if self.hasEnded:
+            raise ProcessExitedAlready
+        self.signals.append(name)
+
+    def end(self) -> None:
+        self.hasEnded = True
+        self.protocol.processEnded(Failure(ProcessDone(0)))
+
+
+class Reactor(MemoryReactorClock):
+    def __init__(self) -> None:
+        super().__init__()
+        self.processes: list[Process] = []
+        self.stopped = 0
+
+    def spawnProcess(
+        self, protocol: Any, executable: str, command: Any, env: Any, **_: Any
+    ) -> None:
+        self.processes.append(Process(protocol, command, env))
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+    def callFromThread(self, call: Any, *args: Any) -> None:
+        call(*args)
+
+
+@pytest.fixture
+def reactor() -> Reactor:
+    return Reactor()
+
+
+def made(reactor: Reactor, *arguments: str) -> Any:
+    options = Options()
+    options.parseOptions(list(arguments))
+    return makeService(options, reactor)
+
+
+@pytest.fixture
+def start(reactor: Reactor) -> Iterator[Any]:
+    trees = []
+
+    def begin(*arguments: str) -> Workers:
+        tree = made(reactor, "--workers=2", "--port=0", *arguments)
+        tree.privilegedStartService()
+        tree.startService()
+        trees.append(tree)
+        workers: Workers = tree.services[1]
+        return workers
+
+    yield begin
+    for tree in trees:
+        ended = tree.stopService()
+        for process in reactor.processes:
+            if not process.hasEnded:
+                process.end()
+        reactor.advance(0.05)
+        assert not isinstance(ended, Deferred) or ended.called
+
+
+def heldPort(workers: Workers) -> int:
+    (held,) = workers._holding.held
+    port: int = held.getsockname()[1]
+    return port
+
+
+# The supervisor.
+
+
+def test_each_worker_is_told_who_it_is(start: Any, reactor: Reactor) -> None:
+    workers = start("--max-message=1M", "--no-compression")
+    one, two = (process.command for process in reactor.processes)
+    for number, command in ((1, one), (2, two)):
+        arguments = command[command.index("echotwist") + 1 :]
+        options = Options()
+        options.parseOptions(arguments)
+        assert options["worker"] == (number, 2)
+        assert options["port"] == heldPort(workers)
+        assert options["admin"].startswith("unix:")
+        assert options["no-compression"]
+        assert "--nodaemon" in command
+    assert reactor.processes[0].env["PATH"] == os.environ["PATH"]
+
+
+def test_a_worker_serves_and_supervises_nobody(reactor: Reactor) -> None:
+    tree = made(reactor, "--workers=2", "--worker=1/2")
+    kinds = [type(service).__name__ for service in tree.services]
+    assert kinds == ["WorkerSignals", "EchoService", "Lifeline", "Notifier"]
+
+
+def test_the_reactor_is_chosen_for_all(reactor: Reactor) -> None:
+    options = Options()
+    options.parent = {"reactor": "poll"}
+    options.parseOptions(["--workers=2", "--port=0"])
+    tree: Any = makeService(options, reactor)
+    tree.privilegedStartService()
+    tree.startService()
+    command = reactor.processes[0].command
+    assert command[command.index("--reactor") + 1] == "poll"
+    tree.stopService()
+    for process in reactor.processes:
+        process.end()
+    reactor.advance(0.05)
+
+
+def test_what_is_shared_is_divided() -> None:
+    options = Options()
+    options.parseOptions(
+        ["--worker=2/4", "--max-connections=10", "--log-rate=7", "--memory-budget=1G",
+         "--threads=9"]
+    )  # fmt: skip
+    limits = options["limits"]
+    assert (limits.maxConnections, limits.logRate, limits.memoryBudget) == (3, 2, 256 << 20)
+    assert options["threads"] in (0, 2)  # 0 where it is not compiled.
+
+
+def test_each_has_its_own_descriptors_and_enough_memory() -> None:
+    options = Options()
+    options.parseOptions(["--worker=1/16", "--no-fast-path"])
+    assert options["limits"].maxConnections == Limits().maxConnections
+    assert options["limits"].memoryBudget == 8 * Limits().maxMessage
+
+
+def test_connections_are_numbered_once(reactor: Reactor) -> None:
+    service = Service("--worker=2/3", isFast=False)
+    assert [service.open().protocol.number for _ in range(3)] == [2, 5, 8]
+
+
+def test_a_worker_that_ends_is_started_again(start: Any, reactor: Reactor, log: Any) -> None:
+    workers = start()
+    reactor.advance(2)
+    reactor.processes[0].end()
+    reactor.advance(0)
+    assert len(reactor.processes) == 3
+    assert reactor.processes[2].command == reactor.processes[0].command
+    assert workers.restarts == 1
+    assert log.events.pop()["log_level"] == LogLevel.warn
+    log.events[:] = [e for e in log.events if e["log_level"] < LogLevel.warn]
+
+
+def test_one_that_ends_at_once_is_started_later_and_later(
+    start: Any, reactor: Reactor, log: Any
+) -> None:
+    start()
+    for delay in (1, 2, 4, 8, 16, 30, 30):
+        reactor.processes[-1].end()
+        count = len(reactor.processes)
+        reactor.advance(delay - 0.1)
+        assert len(reactor.processes) == count
+        reactor.advance(0.1)
+        assert len(reactor.processes) == count + 1
+    log.events.clear()
+
+
+def test_a_drain_reaches_all_and_waits_for_them(reactor: Reactor) -> None:
+    tree = made(reactor, "--workers=2", "--port=0", "--drain-timeout=7")
+    tree.startService()
+    done: list[Any] = []
+    tree.stopService().addCallback(done.append)
+    one, two = reactor.processes
+    assert one.signals == two.signals == ["TERM"]
+    one.end()
+    reactor.advance(0.05)
+    assert not done
+    two.end()
+    reactor.advance(0.05)
+    assert done
+    reactor.advance(60)
+    assert len(reactor.processes) == 2
+    assert reactor.getDelayedCalls() == []
+
+
+def test_a_worker_that_does_not_end_is_killed(reactor: Reactor) -> None:
+    tree = made(reactor, "--workers=2", "--port=0", "--drain-timeout=7")
+    tree.startService()
+    tree.stopService()
+    one, two = reactor.processes
+    one.end()
+    reactor.advance(7 + PATIENCE)
+    assert two.signals == ["TERM", "KILL"]
+    two.end()
+    reactor.advance(0.05)
+
+
+def test_a_drain_can_be_ended(start: Any, reactor: Reactor) -> None:
+    workers = start()
+    one, two = reactor.processes
+    one.hasEnded = True
+    workers.hurry()
+    assert two.signals == [signal.SIGQUIT]
+    one.hasEnded = False
+
+
+def test_the_ports_are_held_while_workers_come_and_go(start: Any) -> None:
+    workers = start()
+    with socket.socket(socket.AF_INET6) as other, pytest.raises(OSError, match="in use"):
+        other.bind(("", heldPort(workers)))
+
+
+@pytest.mark.parametrize("kind", ["port", "tcp", "tcp6"])
+def test_a_port_that_is_taken_ends_it_at_once(reactor: Reactor, kind: str) -> None:
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        what = {
+            "port": f"--port={port}",
+            "tcp": f"--listen=tcp:{port}:interface=127.0.0.1",
+            "tcp6": f"--listen=tcp6:{port}",
+        }[kind]
+        tree = made(reactor, "--workers=2", what)
+        with pytest.raises(Fatal, match="Address already in use"):
+            tree.privilegedStartService()
+    for held in tree.services[1]._holding.held:
+        held.close()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "why"),
+    [
+        ("unix:/nowhere/s", "--workers can share TCP ports alone"),
+        ("tcp:0", "--workers want a port, not 0"),
+    ],
+)
+def test_what_cannot_be_shared_ends_it_at_once(reactor: Reactor, endpoint: str, why: str) -> None:
+    tree = made(reactor, "--workers=2", f"--listen={endpoint}")
+    with pytest.raises(Fatal, match=re.escape(f"cannot listen on {endpoint}: {why}")):
+        tree.privilegedStartService()
+
+
+def test_endpoints_are_held_and_shared(reactor: Reactor, tmp_path: Any) -> None:
+    from certificate import tlsEndpoint
+
+    with socket.socket() as free, socket.socket() as other:
+        for skt in (free, other):
+            skt.bind(("127.0.0.1", 0))
+        ports = free.getsockname()[1], other.getsockname()[1]
+    listens = (
+        f"--listen=tcp:{ports[0]}:interface=127.0.0.1",
+        f"--listen={tlsEndpoint(tmp_path, str(ports[1]))}",
+    )
+    supervisor = made(reactor, "--workers=2", *listens)
+    supervisor.privilegedStartService()
+    held = supervisor.services[1]._holding.held
+    assert [skt.getsockname()[1] for skt in held] == list(ports)
+    made(reactor, "--worker=1/2", *listens).privilegedStartService()
+    bindings = [port for port, *_ in reactor.tcpServers] + [p for p, *_ in reactor.sslServers]
+    assert [(binding._port, binding._reusePort) for binding in bindings] == [
+        (ports[0], True),
+        (ports[1], True),
+    ]
+    for skt in held:
+        skt.close()
+
+
+# What workers log.
+
+
+def relayed(line: str) -> None:
+    Relay().info("[{tag}] {line}", tag="2", line=line, stream="stdout")
+
+
+def test_what_a_worker_logs_is_logged(log: Any) -> None:
+    relayed(
+        json.dumps(
+            {"time": "2026-01-01T00:00:00+00:00", "level": "info", "namespace": "echotwist",
+             "message": "#2 peer text, 2 bytes: '{}'", "number": 2, "size": 2, "format": "x"}
+        )
+    )  # fmt: skip
+    (event,) = log.events
+    assert log.lines() == ["worker 2: #2 peer text, 2 bytes: '{}'"]
+    assert (event["worker"], event["number"], event["size"]) == ("2", 2, 2)
+
+
+def test_a_traceback_of_a_worker_is_logged(log: Any) -> None:
+    relayed(
+        json.dumps({"time": "", "level": "critical", "namespace": "x", "message": "m",
+                    "traceback": "Traceback ..."})
+    )  # fmt: skip
+    (event,) = log.events
+    log.events.clear()
+    assert event["log_level"] == LogLevel.critical
+    assert event["log_namespace"] == "x"
+    assert event["text"] == "m\nTraceback ..."
+
+
+@pytest.mark.parametrize("line", ["Fatal Python error: \x1b[2J", "[]", "{}", '{"level": "no"}'])
+def test_what_is_no_event_is_logged_escaped(log: Any, line: str) -> None:
+    relayed(line)
+    (event,) = log.events
+    log.events.clear()
+    assert event["text"] == line
+    assert event["log_format"] == "worker {worker}: {text!r}"
+
+
+def test_an_empty_line_is_nothing(log: Any) -> None:
+    relayed("")
+    assert log.events == []
+
+
+def test_what_the_monitor_itself_says_is_logged(log: Any) -> None:
+    Relay(namespace="echotwist").info("so {this}", this="it is")
+    assert log.lines() == ["so it is"]
+
+
+# What they are asked.
+
+
+class Asked:
+    """The workers' answers to what was asked last."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
+
+    def answer(self, *answers: bytes | None) -> list[bytes]:
+        """None: the worker does not answer. Returns the requests."""
+        clients = self._reactor.unixClients[-len(answers) :]
+        requests = []
+        for (_, factory, *_), answer in zip(clients, answers, strict=True):
+            protocol = factory.buildProtocol(None)
+            transport = StringTransport()
+            transport.abortConnection = lambda: None  # type: ignore[method-assign]
+            protocol.makeConnection(transport)
+            requests.append(transport.value())
+            if answer is not None:
+                protocol.dataReceived(answer[:20])
+                protocol.dataReceived(answer[20:])
+                protocol.connectionLost(Failure(ConnectionDone()))
+        if None in answers:
+            self._reactor.advance(ANSWER)
+        return requests
+
+
+@pytest.fixture
+def asked(reactor: Reactor) -> Asked:
+    return Asked(reactor)
+
+
+def answer(body: bytes, status: int = 200) -> bytes:
+    return b"HTTP/1.1 %d X\r\nA: b\r\n\r\n%s" % (status, body)
+
+
+def test_it_is_ready_when_all_workers_are(
+    start: Any, reactor: Reactor, asked: Asked, log: Any
+) -> None:
+    workers = start()
+    assert not workers.isListening
+    (first, *_) = asked.answer(answer(b"echotwist_connections_open 3.0\n"), None)
+    assert first == b"GET /metrics HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n"
+    assert not workers.isListening
+    assert workers.connected == 3
+    reactor.advance(1)
+    asked.answer(*[answer(b"# x\nechotwist_connections_open 4.0\n")] * 2)
+    assert workers.isListening
+    assert workers.connected == 8
+    assert "workers: 2, all listening" in log.lines()
+    reactor.advance(1)
+    asked.answer(*[answer(b"echotwist_connections_open 0.0\n")] * 2)
+    assert log.lines().count("workers: 2, all listening") == 1
+
+
+class Http:
+    """A request to the supervisor's --admin."""
+
+    def __init__(self, workers: Workers, path: bytes) -> None:
+        assert workers.admin is not None
+        (listener,) = workers.admin._listeners
+        self.channel = listener.site.buildProtocol(None)
+        self.transport = StringTransport()
+        self.transport.abortConnection = lambda: None  # type: ignore[method-assign]
+        self.channel.makeConnection(self.transport)
+        self.channel.dataReceived(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    def received(self) -> bytes:
+        return self.transport.value()
+
+
+ADMIN = "--admin=tcp:9090:interface=127.0.0.1"
+
+
+def test_the_metrics_are_of_all(start: Any, asked: Asked) -> None:
+    workers = start(ADMIN)
+    http = Http(workers, b"/metrics")
+    asked.answer(
+        answer(
+            b"# TYPE echotwist_messages_total counter\n"
+            b'echotwist_messages_total{type="text"} 3.0\n'
+            b"# TYPE process_open_fds gauge\nprocess_open_fds 7.0\n"
+        ),
+        answer(b"no", 503),
+    )
+    assert b"Content-Type: text/plain; version=" in http.received()
+    for line in (
+        b'echotwist_worker_up{worker="1"} 1.0',
+        b'echotwist_worker_up{worker="2"} 0.0',
+        b"echotwist_worker_restarts_total 0.0",
+        b"# TYPE echotwist_messages_total counter",
+        b'echotwist_messages_total{type="text",worker="1"} 3.0',
+        b'process_open_fds{worker="1"} 7.0',
+    ):
+        assert line in http.received()
+
+
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [
+        ((answer(b"ready"), answer(b"draining", 503)), b"200"),
+        ((answer(b"draining", 503), None), b"503"),
+    ],
+)
+def test_it_is_ready_for_clients_if_any_worker_is(
+    start: Any, asked: Asked, told: Any, status: bytes
+) -> None:
+    http = Http(start(ADMIN), b"/readyz")
+    asked.answer(*told)
+    assert http.received().startswith(b"HTTP/1.1 " + status)
+
+
+def test_an_operator_who_did_not_wait_is_not_answered(start: Any, asked: Asked) -> None:
+    http = Http(start(ADMIN), b"/readyz")
+    http.channel.connectionLost(Failure(ConnectionDone()))
+    asked.answer(*[answer(b"ready")] * 2)
+    assert http.received() == b""
+
+
+# A worker.
+
+
+def test_a_worker_ends_with_its_supervisor(reactor: Reactor, log: Any) -> None:
+    ours, theirs = os.pipe()
+    lifeline = Lifeline(reactor, ours)
+    lifeline.startService()
+    assert reactor.getReaders() == [lifeline]
+    assert (lifeline.fileno(), lifeline.logPrefix()) == (ours, "lifeline")
+    os.write(theirs, b"x")
+    lifeline.doRead()
+    assert not reactor.stopped
+    os.close(theirs)
+    lifeline.doRead()
+    assert reactor.stopped
+    assert reactor.getReaders() == []
+    lifeline.stopService()
+    os.close(ours)
+    assert log.lines() == ["the supervisor is gone"]
+    log.events.clear()
+
+
+def test_a_worker_by_itself_needs_no_supervisor(reactor: Reactor) -> None:
+    with open(os.devnull) as nothing:
+        lifeline = Lifeline(reactor, nothing.fileno())
+        lifeline.startService()
+        assert reactor.getReaders() == []
+        lifeline.stopService()
+
+
+def test_a_worker_drains_once_and_hears_no_terminal(
+    reactor: Reactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers: dict[int, Any] = {}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+
+    class Drained:
+        hurried = 0
+
+        def hurry(self) -> None:
+            self.hurried += 1
+
+    signals = WorkerSignals(reactor, Drained())
+    signals._install()
+    assert handlers[signal.SIGINT] == handlers[signal.SIGHUP] == signal.SIG_IGN
+    for _ in range(3):
+        handlers[signal.SIGTERM](signal.SIGTERM, None)
+    assert reactor.stopped == 1
+    assert signals._drained.hurried == 0
+    handlers[signal.SIGQUIT](signal.SIGQUIT, None)
+    assert signals._drained.hurried == 1
+
+
+# All of them, for real.
+
+
+def get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as e:
+        return e.code, ""
+
+
+def freePort() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as skt:
+        port: int = skt.getsockname()[1]
+    return port
+
+
+def test_a_worker_that_is_killed_is_replaced_and_the_others_never_notice() -> None:
+    admin = f"http://127.0.0.1:{freePort()}"
+    endpoint = f"--admin=tcp:{admin.rpartition(':')[2]}:interface=127.0.0.1"
+
+    async def echo(ws: Any, text: str) -> None:
+        await ws.send_str(text)
+        assert (await ws.receive(timeout=20)).data == text
+
+    async def clients(service: Twistd) -> None:
+        async with aiohttp.ClientSession() as session:
+            open_ = [await session.ws_connect(service.ws) for _ in range(40)]
+            await asyncio.gather(*(echo(ws, f"first {n}") for n, ws in enumerate(open_)))
+            loop = asyncio.get_running_loop()
+            _, metrics = await loop.run_in_executor(None, get, f"{admin}/metrics")
+            shares = dict(re.findall(r'echotwist_connections_open{worker="(\d)"} (\d+)', metrics))
+            assert shares.keys() == {"1", "2"}
+            assert sum(map(int, shares.values())) == 40
+            assert '0"' not in shares.values()  # The kernel gave some to each.
+            pids = [int(pid) for pid in re.findall(r"^(\d+)", children(service), re.M)]
+            os.kill(pids[0], signal.SIGKILL)
+            await loop.run_in_executor(None, service.expect, "worker . has ended; it is started")
+            left = 0
+            for n, ws in enumerate(open_):
+                with contextlib.suppress(ConnectionError):
+                    await ws.send_str(f"again {n}")
+                    left += (await ws.receive(timeout=20)).data == f"again {n}"
+            assert left in (int(shares["1"]), int(shares["2"]))
+            # And new ones are served.
+            for n in range(20):
+                ws = await session.ws_connect(service.ws)
+                await echo(ws, f"new {n}")
+                await ws.close()
+
+    def children(service: Twistd) -> str:
+        with open(f"/proc/{service.pid}/task/{service.pid}/children") as f:
+            return f.read().replace(" ", "\n")
+
+    with Twistd("--workers=2", endpoint, ready="workers: 2, all listening") as service:
+        asyncio.run(clients(service))
+        assert get(f"{admin}/readyz")[0] == 200
+        assert "echotwist_worker_restarts_total 1.0" in get(f"{admin}/metrics")[1]
+        pids = children(service).split()
+    # Twistd has seen it end with 0; and nobody is left behind.
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+def test_clients_of_all_workers_are_told_that_it_goes_away() -> None:
+    async def clients(service: Twistd) -> None:
+        async with aiohttp.ClientSession() as session:
+            open_ = [await session.ws_connect(service.ws) for _ in range(20)]
+            service.process.send_signal(signal.SIGTERM)
+            for ws in open_:
+                message = await ws.receive(timeout=20)
+                assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1001)
+
+    with Twistd("--workers=2", ready="workers: 2, all listening") as service:
+        asyncio.run(clients(service))
+        assert service.wait() == 0
+
+
+def test_a_second_signal_ends_the_drain_of_all() -> None:
+    with Twistd("--workers=2", "--drain-timeout=1m", ready="workers: 2, all") as service:
+        with socket.create_connection(("127.0.0.1", service.port)) as stuck:
+            stuck.sendall(request())
+            assert stuck.recv(1000).startswith(b"HTTP/1.1 101 ")
+            service.process.send_signal(signal.SIGTERM)
+            service.expect("draining, with 1 connected")
+            assert service.stop() == 0
