@@ -305,16 +305,23 @@ class EchoProtocol(WebSocketServerProtocol):
             return
         before = waiting(self.transport)
         self.sendPing()
-        self._setTimer(self.factory.limits.pingTimeout, self._pongDue, self._heard, before)
+        self._awaitPong(self._heard, before, self.factory.limits.pingTimeout)
 
-    def _pongDue(self, heard: float, before: int) -> None:
+    def _awaitPong(self, heard: float, before: int, left: float) -> None:
+        # In steps of the interval: whoever has answered may be due for the next ping.
+        step = min(left, self.factory.limits.pingInterval)
+        self._setTimer(step, self._pongDue, heard, before, left - step)
+
+    def _pongDue(self, heard: float, before: int, left: float) -> None:
         """A pong cannot overtake a long message, in either direction. So what counts is that
         something moved since the ping: a byte was received, or some of what was waiting for the
-        client `before` it was acknowledged."""
+        client `before` it was acknowledged. There are `left` seconds for that."""
         if self._heard != heard:
             self._watch()
-        elif (left := waiting(self.transport)) < before:
-            self._setTimer(self.factory.limits.pingTimeout, self._pongDue, heard, left)
+        elif left > 0:
+            self._awaitPong(heard, before, left)
+        elif (now := waiting(self.transport)) < before:
+            self._awaitPong(heard, now, self.factory.limits.pingTimeout)
         else:
             self._unanswered()
 

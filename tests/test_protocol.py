@@ -450,6 +450,19 @@ def test_a_client_that_reads_slowly_is_alive(client: Client) -> None:
     assert client.socket.closed
 
 
+def test_who_has_answered_is_pinged_after_the_next_interval() -> None:
+    """And not only after the timeout for the answer, which may be longer."""
+    client = Service("--ping-interval=1s", "--ping-timeout=20s").open()
+    for _ in range(3):
+        client.service.advance(1.1)
+        assert [f.opcode for f in client.frames()] == [PING]
+        client.send(frame(PONG))
+    client.service.advance(1 + 19.8)
+    assert not client.socket.closed
+    client.service.advance(0.3)
+    assert client.socket.closed
+
+
 def test_pings_can_be_turned_off() -> None:
     client = Service("--ping-interval=0").open()
     client.service.advance(100_000)
