@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sysconfig
 import threading
@@ -11,6 +12,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 TWISTD = [str(Path(sysconfig.get_path("scripts")) / "twistd"), "--pidfile="]
+
+
+def freePorts(count: int) -> list[int]:
+    """Ports that nobody listens on, below those that the kernel gives to outgoing connections:
+    one of these could have a replaced echotwist's port when it is to listen again."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    found: list[int] = []
+    for port in range(first - 1, 1024, -7):
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(("", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError("no free ports")
 
 
 class Twistd:
