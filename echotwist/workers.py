@@ -219,7 +219,7 @@ class Workers(ProcessMonitor):
             self.privilegedStartService()
         self._folder = tempfile.TemporaryDirectory(prefix="echotwist-")
         for number in range(1, self.count + 1):
-            self.addProcess(str(number), self._commandOf(number), env=dict(os.environ))
+            self.addProcess(str(number), self._commandOf(number), env=_environment())
         super().startService()
         if self.admin is not None:
             self.admin.startService()
@@ -333,6 +333,12 @@ class Question(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if not self.answer.called:
             self.answer.callback(b"".join(self._received))
+
+
+def _environment() -> dict[str, str]:
+    """Without what systemd tells the supervisor, and nobody else."""
+    theirs = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
 
 
 class WorkersReadiness(Exact):

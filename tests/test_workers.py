@@ -109,7 +109,11 @@ def heldPort(workers: Workers) -> int:
 # The supervisor.
 
 
-def test_each_worker_is_told_who_it_is(start: Any, reactor: Reactor) -> None:
+def test_each_worker_is_told_who_it_is(
+    start: Any, reactor: Reactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS"):
+        monkeypatch.setenv(name, "the supervisor's")
     workers = start("--max-message=1M", "--no-compression")
     one, two = (process.command for process in reactor.processes)
     for number, command in ((1, one), (2, two)):
@@ -121,7 +125,9 @@ def test_each_worker_is_told_who_it_is(start: Any, reactor: Reactor) -> None:
         assert options["admin"].startswith("unix:")
         assert options["no-compression"]
         assert "--nodaemon" in command
-    assert reactor.processes[0].env["PATH"] == os.environ["PATH"]
+    env = reactor.processes[0].env
+    assert env["PATH"] == os.environ["PATH"]
+    assert "the supervisor's" not in env.values()
 
 
 def test_a_worker_serves_and_supervises_nobody(reactor: Reactor) -> None:
