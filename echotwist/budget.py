@@ -51,7 +51,8 @@ class Budget:
             self._stopped.pop(holder, None)
         self.held += size - before
         if self.held <= self._half:
-            self._relax()
+            if self._deadline is not None:
+                self._relax()
         elif size > before:
             self._press(holder, size)
 
@@ -64,9 +65,7 @@ class Budget:
         self._shed(self._most)
 
     def _late(self) -> None:
-        self._deadline = None
         self._shed(self._half)
-        self._relax()
 
     def _shed(self, most: int) -> None:
         while self.held > most:
@@ -76,9 +75,10 @@ class Budget:
             self.account(holder, 0)
 
     def _relax(self) -> None:
-        if self._deadline is not None:
+        assert self._deadline is not None
+        if self._deadline.active():
             self._deadline.cancel()
-            self._deadline = None
+        self._deadline = None
         stopped, self._stopped = self._stopped, {}
         for holder in stopped:
             holder.resumeReading()
