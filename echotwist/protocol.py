@@ -300,7 +300,8 @@ class EchoProtocol(WebSocketServerProtocol):
         interval = self.factory.limits.pingInterval
         # Not below 0: the reactor's clock is the wall's, and may be set back.
         silence = max(self.factory.reactor.seconds() - self._heard, 0)
-        if silence < interval:
+        # Not for what a sum of floats lacks, which may be too little to move any clock.
+        if interval - silence > 1e-6:
             self._setTimer(interval - silence, self._watch)
             return
         before = waiting(self.transport)

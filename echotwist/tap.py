@@ -25,14 +25,6 @@ from echotwist.service import EchoService, EveryInterface, Fatal, Listener, List
 from echotwist.site import AdminSite, EchoSite, Readiness, makeAdminRoot, makeRoot
 from echotwist.systemd import Notifier, inherited
 from echotwist.upgrade import canonicalOrigin
-from echotwist.workers import (
-    Holding,
-    Lifeline,
-    Sharing,
-    Workers,
-    WorkerSignals,
-    WorkersReadiness,
-)
 
 
 def optionOf(field: str) -> str:
@@ -259,14 +251,20 @@ def _server(options: Options, reactor: Any) -> Iterator[IService]:
     proxies = TrustedProxies(options["trusted-proxy"])
     site = EchoSite(factory, makeRoot(factory, options["allow-origin"], proxies))
     isShared = options["worker"] is not None
-    opener = Sharing(reactor) if isShared else reactor
+    opener: Any = reactor
+    signals: type[Signals] = Signals
+    beside: list[IService] = []
+    if isShared:
+        # Not at the top: ProcessMonitor's module installs a reactor (26.10).
+        from echotwist.workers import Lifeline, Sharing, WorkerSignals
+
+        opener, signals, beside = Sharing(reactor), WorkerSignals, [Lifeline(reactor)]
     listeners = [
         Listener(text, _endpoint(opener, "listen", text), site) for text in options["listen"]
     ]
     if not listeners:
         port = options["port"]
         listeners.append(Listener(f"port {port}", EveryInterface(reactor, port, isShared), site))
-    beside: list[IService] = []
     if (admin := options["admin"]) is not None:
         # Not at the top: it takes 0.1 s, which a service without it need not wait for.
         from echotwist.metrics import Lag, Metrics
@@ -275,9 +273,7 @@ def _server(options: Options, reactor: Any) -> Iterator[IService]:
         listeners.append(Listener(admin, _endpoint(reactor, "admin", admin), adminSite))
         beside.append(Lag(reactor, journal.totals.lag))
     echo = EchoService(reactor, listeners, factory)
-    if isShared:
-        beside.append(Lifeline(reactor))
-    yield (WorkerSignals if isShared else Signals)(reactor, echo)
+    yield signals(reactor, echo)
     yield echo
     yield from beside
     yield Notifier(reactor, echo)
@@ -285,6 +281,8 @@ def _server(options: Options, reactor: Any) -> Iterator[IService]:
 
 def _supervisor(options: Options, reactor: Any) -> Iterator[IService]:
     """What has others serve them."""
+    from echotwist.workers import Holding, Workers, WorkersReadiness
+
     limits: Limits = options["limits"]
     holding = Holding(reactor)
     ports = [(text, _endpoint(holding, "listen", text)) for text in options["listen"]]
