@@ -117,7 +117,11 @@ class Certificate:
                 certificates += x509.load_pem_x509_certificates(pem)
             except ValueError as e:
                 raise Unusable(f"{path} has no certificate, or a broken one") from e
-        if privateKey.public_key() != certificates[0].public_key():
+        try:
+            isOurs = privateKey.public_key() == certificates[0].public_key()
+        except (ValueError, UnsupportedAlgorithm) as e:
+            raise Unusable(f"{self._chain[0]} has a key that cannot be used") from e
+        if not isOurs:
             raise Unusable(f"the key in {self._key} is not that of {self._chain[0]}")
         options: Any = CertificateOptions(
             privateKey=privateKey,

@@ -26,7 +26,7 @@ from echotwist import __version__
 from echotwist.answer import Exact
 from echotwist.site import EchoSite
 from echotwist.totals import Histogram
-from echotwist.workers import Workers, finish
+from echotwist.workers import Workers
 
 NO_CODE = 1005
 """RFC 6455, 7.4.1: what stands for a close frame without a code."""
@@ -69,7 +69,10 @@ class WorkersMetrics(Exact):
     def _answer(self, told: dict[str, bytes | None], request: Request) -> None:
         encode, contentType = choose_encoder(request.getHeader("Accept") or "")
         request.setHeader("Content-Type", contentType)
-        finish(request, encode(_Collected(list(self._collect(told)))))
+        body: bytes = encode(_Collected(list(self._collect(told))))
+        if request.channel is not None:  # Whoever asked may be gone.
+            request.write(body)
+            request.finish()
 
     def _collect(self, told: dict[str, bytes | None]) -> Iterator[Metric]:
         up = GaugeMetricFamily(

@@ -20,7 +20,7 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-MARGIN = 5
+MARGIN = 10
 """Seconds from the end of the drain limit to the end of the process, at the most."""
 
 _log = Logger(namespace="echotwist")

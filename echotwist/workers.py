@@ -11,8 +11,8 @@ each connection to one of them. They share nothing: what they log comes to the s
 and what they count to its /metrics, with the worker's number.
 
 The supervisor is Twisted's ProcessMonitor. It serves no client, so that nothing that clients do can
-end it; and it holds the ports, without listening, so that nobody else can take one while a
-worker is away.
+end it; and it holds the ports, without listening, so that one that is taken ends it at once, and
+port 0 is the same for all.
 """
 
 import json
@@ -24,6 +24,7 @@ import socket
 import stat
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -33,7 +34,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.abstract import isIPv6Address
 from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
-from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.endpoints import UNIXClientEndpoint, quoteStringArgument
 from twisted.internet.error import CannotListenError, ProcessExitedAlready
 from twisted.internet.interfaces import IReadDescriptor, IStreamServerEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -42,17 +43,27 @@ from twisted.internet.tcp import makeBinding
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.runner.procmon import ProcessMonitor
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.server import Request
 from zope.interface import implementer
 
 from echotwist.answer import Answer, Exact
-from echotwist.service import Listening, Signals, cannotListen
+from echotwist.service import Fatal, Listening, Signals, cannotListen
 
 PATIENCE = 5.0
 """Seconds that a worker may take beyond the drain limit, before it is killed."""
 
+HASTE = 1.0
+"""Seconds that it may take when a drain is to end at once."""
+
 ANSWER = 2.0
 """Seconds that a worker may take to tell its metrics. Prometheus waits for ten."""
+
+SILENCE = 10
+"""Times that a worker that is asked each second may not answer, before it is killed: some 30 s,
+as the watchdog of deploy/systemd gives to one process."""
+
+LINE = 1 << 20
+"""Bytes of a line that a worker logs; longer ones are left out. A traceback has 80 KB."""
 
 _RUN = "from twisted.scripts.twistd import run; run()"
 
@@ -117,16 +128,19 @@ class Holding:
         return self._hold(family, "", port)
 
     def _hold(self, family: int, host: str, port: int) -> int:
+        if any((host, port) == address.getsockname()[:2] for address in self.held):
+            raise CannotListenError(host, port, OSError("it is given twice"))
         held = socket.socket(family, socket.SOCK_STREAM)
         self.held.append(held)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bool(host))
         try:
             held.bind((host, port))
         except OSError as e:
             raise CannotListenError(host, port, e) from e
+        # Not before: another supervisor's port could be taken then.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         number: int = held.getsockname()[1]
         return number
 
@@ -150,11 +164,18 @@ class Relay(Logger):
             return
         if "traceback" in event:
             text = f"{text}\n{event['traceback']}"
-        del event["time"]
-        # Logger takes `format` from its first argument.
-        values = {key: value for key, value in event.items() if key != "format"}
+        # Its time is that of the supervisor's line; Logger takes `format` from its first argument.
+        values = {key: value for key, value in event.items() if key not in ("time", "format")}
         Logger(namespace).emit(
             level, "worker {worker}: {text}", **{**values, "worker": worker, "text": text}
+        )
+
+    def failure(self, format: str, failure: Any = None, *args: Any, **values: Any) -> None:
+        """What ProcessMonitor says if it cannot start one; its format has no such key."""
+        _log.error(
+            "worker {worker} cannot be started: {why}",
+            worker=values.get("name"),
+            why=failure and failure.getErrorMessage(),
         )
 
 
@@ -166,6 +187,8 @@ class Workers(ProcessMonitor):
     told, if it was.
     """
 
+    # What ends within this has failed to start: Twisted's second is less than that takes.
+    threshold = 30
     maxRestartDelay = 30  # And not Twisted's hour.
 
     admin: Listening | None = None
@@ -191,6 +214,12 @@ class Workers(ProcessMonitor):
         self.drainTimeout = drainTimeout
         self.connected = 0
         self.isListening = False
+        self.isReady = False
+        """Whether any of them took clients when it was asked last."""
+
+        self._silent: Counter[str] = Counter()
+        # Relative paths are those of whoever started it, also where twistd changes its folder.
+        self._cwd = os.getcwd()
         self._arguments = list(arguments)
         self._holding = holding
         self._ports = ports
@@ -217,9 +246,13 @@ class Workers(ProcessMonitor):
     def startService(self) -> None:
         if not self._holding.held:
             self.privilegedStartService()
-        self._folder = tempfile.TemporaryDirectory(prefix="echotwist-")
+        try:
+            self._folder = tempfile.TemporaryDirectory(prefix="echotwist-")
+        except OSError as e:
+            raise Fatal(f"cannot make a folder for the workers' sockets: {e.strerror}") from e
         for number in range(1, self.count + 1):
-            self.addProcess(str(number), self._commandOf(number), env=_environment())
+            command, env = self._commandOf(number), _environment()
+            self.addProcess(str(number), command, env=env, cwd=self._cwd)
         super().startService()
         if self.admin is not None:
             self.admin.startService()
@@ -227,22 +260,31 @@ class Workers(ProcessMonitor):
 
     def _commandOf(self, number: int) -> list[str]:
         return [
-            *(sys.executable, "-c", _RUN),
+            *(sys.executable, "-P", "-c", _RUN),  # -P: not what is in the current folder.
             *("--nodaemon", "--pidfile=", "--logger=echotwist.logs.json"),
             *(("--reactor", self._reactorName) if self._reactorName else ()),
             "echotwist",
             *self._arguments,
             f"--worker={number}/{self.count}",
-            f"--admin=unix:{self._pathOf(number)}",
+            f"--admin=unix:{quoteStringArgument(self._pathOf(number))}:lockfile=0",
         ]
 
     def startProcess(self, name: str) -> None:
         if name in self.restart:
             self.restarts += 1
             _log.warn("worker {worker} has ended; it is started again", worker=name)
+        del self._silent[name]
         # What a worker leaves that is killed.
         Path(self._pathOf(name)).unlink(missing_ok=True)
         super().startProcess(name)
+        started: Any = self.protocols.get(name)
+        if started is not None:
+            _log.info("worker {worker}: pid {pid}", worker=name, pid=started.transport.pid)
+            # A line of more than 16 KB would close the worker's output: LineLogger has a transport
+            # that cannot lose its connection (twisted/runner/procmon.py, 26.10).
+            for output in (started._output, started._error):
+                output.MAX_LENGTH = LINE
+                output.lineLengthExceeded = lambda line: None
 
     @inlineCallbacks
     def stopService(self) -> Any:  # type: ignore[override]  # IService's may return a Deferred.
@@ -272,15 +314,29 @@ class Workers(ProcessMonitor):
         found = [re.search(rb"^echotwist_connections_open (\S+)", body or b"", re.M)
                  for body in told.values()]  # fmt: skip
         self.connected = sum(int(float(match[1])) for match in found if match)
+        self.isReady = any(found) and bool(self.running)
         if all(found) and not self.isListening:
             self.isListening = True
             _log.info("workers: {count}, all listening", count=self.count)
+        for name, match in zip(told, found, strict=True):
+            if match:
+                self._silent[name] = 0
+            elif name in self._silent:  # It has answered before.
+                self._silent[name] += 1
+                if self._silent[name] == SILENCE:
+                    _log.error("worker {worker} does not answer; it is killed", worker=name)
+                    self._signal("KILL", name)
 
     def hurry(self) -> None:
         """End a drain at once."""
-        for protocol in list(self.protocols.values()):
+        for name in list(self.protocols):
+            self._signal(signal.SIGQUIT, name)
+            self._clock.callLater(HASTE, self._signal, "KILL", name)
+
+    def _signal(self, number: str | int, name: str) -> None:
+        if (protocol := self.protocols.get(name)) is not None:
             with suppress(ProcessExitedAlready):
-                protocol.transport.signalProcess(signal.SIGQUIT)  # type: ignore[union-attr]
+                protocol.transport.signalProcess(number)  # type: ignore[union-attr]
 
     def ask(self, path: str) -> "Deferred[dict[str, bytes | None]]":
         """What each worker answers to GET `path` on its --admin, by its number; None if it does
@@ -297,7 +353,9 @@ class Workers(ProcessMonitor):
             finally:
                 question.transport.abortConnection()
             head, _, body = answer.partition(b"\r\n\r\n")
-            return body if head.startswith(b"HTTP/1.1 200 ") else None
+            size = re.search(rb"(?i)\r\nContent-Length: (\d+)", head)
+            isWhole = size is not None and int(size[1]) == len(body)
+            return body if isWhole and head.startswith(b"HTTP/1.1 200 ") else None
 
         names = [str(number) for number in range(1, self.count + 1)]
         asking = DeferredList([one(name) for name in names], consumeErrors=True)
@@ -342,27 +400,17 @@ def _environment() -> dict[str, str]:
 
 
 class WorkersReadiness(Exact):
-    """`/readyz` of all: whether any is ready."""
+    """`/readyz` of all: whether any was ready when they were asked last, a second ago. A probe
+    does not wait for one that hangs."""
 
     def __init__(self, workers: Workers) -> None:
         super().__init__()
         self._workers = workers
 
-    def render(self, request: Request) -> int:
-        self._workers.ask("/readyz").addCallback(self._answer, request)
-        return NOT_DONE_YET
-
-    def _answer(self, told: dict[str, bytes | None], request: Request) -> None:
-        isReady = any(body is not None for body in told.values())
+    def render(self, request: Request) -> bytes:
+        isReady = self._workers.running and self._workers.isReady
         answer = Answer(200, "ready") if isReady else Answer(503, "no worker is ready")
-        finish(request, answer.render(request))
-
-
-def finish(request: Request, body: bytes) -> None:
-    """Answer later than at once: the client may be gone."""
-    if request.channel is not None:
-        request.write(body)
-        request.finish()
+        return answer.render(request)
 
 
 class WorkerSignals(Signals):
@@ -370,10 +418,19 @@ class WorkerSignals(Signals):
     how the supervisor ends a drain. What a terminal sends goes to the supervisor as well."""
 
     def _install(self) -> None:
+        if not isSupervised():
+            super()._install()
+            return
         signal.signal(signal.SIGTERM, lambda *_: None if self._stopping else self.received())
         signal.signal(signal.SIGQUIT, lambda *_: self._reactor.callFromThread(self._drained.hurry))
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
+
+
+def isSupervised(descriptor: int = 0) -> bool:
+    """Whether a supervisor started this process: it holds the other end of a pipe. Whoever starts
+    a worker in another way, such as in a terminal, does not."""
+    return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
 
 
 @implementer(IReadDescriptor)
@@ -386,8 +443,7 @@ class Lifeline(Service):
 
     def startService(self) -> None:
         super().startService()
-        # Who starts a worker in another way, such as in a terminal, has no pipe.
-        if stat.S_ISFIFO(os.fstat(self._descriptor).st_mode):
+        if isSupervised(self._descriptor):
             self._reactor.addReader(self)
 
     def stopService(self) -> None:

@@ -157,7 +157,7 @@ def test_a_drain_is_told_at_once_and_asks_for_its_time(manager: Manager) -> None
     done: list[Any] = []
     service.tree.stopService().addCallback(done.append)
     assert manager.told() == [
-        "STOPPING=1\nEXTEND_TIMEOUT_USEC=125000000",
+        "STOPPING=1\nEXTEND_TIMEOUT_USEC=130000000",
         "STATUS=draining, 1 connected",
     ]
     service.advance(2.9)

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,10 +23,19 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 
+from echotwist import workers
 from echotwist.limits import Limits
 from echotwist.service import Fatal
 from echotwist.tap import Options, makeService
-from echotwist.workers import ANSWER, PATIENCE, Lifeline, Relay, Workers, WorkerSignals
+from echotwist.workers import (
+    ANSWER,
+    PATIENCE,
+    SILENCE,
+    Lifeline,
+    Relay,
+    Workers,
+    WorkerSignals,
+)
 
 
 class Process:
@@ -36,6 +46,7 @@ class Process:
         self.command = command
         self.env = env
         self.signals: list[str | int] = []
+        self.pid = 4711
         self.hasEnded = False
         protocol.makeConnection(self)
 
@@ -176,13 +187,13 @@ def test_connections_are_numbered_once(reactor: Reactor) -> None:
 
 def test_a_worker_that_ends_is_started_again(start: Any, reactor: Reactor, log: Any) -> None:
     workers = start()
-    reactor.advance(2)
+    reactor.advance(31)
     reactor.processes[0].end()
     reactor.advance(0)
     assert len(reactor.processes) == 3
     assert reactor.processes[2].command == reactor.processes[0].command
     assert workers.restarts == 1
-    assert log.events.pop()["log_level"] == LogLevel.warn
+    assert "worker 1 has ended; it is started again" in log.lines()
     log.events[:] = [e for e in log.events if e["log_level"] < LogLevel.warn]
 
 
@@ -191,6 +202,7 @@ def test_one_that_ends_at_once_is_started_later_and_later(
 ) -> None:
     start()
     for delay in (1, 2, 4, 8, 16, 30, 30):
+        reactor.advance(1.5)  # It takes a while to fail.
         reactor.processes[-1].end()
         count = len(reactor.processes)
         reactor.advance(delay - 0.1)
@@ -236,7 +248,12 @@ def test_a_drain_can_be_ended(start: Any, reactor: Reactor) -> None:
     one.hasEnded = True
     workers.hurry()
     assert two.signals == [signal.SIGQUIT]
+    reactor.advance(0.9)
     one.hasEnded = False
+    one.end()
+    reactor.advance(0.1)
+    assert two.signals == [signal.SIGQUIT, "KILL"]
+    assert one.signals == []
 
 
 def test_the_ports_are_held_while_workers_come_and_go(start: Any) -> None:
@@ -275,6 +292,46 @@ def test_what_cannot_be_shared_ends_it_at_once(reactor: Reactor, endpoint: str, 
     tree = made(reactor, "--workers=2", f"--listen={endpoint}")
     with pytest.raises(Fatal, match=re.escape(f"cannot listen on {endpoint}: {why}")):
         tree.privilegedStartService()
+
+
+def test_a_port_is_given_once(reactor: Reactor) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    listen = f"--listen=tcp:{port}:interface=127.0.0.1"
+    tree = made(reactor, "--workers=2", listen, listen)
+    with pytest.raises(Fatal, match="it is given twice"):
+        tree.privilegedStartService()
+    for held in tree.services[1]._holding.held:
+        held.close()
+
+
+def test_another_supervisor_does_not_get_the_port_of_workers(reactor: Reactor) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    listen = f"--listen=tcp:{port}:interface=127.0.0.1"
+    first, second = (made(Reactor(), "--workers=2", listen) for _ in range(2))
+    first.privilegedStartService()
+    with socket.socket() as worker:
+        worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        worker.bind(("127.0.0.1", port))
+        worker.listen()
+        with pytest.raises(Fatal, match="Address already in use"):
+            second.privilegedStartService()
+    for tree in (first, second):
+        for held in tree.services[1]._holding.held:
+            held.close()
+
+
+def test_without_a_folder_for_its_sockets_it_ends(
+    reactor: Reactor, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    tree = made(reactor, "--workers=2", "--port=0")
+    with pytest.raises(Fatal, match="cannot make a folder for the workers' sockets: No such file"):
+        tree.startService()
+    for held in tree.services[1]._holding.held:
+        held.close()
 
 
 def test_endpoints_are_held_and_shared(reactor: Reactor, tmp_path: Any) -> None:
@@ -333,6 +390,25 @@ def test_a_traceback_of_a_worker_is_logged(log: Any) -> None:
     assert event["text"] == "m\nTraceback ..."
 
 
+def test_a_long_line_does_not_silence_a_worker(start: Any, reactor: Reactor, log: Any) -> None:
+    start()
+    protocol = reactor.processes[0].protocol
+    protocol.outReceived(b"x" * 100_000 + b"\n")
+    assert len(log.events.pop()["text"]) == 100_000
+    protocol.outReceived(b"y" * 2_000_000)
+    protocol.outReceived(b"\n")
+    protocol.outReceived(b'{"level": "info", "namespace": "echotwist", "message": "I am here"}\n')
+    assert log.lines()[-1] == "worker 1: I am here"
+    log.events[:] = [e for e in log.events if e["log_level"] < LogLevel.warn]
+
+
+def test_a_worker_that_cannot_be_started_is_a_line(log: Any) -> None:
+    Relay().failure("...", Failure(OSError(11, "Try again")), name="2")
+    (event,) = log.events
+    log.events.clear()
+    assert (event["worker"], event["why"]) == ("2", "[Errno 11] Try again")
+
+
 @pytest.mark.parametrize("line", ["Fatal Python error: \x1b[2J", "[]", "{}", '{"level": "no"}'])
 def test_what_is_no_event_is_logged_escaped(log: Any, line: str) -> None:
     relayed(line)
@@ -386,7 +462,40 @@ def asked(reactor: Reactor) -> Asked:
 
 
 def answer(body: bytes, status: int = 200) -> bytes:
-    return b"HTTP/1.1 %d X\r\nA: b\r\n\r\n%s" % (status, body)
+    return b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+
+
+OPEN = answer(b"echotwist_connections_open 0.0\n")
+
+
+@pytest.mark.parametrize("cut", [OPEN[:-3], b"HTTP/1.1 200 X\r\n\r\nechotwist_connections_open 1"])
+def test_half_an_answer_is_none(start: Any, asked: Asked, cut: bytes) -> None:
+    workers = start()
+    asked.answer(OPEN, cut)
+    assert not workers.isListening
+
+
+def test_a_worker_that_hangs_is_killed(
+    start: Any, reactor: Reactor, asked: Asked, log: Any
+) -> None:
+    start()
+    asked.answer(OPEN, None)  # It has not answered before.
+    for _ in range(SILENCE + 1):
+        reactor.advance(1)
+        asked.answer(OPEN, None)
+    one, two = reactor.processes
+    assert two.signals == []
+    reactor.advance(1)
+    asked.answer(OPEN, OPEN)
+    for _ in range(SILENCE - 1):
+        reactor.advance(1)
+        asked.answer(OPEN, None)
+    assert two.signals == []
+    reactor.advance(1)
+    asked.answer(OPEN, None)
+    assert (one.signals, two.signals) == ([], ["KILL"])
+    assert "worker 2 does not answer; it is killed" in log.lines()
+    log.events[:] = [e for e in log.events if e["log_level"] < LogLevel.warn]
 
 
 def test_it_is_ready_when_all_workers_are(
@@ -450,25 +559,35 @@ def test_the_metrics_are_of_all(start: Any, asked: Asked) -> None:
         assert line in http.received()
 
 
-@pytest.mark.parametrize(
-    ("told", "status"),
-    [
-        ((answer(b"ready"), answer(b"draining", 503)), b"200"),
-        ((answer(b"draining", 503), None), b"503"),
-    ],
-)
 def test_it_is_ready_for_clients_if_any_worker_is(
-    start: Any, asked: Asked, told: Any, status: bytes
+    start: Any, reactor: Reactor, asked: Asked
 ) -> None:
-    http = Http(start(ADMIN), b"/readyz")
-    asked.answer(*told)
-    assert http.received().startswith(b"HTTP/1.1 " + status)
+    workers = start(ADMIN)
+    assert Http(workers, b"/readyz").received().startswith(b"HTTP/1.1 503 ")
+    asked.answer(answer(b"no", 503), OPEN)
+    assert Http(workers, b"/readyz").received().startswith(b"HTTP/1.1 200 ")
+    reactor.advance(1)
+    asked.answer(answer(b"no", 503), None)
+    assert Http(workers, b"/readyz").received().startswith(b"HTTP/1.1 503 ")
+
+
+def test_it_is_not_ready_while_it_drains(reactor: Reactor, asked: Asked) -> None:
+    tree = made(reactor, "--workers=2", "--port=0", ADMIN)
+    tree.startService()
+    workers = tree.services[1]
+    asked.answer(OPEN, OPEN)
+    tree.stopService()
+    assert Http(workers, b"/readyz").received().startswith(b"HTTP/1.1 503 ")
+    assert Http(workers, b"/healthz").received().startswith(b"HTTP/1.1 200 ")
+    for process in reactor.processes:
+        process.end()
+    reactor.advance(0.05)
 
 
 def test_an_operator_who_did_not_wait_is_not_answered(start: Any, asked: Asked) -> None:
-    http = Http(start(ADMIN), b"/readyz")
+    http = Http(start(ADMIN), b"/metrics")
     http.channel.connectionLost(Failure(ConnectionDone()))
-    asked.answer(*[answer(b"ready")] * 2)
+    asked.answer(OPEN, OPEN)
     assert http.received() == b""
 
 
@@ -515,6 +634,9 @@ def test_a_worker_drains_once_and_hears_no_terminal(
             self.hurried += 1
 
     signals = WorkerSignals(reactor, Drained())
+    signals._install()  # In a terminal.
+    assert handlers[signal.SIGINT] != signal.SIG_IGN
+    monkeypatch.setattr(workers, "isSupervised", lambda: True)
     signals._install()
     assert handlers[signal.SIGINT] == handlers[signal.SIGHUP] == signal.SIG_IGN
     for _ in range(3):
