@@ -14,6 +14,9 @@ from autobahn.websocket.compress import (
 
 NAME = "permessage-deflate"
 
+INFLATOR = 44 << 10
+"""Bytes that zlib takes to inflate: a window of 32 KB, and its tables (measured)."""
+
 _WINDOW_BITS = {str(bits) for bits in range(8, 16)}
 
 
@@ -74,6 +77,17 @@ class Deflate(PerMessageDeflate):
     def isForgetful(self) -> bool:
         """Whether a message is compressed without knowledge of those before it, both ways."""
         return bool(self.server_no_context_takeover and self.client_no_context_takeover)
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory for a message that is not whole, beside itself. With context takeover
+        they are there all the time, and what the option says that a connection costs."""
+        return INFLATOR if self._decompressor is not None and self.isForgetful else 0
+
+    def forget(self) -> None:
+        """Let go of a message that will not be whole."""
+        self._decompressor = None
+        self._isEmpty = True
 
     def inflated(self, payload: bytes, most: int) -> bytes | None:
         """The message with this payload, in one go; None if it has more than `most` bytes, or if

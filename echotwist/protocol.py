@@ -231,6 +231,8 @@ class EchoProtocol(WebSocketServerProtocol):
 
     def _account(self) -> None:
         held = len(self._message) + len(self.data) + unsent(self.transport)
+        if self._perMessageCompress is not None:
+            held += self._perMessageCompress.held
         self.factory.budget.account(self, held)
 
     def stopReading(self) -> None:
@@ -445,6 +447,8 @@ class EchoProtocol(WebSocketServerProtocol):
         self._clearTimer()
         self._flush()
         self._message, self.data = b"", b""  # Half a message is not kept meanwhile.
+        if self._perMessageCompress is not None:
+            self._perMessageCompress.forget()
         self._timer = linger(self.transport, self.factory.reactor, self.factory.limits.closeTimeout)
 
     def readConnectionLost(self) -> None:

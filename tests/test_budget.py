@@ -1,11 +1,14 @@
 """What all clients hold together."""
 
+import zlib
+
 import pytest
 from frames import CLOSE, CONTINUATION, TEXT, Frame, binary, frame, text
 from memory import Client, Service, request
 from twisted.internet.task import Clock
 
 from echotwist.budget import Budget
+from echotwist.deflate import INFLATOR
 from echotwist.limits import HEADER
 
 
@@ -189,6 +192,48 @@ def test_echoes_that_are_not_read_are_not_held_without_end() -> None:
     honest = service.open()
     honest.send(text("x"))
     assert honest.frames() == [Frame(TEXT, b"x")]
+
+
+def deflated(payload: bytes) -> bytes:
+    z = zlib.compressobj(wbits=-15)
+    return (z.compress(payload) + z.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def test_what_inflates_a_message_is_held_and_counted() -> None:
+    """Ten thousand clients that send one byte each once had half a gigabyte of windows."""
+    service = Service(*POOR)
+    client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
+    client.send(frame(TEXT, deflated(b"x") + b"\0\0\xff\xff", fin=False, rsv=4))
+    assert service.factory.budget.held == INFLATOR + 1
+    client.send(frame(CONTINUATION, b"\0"))
+    assert service.factory.budget.held == 0
+    assert len(client.frames()) == 1
+
+
+def test_what_inflated_a_refused_message_is_held_no_longer() -> None:
+    service = Service(*POOR)
+    client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
+    client.send(frame(TEXT, deflated(b"x"), fin=False, rsv=4))
+    client.protocol.refuse()
+    client.send(frame(CONTINUATION, b""))
+    assert service.factory.budget.held == 0
+    assert refused(client)
+
+
+def test_a_message_that_is_too_large_is_let_go_of_while_it_is_inflated() -> None:
+    service = Service(*POOR)
+    client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
+    payload = deflated(bytes(200_000))
+    client.send(frame(TEXT, payload[:50], fin=False, rsv=4) + frame(CONTINUATION, payload[50:]))
+    assert service.factory.budget.held == 0
+    assert client.frames()[-1].payload[:2] == (1009).to_bytes(2, "big")
+
+
+def test_context_takeover_is_not_counted() -> None:
+    service = Service(*POOR, "--context-takeover")
+    client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
+    client.send(frame(TEXT, deflated(b"x"), fin=False, rsv=4))
+    assert service.factory.budget.held == 1
 
 
 def test_what_is_refused_is_told(log) -> None:
