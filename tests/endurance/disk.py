@@ -40,7 +40,7 @@ def _log(share: float, path: Path, room: int | None) -> Sequence[Figure]:
         port = free.getsockname()[1]
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     process = subprocess.Popen(
-        [*TWISTD, "-n", f"--logfile={path}", "echotwist", f"--port={port}", "--log-rate=1000"],
+        [*TWISTD, "-n", f"--logfile={path}", "echotwist", f"--port={port}", "--log-rate=10000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         preexec_fn=(
@@ -51,7 +51,7 @@ def _log(share: float, path: Path, room: int | None) -> Sequence[Figure]:
     )
     try:
         client = _Client(port)
-        half = round(MESSAGES * share) // 2
+        half = max(round(MESSAGES * share), 5000) // 2
         echoed = client.echoes(half)
         before = _memory(process.pid)
         echoed += client.echoes(half)

@@ -16,6 +16,9 @@ BUDGET = 128
 SLOWER = 5
 """Times that the p99 of the honest may take of what it took before."""
 
+COME = 600
+"""Hostile clients that come in a second, until all stand."""
+
 AGAIN = 50
 """Hostile clients that come again in a second, once all stand. What more of them would cost is
 processor time, which is not what the budget is about."""
@@ -37,9 +40,9 @@ KINDS = [
          + frame(CONTINUATION, bytes(32_000), fin=False)),
     Kind("echoes that are not read", frame(TEXT, b"x" * 16_000) * 10),
     Kind("a request without an end", b"GET /echo HTTP/1.1\r\n" + b"X-Y: z\r\n" * 60, upgrade=False),
-    Kind("pings, pongs not read", frame(PING, bytes(125)) * 100),
+    Kind("pings, pongs not read", frame(PING, bytes(125)) * 30),
     Kind("empty fragments", frame(BINARY, b"", fin=False)
-         + frame(CONTINUATION, b"", fin=False) * 200),
+         + frame(CONTINUATION, b"", fin=False) * 50),
     Kind("256 KB deflated, without an end", frame(BINARY, _deflated(256 << 10), fin=False, rsv=4),
          extension="Sec-WebSocket-Extensions: permessage-deflate\r\n"),
 ]  # fmt: skip
@@ -80,8 +83,9 @@ def _attack(share: float, *options: str) -> Sequence[Figure]:
                 most = max(most, service.memory())
 
             herd = Herd(service.port, KINDS, count)
+            herd.rate = COME
             began = time.monotonic()
-            herd.run(lambda: herd.standing >= count * 0.99, look, 60)
+            herd.run(lambda: herd.standing >= count * 0.99, look, 30)
             took = time.monotonic() - began
             standing = herd.standing
             building = honest.latency()

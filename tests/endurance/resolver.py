@@ -31,7 +31,7 @@ def silent(share: float) -> Sequence[Figure]:
         conf.write_text(f"nameserver {HOLE}\noptions timeout:30 attempts:1\n")
         hosts.write_text("hosts: dns\n")
         script = (
-            'mount --bind "$1" /etc/resolv.conf && mount --bind "$2" /etc/nsswitch.conf || exit 77; '
+            'mount --bind "$1" /etc/resolv.conf && mount --bind "$2" /etc/nsswitch.conf || exit; '
             'shift 2; exec strace -D -f -qq -e trace=connect,sendto,sendmsg,sendmmsg -o "$@"'
         )
         before = ["unshare", "--mount", "sh", "-c", script, "sh", conf, hosts, trace]
