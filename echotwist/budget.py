@@ -12,9 +12,19 @@ has. So each tells the budget what it holds, whenever it has been read.
 So who holds little, as honest clients do, notices nothing of those who hold much.
 """
 
+from heapq import nlargest
+from itertools import islice
 from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+
+AT_A_TIME = 20
+"""Connections that are closed, or read again, at a time: for thousands at once the reactor needs a
+second, in which it does nothing else."""
+
+PAUSE = 0.05
+"""Seconds between two times."""
 
 
 class Holder(Protocol):
@@ -41,6 +51,7 @@ class Budget:
         self._holders: dict[Holder, int] = {}
         self._stopped: dict[Holder, None] = {}  # In the order in which they were.
         self._deadline: IDelayedCall | None = None
+        self._resuming: IDelayedCall | None = None
 
     def account(self, holder: Holder, size: int) -> None:
         """`holder` now holds `size` bytes. A connection that is gone holds none."""
@@ -62,14 +73,18 @@ class Budget:
         if size > self._half / len(self._holders) and holder not in self._stopped:
             self._stopped[holder] = None
             holder.stopReading()
-        self._shed(self._most)
+        while self.held > self._most:
+            self._shed(self._most, 1)
 
     def _late(self) -> None:
-        self._shed(self._half)
+        self._shed(self._half, AT_A_TIME)
+        if self.held > self._half:
+            self._deadline = self._reactor.callLater(PAUSE, self._late)
 
-    def _shed(self, most: int) -> None:
-        while self.held > most:
-            holder = max(self._holders, key=self._holders.__getitem__)
+    def _shed(self, most: int, count: int) -> None:
+        for holder in nlargest(count, self._holders, key=self._holders.__getitem__):
+            if self.held <= most:
+                return
             holder.refuse()
             # What it still has goes with its transport, in the reactor's next turn.
             self.account(holder, 0)
@@ -79,6 +94,16 @@ class Budget:
         if self._deadline.active():
             self._deadline.cancel()
         self._deadline = None
-        stopped, self._stopped = self._stopped, {}
-        for holder in stopped:
+        if self._resuming is None:
+            self._resume()
+
+    def _resume(self) -> None:
+        self._resuming = None
+        if self.held > self._half:
+            return  # It is too much again.
+        some = list(islice(self._stopped, AT_A_TIME))
+        if len(self._stopped) > AT_A_TIME:
+            self._resuming = self._reactor.callLater(PAUSE, self._resume)
+        for holder in some:
+            self._stopped.pop(holder, None)
             holder.resumeReading()

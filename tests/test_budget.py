@@ -7,7 +7,7 @@ from frames import CLOSE, CONTINUATION, TEXT, Frame, binary, frame, text
 from memory import Client, Service, request
 from twisted.internet.task import Clock
 
-from echotwist.budget import Budget
+from echotwist.budget import AT_A_TIME, PAUSE, Budget
 from echotwist.deflate import INFLATOR
 from echotwist.limits import HEADER
 
@@ -114,6 +114,47 @@ def test_over_all_of_it_those_that_hold_most_are_refused_at_once(
     budget.account(holders[2], 11)
     assert holders[1].did == ["stopped", "refused"]
     assert budget.held == 21
+
+
+def test_those_that_are_refused_and_read_again_are_so_a_few_at_a_time(clock: Clock) -> None:
+    """Else honest clients would wait for a second, with ten thousand others."""
+    budget = Budget(1200, 5, clock)
+    holders = [Holder() for _ in range(100)]
+    for holder in holders:
+        budget.account(holder, 12)
+
+    def count(did: str) -> int:
+        return sum(did in holder.did for holder in holders)
+
+    assert count("stopped") == 50
+    clock.advance(5)
+    assert (count("refused"), count("resumed")) == (AT_A_TIME, 0)
+    clock.pump([PAUSE] * 2)
+    assert (count("refused"), budget.held) == (50, 600)
+    stopped = count("stopped") - sum(h.did == ["stopped", "refused"] for h in holders)
+    assert count("resumed") == min(stopped, AT_A_TIME)
+    clock.pump([PAUSE] * 10)
+    assert count("resumed") == stopped
+    assert clock.getDelayedCalls() == []
+
+
+def test_no_more_are_read_again_if_it_is_too_much_again(clock: Clock) -> None:
+    budget = Budget(1000, 5, clock)
+    holders = [Holder() for _ in range(50)]
+    large = Holder()
+    budget.account(large, 600)
+    for holder in holders:
+        budget.account(holder, 300)
+        budget.account(holder, 1)
+    assert [holder.did for holder in holders] == [["stopped"]] * 50
+    budget.account(large, 0)
+    assert sum("resumed" in holder.did for holder in holders) == AT_A_TIME
+    budget.account(large, 501)
+    clock.advance(PAUSE)
+    assert sum("resumed" in holder.did for holder in holders) == AT_A_TIME
+    budget.account(large, 0)
+    clock.pump([PAUSE] * 3)
+    assert all("resumed" in holder.did for holder in holders)
 
 
 # In the service.
