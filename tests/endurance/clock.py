@@ -26,7 +26,10 @@ def forward(share: float) -> Sequence[Figure]:
 
 
 def backward(share: float) -> Sequence[Figure]:
-    """The wall clock jumps one hour back, and then forward to what it was."""
+    """The wall clock jumps one hour back, and then forward to what it was. Nobody is dropped. But
+    Twisted's timers are the wall clock's (reactor.seconds() is time.time()): those that ran when it
+    jumped are an hour late, so that connections which Autobahn serves are sent no pings until
+    then."""
     return _jumps("-3600", "+0")
 
 
