@@ -18,7 +18,6 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-
 AT_A_TIME = 20
 """Connections that are closed, or read again, at a time: for thousands at once the reactor needs a
 second, in which it does nothing else."""
