@@ -72,7 +72,7 @@ cdef extern from "<sys/epoll.h>" nogil:
     struct epoll_event:
         uint32_t events
         epoll_data_t data
-    int EPOLLIN, EPOLLOUT, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
+    int EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
     int epoll_create1(int flags)
     int epoll_ctl(int epoll, int operation, int fd, epoll_event *event)
     int epoll_wait(int epoll, epoll_event *events, int most, int milliseconds)
@@ -470,6 +470,7 @@ cdef class Loop:
     cdef Connection heard, silent     # The heads of two rings; see keepAlive().
     cdef uint64_t showable            # Messages that the log may still be shown.
     cdef uint64_t held                # Bytes of memory for frames, and for what is unsent.
+    cdef bint hasThrottled            # Some are not read ahead.
     cdef bint hasCounted
     cdef Counts counts                # Without the messages that it was shown; in this turn ...
     # ... and until counted() asks, under the lock of `told`; as is the other.
@@ -615,7 +616,8 @@ cdef class Loop:
             c = <Connection *>events[i].data.ptr
             if c == NULL:
                 isOrdered = True
-            elif c.unsent != NULL and (events[i].events & EPOLLOUT or not isPassing(c)):
+            elif c.unsent != NULL and (
+                    events[i].events & (EPOLLOUT | EPOLLERR | EPOLLHUP) or not isPassing(c)):
                 self.sendUnsent(c)
             else:
                 self.receive(c)
@@ -623,6 +625,10 @@ cdef class Loop:
         if isOrdered:
             self.obey()
         self.keepAlive()
+        if self.hasThrottled and self.held < self.mostHeld:
+            self.hasThrottled = False
+            self.attendAll(&self.heard)
+            self.attendAll(&self.silent)
         if self.hasCounted:
             self.hasCounted = False
             pthread_mutex_lock(&self.told.lock)
@@ -688,8 +694,13 @@ cdef class Loop:
         cdef epoll_event event
         if c.unsent != NULL:
             events |= EPOLLOUT
-        if c.unsent == NULL or (isPassing(c) and self.held < self.mostHeld):
+        if c.unsent == NULL:
             events |= EPOLLIN
+        elif isPassing(c):
+            if self.held < self.mostHeld:
+                events |= EPOLLIN
+            else:
+                self.hasThrottled = True
         if events == c.events:
             return True
         event.events = events
@@ -698,6 +709,16 @@ cdef class Loop:
             return False
         c.events = events
         return True
+
+    cdef void attendAll(self, Connection *ring) noexcept nogil:
+        """There is memory again to read ahead for those for which there was none."""
+        cdef Connection *c = ring.after
+        cdef Connection *after
+        while c != ring:
+            after = c.after
+            if not self.attend(c):
+                self.giveBack(c, LOST, NULL, 0, NULL, 0)
+            c = after
 
     # The way of the data.
 

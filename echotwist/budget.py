@@ -26,8 +26,15 @@ PAUSE = 0.05
 """Seconds between two times."""
 
 
+REFRESH = 1.0
+"""Seconds between two times that everybody is asked what it holds."""
+
+
 class Holder(Protocol):
     """A connection."""
+
+    def holding(self) -> int:
+        """Bytes that it holds now: what its client has read since it was accounted is gone."""
 
     def stopReading(self) -> None: ...
 
@@ -51,42 +58,78 @@ class Budget:
         self._stopped: dict[Holder, None] = {}  # In the order in which they were.
         self._deadline: IDelayedCall | None = None
         self._resuming: IDelayedCall | None = None
+        self._refreshed = float("-inf")
 
-    def account(self, holder: Holder, size: int) -> None:
-        """`holder` now holds `size` bytes. A connection that is gone holds none."""
-        before = self._holders.pop(holder, 0)
-        if size:
-            self._holders[holder] = size
-        else:
-            self._stopped.pop(holder, None)
-        self.held += size - before
+    def account(self, holder: Holder) -> None:
+        """What `holder` holds may have changed."""
+        size = holder.holding()
+        before = self._set(holder, size)
+        if not size and holder in self._stopped:
+            del self._stopped[holder]
+            holder.resumeReading()
         if self.held <= self._half:
             if self._deadline is not None:
                 self._relax()
         elif size > before:
-            self._press(holder, size)
+            self._press(holder)
 
-    def _press(self, holder: Holder, size: int) -> None:
+    def forget(self, holder: Holder) -> None:
+        """`holder` is gone, or holds nothing here any more."""
+        self._stopped.pop(holder, None)
+        self._set(holder, 0)
+        if self._deadline is not None and self.held <= self._half:
+            self._relax()
+
+    def _set(self, holder: Holder, size: int) -> int:
+        """Returns what it held before."""
+        before = self._holders.pop(holder, 0)
+        if size:
+            self._holders[holder] = size
+        self.held += size - before
+        return before
+
+    def _press(self, holder: Holder) -> None:
+        self._refresh()
+        if self.held <= self._half:
+            if self._deadline is not None:
+                self._relax()
+            return
         if self._deadline is None:
             self._deadline = self._reactor.callLater(self._patience, self._late)
+        size = self._holders.get(holder, 0)
         if size > self._half / len(self._holders) and holder not in self._stopped:
             self._stopped[holder] = None
             holder.stopReading()
         while self.held > self._most:
             self._shed(self._most, 1)
 
+    def refresh(self) -> None:
+        """Ask everybody what it holds."""
+        for holder in list(self._holders):
+            self._set(holder, holder.holding())
+
+    def _refresh(self) -> None:
+        if abs(self._reactor.seconds() - self._refreshed) >= REFRESH:
+            self._refreshed = self._reactor.seconds()
+            self.refresh()
+
     def _late(self) -> None:
+        self._refresh()
         self._shed(self._half, AT_A_TIME)
         if self.held > self._half:
             self._deadline = self._reactor.callLater(PAUSE, self._late)
+        elif self._deadline is not None:
+            self._relax()
 
     def _shed(self, most: int, count: int) -> None:
         for holder in nlargest(count, self._holders, key=self._holders.__getitem__):
             if self.held <= most:
                 return
+            if self._set(holder, holder.holding()) > self._holders.get(holder, 0):
+                continue  # Its client has read meanwhile.
             holder.refuse()
             # What it still has goes with its transport, in the reactor's next turn.
-            self.account(holder, 0)
+            self.forget(holder)
 
     def _relax(self) -> None:
         assert self._deadline is not None

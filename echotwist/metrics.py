@@ -18,8 +18,8 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
-from twisted.application.internet import TimerService
-from twisted.internet.interfaces import IReactorTime
+from twisted.application.service import Service
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.web.server import NOT_DONE_YET, Request
 
 from echotwist import __version__
@@ -48,9 +48,7 @@ class Metrics(Exact):
         ProcessCollector(registry=self._registry)
 
     def render(self, request: Request) -> bytes:
-        encode, contentType = choose_encoder(request.getHeader("Accept") or "")
-        body: bytes = encode(self._registry)
-        request.setHeader("Content-Type", contentType)
+        body = _encoded(self._registry, request)
         request.setHeader("Content-Length", str(len(body)))
         return b"" if request.method == b"HEAD" else body
 
@@ -67,9 +65,7 @@ class WorkersMetrics(Exact):
         return NOT_DONE_YET
 
     def _answer(self, told: dict[str, bytes | None], request: Request) -> None:
-        encode, contentType = choose_encoder(request.getHeader("Accept") or "")
-        request.setHeader("Content-Type", contentType)
-        body: bytes = encode(_Collected(list(self._collect(told))))
+        body = _encoded(_Collected(list(self._collect(told))), request)
         if request.channel is not None:  # Whoever asked may be gone.
             request.write(body)
             request.finish()
@@ -118,6 +114,7 @@ class EchoCollector(Collector):
         fastPath = factory.fastPath
         if fastPath is not None:
             fastPath.count()
+        factory.budget.refresh()
         totals = factory.journal.totals
 
         yield InfoMetricFamily("echotwist_build", "What runs.", {"version": __version__})
@@ -212,20 +209,42 @@ class EchoCollector(Collector):
         )
 
 
-class Lag(TimerService):
-    """Measures how late the reactor is."""
+class Lag(Service):
+    """Measures how late the reactor is. Not with a LoopingCall, which leaves out what it is too
+    late for."""
 
     def __init__(self, reactor: IReactorTime, lag: Histogram) -> None:
-        super().__init__(_MEASURED, self._measure)
-        self.clock: IReactorTime = reactor
+        self._reactor = reactor
         self._lag = lag
-        self._due: float | None = None
+        self._call: IDelayedCall | None = None
+
+    def startService(self) -> None:
+        super().startService()
+        self._measure()
+
+    def stopService(self) -> None:
+        super().stopService()
+        if self._call is not None:
+            self._call.cancel()
 
     def _measure(self) -> None:
-        now = self.clock.seconds()
-        if self._due is not None:
-            self._lag.observe(now - self._due)
-        self._due = now + _MEASURED
+        due = self._reactor.seconds() + _MEASURED
+        self._call = self._reactor.callLater(_MEASURED, self._observe, due)
+
+    def _observe(self, due: float) -> None:
+        self._lag.observe(self._reactor.seconds() - due)
+        self._measure()
+
+
+def _encoded(collector: Collector, request: Request) -> bytes:
+    """In the format that was asked for."""
+    try:
+        encode, contentType = choose_encoder(request.getHeader("Accept") or "")
+    except (TypeError, ValueError):  # It does not understand what was asked for (0.26).
+        encode, contentType = choose_encoder("")
+    request.setHeader("Content-Type", contentType)
+    body: bytes = encode(collector)
+    return body
 
 
 def _byCode(closed: Counter[int | None]) -> Counter[tuple[str, ...]]:

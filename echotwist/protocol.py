@@ -104,6 +104,7 @@ class EchoProtocol(WebSocketServerProtocol):
 
     _message: bytes | bytearray = b""
     _isStopped = False
+    _isFull = False
     _wireLeft: int
     _failure: tuple[int, str] | None = None
     _heard = 0.0
@@ -216,26 +217,30 @@ class EchoProtocol(WebSocketServerProtocol):
     # A client that does not read, which Twisted finds out, is not read.
 
     def pauseProducing(self) -> None:
-        self.factory.journal.totals.pauses += 1
+        if not self._isFull:  # Twisted says it again with each write.
+            self._isFull = True
+            self.factory.journal.totals.pauses += 1
         self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
+        self._isFull = False
         if not self._isStopped:
             self.transport.resumeProducing()
-        self._account()
+        self.factory.budget.account(self)
 
     def stopProducing(self) -> None:
         """The connection is gone."""
 
     # Nor are those that hold most, when all hold too much.
 
-    def _account(self) -> None:
+    def holding(self) -> int:
         held = len(self._message) + len(self.data) + unsent(self.transport)
         if self._perMessageCompress is not None:
             held += self._perMessageCompress.held
-        self.factory.budget.account(self, held)
+        return held
 
     def stopReading(self) -> None:
+        assert not self._isLent
         self._isStopped = True
         self.transport.pauseProducing()
 
@@ -245,6 +250,7 @@ class EchoProtocol(WebSocketServerProtocol):
             self.transport.resumeProducing()
 
     def refuse(self) -> None:
+        assert not self._isLent
         self._failure = (TRY_AGAIN_LATER, "too much is waiting here for all clients together")
         if unsent(self.transport):
             # A close frame would wait behind what the client does not read.
@@ -264,13 +270,14 @@ class EchoProtocol(WebSocketServerProtocol):
             elif isAtRest(self.transport) and not self.factory.draining:
                 self.transport.pauseProducing()
                 self._clearTimer()  # The loop keeps it alive.
+                self.factory.budget.forget(self)
                 assert not self._isLent
                 self._isLent = True
                 fastPath.lend(self, data)
                 return
         if data:
             self._read(data)
-        self._account()
+        self.factory.budget.account(self)
 
     def _read(self, data: bytes) -> None:
         if self.state == self.STATE_CLOSED:
@@ -319,7 +326,7 @@ class EchoProtocol(WebSocketServerProtocol):
         """A pong cannot overtake a long message, in either direction. So what counts is that
         something moved since the ping: a byte was received, or some of what was waiting for the
         client `before` it was acknowledged. There are `left` seconds for that."""
-        if self._heard != heard:
+        if self._heard != heard or self._isStopped:  # What is not read cannot be heard.
             self._watch()
         elif left > 0:
             self._awaitPong(heard, before, left)
@@ -399,7 +406,7 @@ class EchoProtocol(WebSocketServerProtocol):
                 self._watch()
             if unjudged:
                 self._read(unjudged)
-        self._account()
+        self.factory.budget.account(self)
         if onReturn is not None:
             onReturn()
 
@@ -578,7 +585,7 @@ class EchoFactory(WebSocketServerFactory):
 
     def closed(self, connection: EchoProtocol) -> None:
         self.connections.discard(connection)
-        self.budget.account(connection, 0)
+        self.budget.forget(connection)
         self.journal.totals.lifetimes.observe(self.reactor.seconds() - connection.opened)
         if self._emptied is not None and not self.connections:
             emptied, self._emptied = self._emptied, None

@@ -36,7 +36,7 @@ from zope.interface import implementer
 
 from echotwist import __version__
 from echotwist.answer import NOTHING, Answer, Exact
-from echotwist.closing import linger
+from echotwist.closing import linger, unsent
 from echotwist.forwarded import TrustedProxies
 from echotwist.limits import HEADER, OPERATORS, OVERFLOW
 from echotwist.protocol import EchoFactory
@@ -133,6 +133,7 @@ class Channel(HTTPChannel):
     """Whether it has had an answer, or gets no other than it has."""
 
     _deadline: IDelayedCall | None = None
+    _isStopped = False
     _headers = 0
     """Bytes that the headers of the request that is coming take."""
 
@@ -168,7 +169,7 @@ class Channel(HTTPChannel):
         # HTTPChannel's, which its own resumeProducing sets; the requests below look at it.
         self.paused = self._waitingForTransport = False
         self.dataReceived(b"")  # What is here; it may pause again, or upgrade.
-        if not self.paused and self.transport is not None:
+        if not (self.paused or self._isStopped) and self.transport is not None:
             super().resumeProducing()
 
     def readConnectionLost(self) -> None:
@@ -181,25 +182,37 @@ class Channel(HTTPChannel):
     def dataReceived(self, data: bytes) -> None:
         super().dataReceived(data)
         if self.transport is not None:  # It is not upgraded.
-            # LineReceiver has no public way to ask (twisted/protocols/basic.py, 26.10).
-            self.site.factory.budget.account(self, self._headers + len(self._buffer))
+            self.site.factory.budget.account(self)
+
+    def holding(self) -> int:
+        # LineReceiver has no public way to ask (twisted/protocols/basic.py, 26.10).
+        return self._headers + len(self._buffer) + unsent(self.transport)
 
     def stopReading(self) -> None:
+        self._isStopped = True
         self.transport.pauseProducing()
 
     def resumeReading(self) -> None:
+        self._isStopped = False
         if not self.paused:
             self.transport.resumeProducing()
 
     def refuse(self) -> None:
+        if unsent(self.transport) or self.isAnswered:
+            # Behind what the client does not read, or has been told, there is nothing to say.
+            self.transport.abortConnection()
+            return
         self.site.factory.journal.refused(
             nameOf(self.transport.getPeer()), 503, "too much is waiting here for all clients"
         )
         self.requests.clear()
         self._refuse(b"503 Service Unavailable")
 
-    def headerReceived(self, line: bytes) -> bool:
+    def lineReceived(self, line: bytes) -> None:
         self._headers += HEADER + len(line)
+        super().lineReceived(line)
+
+    def headerReceived(self, line: bytes) -> bool:
         name, _, value = line.partition(b":")
         match name.lower().strip(), value.strip():
             case (b"content-length", length) if length != b"0":
@@ -280,7 +293,7 @@ class Channel(HTTPChannel):
     def _forget(self) -> None:
         self._clearDeadline()
         self.site.channels.discard(self)
-        self.site.factory.budget.account(self, 0)
+        self.site.factory.budget.forget(self)
 
 
 _BAD = b"400 Bad Request"

@@ -1,13 +1,15 @@
 """What all clients hold together."""
 
+import socket
 import zlib
 
 import pytest
-from frames import CLOSE, CONTINUATION, TEXT, Frame, binary, frame, text
+from frames import BINARY, CLOSE, CONTINUATION, TEXT, Frame, binary, frame, parse, text
 from memory import Client, Service, request
 from twisted.internet.task import Clock
 
 from echotwist.budget import AT_A_TIME, PAUSE, Budget
+from echotwist.closing import unsent
 from echotwist.deflate import INFLATOR
 from echotwist.limits import HEADER
 
@@ -15,6 +17,10 @@ from echotwist.limits import HEADER
 class Holder:
     def __init__(self) -> None:
         self.did: list[str] = []
+        self.size = 0
+
+    def holding(self) -> int:
+        return self.size
 
     def stopReading(self) -> None:
         self.did.append("stopped")
@@ -24,6 +30,11 @@ class Holder:
 
     def refuse(self) -> None:
         self.did.append("refused")
+
+
+def say(budget: Budget, holder: Holder, size: int) -> None:
+    holder.size = size
+    budget.account(holder)
 
 
 @pytest.fixture
@@ -43,29 +54,29 @@ def holders() -> list[Holder]:
 
 
 def test_half_of_it_is_for_everybody(budget: Budget, holders: list[Holder], clock: Clock) -> None:
-    budget.account(holders[0], 45)
-    budget.account(holders[1], 5)
+    say(budget, holders[0], 45)
+    say(budget, holders[1], 5)
     assert budget.held == 50
     assert clock.getDelayedCalls() == []
     assert holders[0].did == holders[1].did == []
 
 
 def test_what_is_held_is_what_each_said_last(budget: Budget, holders: list[Holder]) -> None:
-    budget.account(holders[0], 45)
-    budget.account(holders[0], 7)
-    budget.account(holders[1], 3)
-    budget.account(holders[1], 0)
-    budget.account(holders[2], 0)
+    say(budget, holders[0], 45)
+    say(budget, holders[0], 7)
+    say(budget, holders[1], 3)
+    say(budget, holders[1], 0)
+    say(budget, holders[2], 0)
     assert budget.held == 7
 
 
 def test_over_half_who_holds_more_than_its_share_is_not_read(
     budget: Budget, holders: list[Holder]
 ) -> None:
-    budget.account(holders[0], 48)
-    budget.account(holders[1], 3)
-    budget.account(holders[0], 49)
-    budget.account(holders[0], 50)
+    say(budget, holders[0], 48)
+    say(budget, holders[1], 3)
+    say(budget, holders[0], 49)
+    say(budget, holders[0], 50)
     assert holders[0].did == ["stopped"]
     assert holders[1].did == []
 
@@ -73,12 +84,12 @@ def test_over_half_who_holds_more_than_its_share_is_not_read(
 def test_it_is_read_again_when_others_hold_less(
     budget: Budget, holders: list[Holder], clock: Clock
 ) -> None:
-    budget.account(holders[0], 30)
-    budget.account(holders[1], 30)
+    say(budget, holders[0], 30)
+    say(budget, holders[1], 30)
     assert holders[1].did == ["stopped"]
-    budget.account(holders[0], 29)
+    say(budget, holders[0], 29)
     assert holders[1].did == ["stopped"]
-    budget.account(holders[0], 1)
+    say(budget, holders[0], 1)
     assert holders[1].did == ["stopped", "resumed"]
     assert clock.getDelayedCalls() == []
 
@@ -87,7 +98,7 @@ def test_at_the_deadline_those_that_hold_most_are_refused(
     budget: Budget, holders: list[Holder], clock: Clock
 ) -> None:
     for holder, size in zip(holders, (20, 20, 10, 30, 10), strict=False):
-        budget.account(holder, size)
+        say(budget, holder, size)
     clock.advance(4.9)
     assert all("refused" not in holder.did for holder in holders)
     clock.advance(0.1)
@@ -100,18 +111,77 @@ def test_at_the_deadline_those_that_hold_most_are_refused(
 def test_who_was_stopped_and_is_gone_is_left_alone(
     budget: Budget, holders: list[Holder], clock: Clock
 ) -> None:
-    budget.account(holders[0], 60)
-    budget.account(holders[0], 0)
+    say(budget, holders[0], 60)
+    budget.forget(holders[0])
     assert holders[0].did == ["stopped"]
+    assert (budget.held, clock.getDelayedCalls()) == (0, [])
+    budget.forget(holders[1])
+    assert holders[1].did == []
+
+
+def test_who_was_stopped_and_holds_nothing_is_read_again(
+    budget: Budget, holders: list[Holder]
+) -> None:
+    say(budget, holders[0], 45)
+    say(budget, holders[1], 45)
+    say(budget, holders[2], 9)
+    assert holders[1].did == ["stopped"]
+    say(budget, holders[1], 0)
+    assert holders[1].did == ["stopped", "resumed"]
+
+
+def test_what_was_read_meanwhile_presses_nobody(
+    budget: Budget, holders: list[Holder], clock: Clock
+) -> None:
+    say(budget, holders[0], 45)
+    holders[0].size = 0  # Without a word.
+    say(budget, holders[1], 40)
+    assert holders[1].did == []
+    assert (budget.held, clock.getDelayedCalls()) == (40, [])
+
+
+def test_who_has_read_meanwhile_is_not_refused(
+    budget: Budget, holders: list[Holder], clock: Clock
+) -> None:
+    for holder, size in zip(holders, (40, 30, 20), strict=False):
+        say(budget, holder, size)
+    holders[0].size = 25
+    clock.advance(5)
+    assert "refused" not in holders[0].did
+    assert "refused" in holders[1].did
+    assert budget.held == 45
+    assert clock.getDelayedCalls() == []
+
+
+def test_if_enough_was_read_meanwhile_nobody_is_refused(
+    budget: Budget, holders: list[Holder], clock: Clock
+) -> None:
+    say(budget, holders[0], 40)
+    say(budget, holders[1], 30)
+    holders[0].size = 5
+    clock.advance(5)
+    assert holders[1].did == ["stopped", "resumed"]
+    assert clock.getDelayedCalls() == []
+
+
+def test_what_is_asked_again_may_end_the_pressure(
+    budget: Budget, holders: list[Holder], clock: Clock
+) -> None:
+    say(budget, holders[0], 40)
+    say(budget, holders[1], 30)
+    clock.advance(2)
+    holders[0].size = 5
+    say(budget, holders[1], 31)
+    assert holders[1].did == ["stopped", "resumed"]
     assert clock.getDelayedCalls() == []
 
 
 def test_over_all_of_it_those_that_hold_most_are_refused_at_once(
     budget: Budget, holders: list[Holder]
 ) -> None:
-    budget.account(holders[0], 10)
-    budget.account(holders[1], 80)
-    budget.account(holders[2], 11)
+    say(budget, holders[0], 10)
+    say(budget, holders[1], 80)
+    say(budget, holders[2], 11)
     assert holders[1].did == ["stopped", "refused"]
     assert budget.held == 21
 
@@ -121,7 +191,7 @@ def test_those_that_are_refused_and_read_again_are_so_a_few_at_a_time(clock: Clo
     budget = Budget(1200, 5, clock)
     holders = [Holder() for _ in range(100)]
     for holder in holders:
-        budget.account(holder, 12)
+        say(budget, holder, 12)
 
     def count(did: str) -> int:
         return sum(did in holder.did for holder in holders)
@@ -142,17 +212,20 @@ def test_no_more_are_read_again_if_it_is_too_much_again(clock: Clock) -> None:
     budget = Budget(1000, 5, clock)
     holders = [Holder() for _ in range(50)]
     large = Holder()
-    budget.account(large, 600)
+    say(budget, large, 600)
     for holder in holders:
-        budget.account(holder, 300)
-        budget.account(holder, 1)
+        say(budget, holder, 300)
+        say(budget, holder, 1)
     assert [holder.did for holder in holders] == [["stopped"]] * 50
-    budget.account(large, 0)
+    say(budget, large, 0)
     assert sum("resumed" in holder.did for holder in holders) == AT_A_TIME
-    budget.account(large, 501)
+    say(budget, large, 501)
+    say(budget, large, 0)
+    assert sum("resumed" in holder.did for holder in holders) == AT_A_TIME
+    say(budget, large, 501)
     clock.advance(PAUSE)
     assert sum("resumed" in holder.did for holder in holders) == AT_A_TIME
-    budget.account(large, 0)
+    say(budget, large, 0)
     clock.pump([PAUSE] * 3)
     assert all("resumed" in holder.did for holder in holders)
 
@@ -324,9 +397,10 @@ def test_headers_are_held_and_counted() -> None:
     service = Service(*POOR)
     client = service.connect()
     client.send(b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * 10 + b"ho")
-    # Twisted keeps the last line, which may be continued.
-    assert service.factory.budget.held == 9 * (HEADER + 3) + len(b"ho")
+    held = 11 * HEADER + len(b"GET / HTTP/1.1") + 10 * 3 + len(b"ho")
+    assert service.factory.budget.held == held
     client.send(b"st:x\r\n\r\n")
+    service.factory.budget.refresh()
     assert service.factory.budget.held == 0
     assert client.received().startswith(b"HTTP/1.1 200 ")
 
@@ -359,7 +433,101 @@ def test_slow_headers_are_not_held_without_end(log) -> None:
         if not answer:
             client.send(b"\r\n")
             assert client.received().startswith(b"HTTP/1.1 400 ")  # It has no Host.
+    service.factory.budget.refresh()
     assert service.factory.budget.held == 0
+
+
+def test_answers_that_are_not_read_are_not_held_without_end() -> None:
+    service = Service(*POOR)
+    for _ in range(40):
+        client = service.connect()
+        client.socket.window = 0
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 60)
+        held = sum(unsent(c.transport) for c in service.clients if not c.socket.closed)
+        assert held <= 900_000
+    service.advance(5.1)
+    assert sum(client.socket.closed for client in service.clients) >= 20
+
+
+def test_a_lent_connection_is_not_the_reactors_to_refuse() -> None:
+    """What it had held was sent long ago."""
+    service = Service(*POOR)
+    client = service.open()
+    client.socket.window = 0
+    client.send(frame(TEXT, b"x" * 60_000, fin=False) + frame(CONTINUATION, b""))
+    client.socket.window = float("inf")
+    service.run()
+    client.frames()
+    client.send(text("a"))
+    assert client.frames() == [Frame(TEXT, b"a")]
+    whole = binary(b"y" * 90_000)
+    client.send(whole[:80_000])
+    filled(service, 12)
+    service.advance(5.1)
+    echo = client.received()
+    client.send(whole[80_000:])
+    echo += client.received()
+    first, *_ = parse(echo)
+    assert first.payload in (
+        b"y" * 90_000,
+        b"\x03\xf5too much is waiting here for all clients together",
+    )
+
+
+def test_an_honest_slow_reader_is_read_again() -> None:
+    service = Service(*POOR, "--ping-interval=0")
+    first = filled(service, 2 if service.isFast else 4)
+    slow = service.open()
+    slow.socket.window = 0
+    slow.send(frame(TEXT, b"x" * 90_000, fin=False) + frame(CONTINUATION, b""))
+    slow.socket.window = float("inf")
+    service.run()
+    for client in first:
+        client.send(frame(CONTINUATION, b""))
+    assert slow.frames() == [Frame(TEXT, b"x" * 90_000)]
+    slow.send(text("again"))
+    assert slow.frames() == [Frame(TEXT, b"again")]
+
+
+def held(service: Service) -> int:
+    service.factory.fastPath.count()
+    number: int = service.factory.fastPath.held
+    return number
+
+
+def full(service: Service) -> list[Client]:
+    """Have the loop hold all that it may, for clients that do not read."""
+    clients = []
+    while held(service) < 400 << 10:
+        clients.append(service.open())
+        clients[-1].socket.window = 0
+        clients[-1].send(binary(bytes(95_000))[:-1])
+    return clients
+
+
+def test_a_client_that_sends_before_it_reads_is_read_when_there_is_memory() -> None:
+    service = Service(*POOR, "--ping-interval=0", isFast=True)
+    hostile = full(service)
+    client = service.open()
+    client.socket.window = 0
+    client.send(binary(bytes(90_000)))
+    assert client.socket.unread()
+    for each in hostile:
+        each.socket.window = float("inf")
+        each.send(b"x")
+    service.advance(1)
+    assert client.socket.unread() == 0
+    client.socket.window = float("inf")
+    service.run()
+    assert client.frames() == [Frame(BINARY, bytes(90_000))]
+
+
+def test_a_client_that_is_gone_does_not_make_the_loop_turn() -> None:
+    service = Service(*POOR, "--ping-interval=0", isFast=True)
+    client = full(service)[-1]
+    client.socket.theirs.shutdown(socket.SHUT_RDWR)
+    service.run()  # Comes to rest.
+    assert client.socket.closed
 
 
 def test_a_channel_that_is_paused_stays_so() -> None:

@@ -207,11 +207,12 @@ def test_the_lag_of_the_reactor_is_measured() -> None:
     _, lag, _ = service.tree.services[1:]
     lag.startService()
     service.reactor.advance(0.25)
-    service.reactor.advance(0.25 + 0.3)  # It was busy.
+    service.reactor.advance(0.25 + 0.3)  # It was busy,
+    service.reactor.advance(0.25 + 0.2)  # and still is.
     found = samples(service)
-    assert found["echotwist_reactor_lag_seconds_count"] == 2
-    assert found["echotwist_reactor_lag_seconds_sum"] == pytest.approx(0.3)
-    assert found['echotwist_reactor_lag_seconds_bucket{le="0.25"}'] == 1
+    assert found["echotwist_reactor_lag_seconds_count"] == 3
+    assert found["echotwist_reactor_lag_seconds_sum"] == pytest.approx(0.5)
+    assert found['echotwist_reactor_lag_seconds_bucket{le="0.25"}'] == 2
     lag.stopService()
 
 
@@ -224,6 +225,13 @@ def test_it_is_told_in_the_format_that_is_asked_for() -> None:
     head, body = get(service, "/metrics", Accept="application/openmetrics-text;version=1.0.0")
     assert b"Content-Type: application/openmetrics-text" in head
     assert body.endswith(b"# EOF\n")
+
+
+@pytest.mark.parametrize("accept", ["text/plain; version=1.x.0", "text/plain; version=abc"])
+def test_a_format_that_nobody_knows_gets_the_usual_one(accept: str) -> None:
+    head, body = get(Service(ADMIN), "/metrics", Accept=accept)
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"echotwist_connections_open 0.0" in body
 
 
 def test_its_head_can_be_asked_for() -> None:

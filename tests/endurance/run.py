@@ -24,6 +24,7 @@ import descriptors
 import disk
 import drain
 import hostile
+import killed
 import resolver
 from figures import Figure, Trial, Unavailable
 
@@ -35,6 +36,7 @@ TRIALS: dict[str, Trial] = {
     "churn": churn.churn,
     "drain": drain.withFastPath,
     "drain, no fast path": drain.withoutFastPath,
+    "workers killed": killed.workers,
     "full house": descriptors.fullHouse,
     "no descriptor left": descriptors.belowWhatIsInUse,
     "clock forward": clock.forward,
