@@ -124,10 +124,10 @@ class Journal:
             "refused", "{peer} refused: {status} {reason}", peer=peer, status=status, reason=reason
         )
 
-    def dropped(self, peer: str) -> None:
-        """A connection was dropped as it came, because there is no descriptor to spare for it."""
+    def dropped(self, peer: str, why: str) -> None:
+        """A connection was dropped as it came, without an answer; `why` in our own words."""
         self.totals.dropped += 1
-        self._line("dropped", "{peer} dropped: too many connections", peer=peer)
+        self._line("dropped", "{peer} dropped: {why}", peer=peer, why=why)
 
     def flush(self) -> None:
         """Tell what was counted and not yet told, as at the end of a second."""

@@ -31,7 +31,7 @@ from echotwist.workers import Workers
 NO_CODE = 1005
 """RFC 6455, 7.4.1: what stands for a close frame without a code."""
 
-_USUAL = (1000, 1001, 1002, NO_CODE, 1006, 1007, 1009)
+_USUAL = (1000, 1001, 1002, NO_CODE, 1006, 1007, 1009, 1013)
 
 _MEASURED = 0.25
 """Seconds between two measurements of the reactor's lag."""
@@ -142,7 +142,7 @@ class EchoCollector(Collector):
         )
         yield CounterMetricFamily(
             "echotwist_connections_dropped",
-            "Connections dropped as they came, far over the limit.",
+            "Connections dropped as they came: far over the limit, or without a PROXY header.",
             totals.dropped,
         )
         yield _byLabels(

@@ -18,6 +18,8 @@ from twisted.protocols.haproxy._v2parser import V2Parser
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from zope.interface import implementer
 
+from echotwist.upgrade import nameOf
+
 LONGEST_V1 = 107
 """Bytes of a header of version 1, CRLF included (the specification, 2.1)."""
 
@@ -80,6 +82,11 @@ class Proxied(ProtocolWrapper):
         try:
             found = split(self._head + data)
         except Malformed:
+            # Most of all somebody's mistake: a client where the proxy should be.
+            factory: Any = self.factory
+            factory.wrappedFactory.factory.journal.dropped(
+                nameOf(self.transport.getPeer()), "no header of the PROXY protocol"
+            )
             self.transport.abortConnection()
             return
         if found is None:

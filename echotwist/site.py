@@ -144,7 +144,7 @@ class Channel(HTTPChannel):
             self._setDeadline()
             return
         # Twisted would accept until the process has no descriptor left.
-        self.site.factory.journal.dropped(nameOf(self.transport.getPeer()))
+        self.site.factory.journal.dropped(nameOf(self.transport.getPeer()), "too many connections")
         if isinstance(self.transport, ProtocolWrapper):
             self.transport.abortConnection()
         else:

@@ -38,7 +38,7 @@ class Totals:
     """Handshakes, by status and reason; the reasons are our own words, so there are some twenty."""
 
     dropped: int = 0
-    """Connections for which there was no descriptor to spare."""
+    """Connections without an answer: there was no descriptor to spare, or no proxy at its place."""
 
     texts: int = 0
     textBytes: int = 0

@@ -272,7 +272,6 @@ class Workers(ProcessMonitor):
     def startProcess(self, name: str) -> None:
         if name in self.restart:
             self.restarts += 1
-            _log.warn("worker {worker} has ended; it is started again", worker=name)
         del self._silent[name]
         # What a worker leaves that is killed.
         Path(self._pathOf(name)).unlink(missing_ok=True)
@@ -285,6 +284,17 @@ class Workers(ProcessMonitor):
             for output in (started._output, started._error):
                 output.MAX_LENGTH = LINE
                 output.lineLengthExceeded = lambda line: None
+            started.processEnded = partial(self._ended, name, started.processEnded)
+
+    def _ended(self, name: str, tell: Callable[[Failure], None], reason: Failure) -> None:
+        # ProcessMonitor says nothing of it, and may wait for half a minute.
+        if self.running:
+            _log.warn(
+                "worker {worker} has ended, and is started again: {why}",
+                worker=name,
+                why=reason.getErrorMessage(),
+            )
+        tell(reason)
 
     @inlineCallbacks
     def stopService(self) -> Any:  # type: ignore[override]  # IService's may return a Deferred.

@@ -43,7 +43,7 @@ def test_the_first_lines_of_a_second_are_shown_and_the_rest_is_counted(clock: Cl
     journal.connected(PEER)
     journal.closed(PEER, 1000, "bye")
     journal.refused("192.0.2.9:1", 400, "why")
-    journal.dropped("192.0.2.9:2")
+    journal.dropped("192.0.2.9:2", "why")
     assert len(log.lines()) == 3
     clock.advance(1)
     assert log.lines()[3:] == [
@@ -100,7 +100,7 @@ def test_it_can_be_turned_off(clock: Clock, log) -> None:
     journal.connected(PEER)
     journal.closed(PEER, 1000, "")
     journal.refused("x", 400, "")
-    journal.dropped("x")
+    journal.dropped("x", "")
     clock.advance(2)
     journal.flush()
     assert log.lines() == []

@@ -193,7 +193,8 @@ def test_a_worker_that_ends_is_started_again(start: Any, reactor: Reactor, log: 
     assert len(reactor.processes) == 3
     assert reactor.processes[2].command == reactor.processes[0].command
     assert workers.restarts == 1
-    assert "worker 1 has ended; it is started again" in log.lines()
+    why = "A process has ended without apparent errors: process finished with exit code 0."
+    assert f"worker 1 has ended, and is started again: {why}" in log.lines()
     log.events[:] = [e for e in log.events if e["log_level"] < LogLevel.warn]
 
 
@@ -242,7 +243,7 @@ def test_a_worker_that_does_not_end_is_killed(reactor: Reactor) -> None:
     reactor.advance(0.05)
 
 
-def test_a_drain_can_be_ended(start: Any, reactor: Reactor) -> None:
+def test_a_drain_can_be_ended(start: Any, reactor: Reactor, log: Any) -> None:
     workers = start()
     one, two = reactor.processes
     one.hasEnded = True
@@ -254,6 +255,7 @@ def test_a_drain_can_be_ended(start: Any, reactor: Reactor) -> None:
     reactor.advance(0.1)
     assert two.signals == [signal.SIGQUIT, "KILL"]
     assert one.signals == []
+    log.events.clear()
 
 
 def test_the_ports_are_held_while_workers_come_and_go(start: Any) -> None:
@@ -524,13 +526,16 @@ class Http:
         assert workers.admin is not None
         (listener,) = workers.admin._listeners
         self.channel = listener.site.buildProtocol(None)
-        self.transport = StringTransport()
+        self.transport: Any = StringTransport()
+        self.transport.dataBuffer = b""
+        self.transport.offset = self.transport._tempDataLen = 0
         self.transport.abortConnection = lambda: None  # type: ignore[method-assign]
         self.channel.makeConnection(self.transport)
         self.channel.dataReceived(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
 
     def received(self) -> bytes:
-        return self.transport.value()
+        received: bytes = self.transport.value()
+        return received
 
 
 ADMIN = "--admin=tcp:9090:interface=127.0.0.1"
@@ -684,7 +689,8 @@ def test_a_worker_that_is_killed_is_replaced_and_the_others_never_notice() -> No
             assert '0"' not in shares.values()  # The kernel gave some to each.
             pids = [int(pid) for pid in re.findall(r"^(\d+)", children(service), re.M)]
             os.kill(pids[0], signal.SIGKILL)
-            await loop.run_in_executor(None, service.expect, "worker . has ended; it is started")
+            ended = r"(?s)worker . has ended, and is started again: .* signal 9.*worker .: pid"
+            await loop.run_in_executor(None, service.expect, ended)
             left = 0
             for n, ws in enumerate(open_):
                 with contextlib.suppress(ConnectionError):
