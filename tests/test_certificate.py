@@ -382,6 +382,19 @@ def pem(key: Any, password: bytes | None = None) -> bytes:
     return data
 
 
+ODD = b"""\
+-----BEGIN CERTIFICATE-----
+MIIBNDCB/qADAgECAhRavRl9odDidQBvEtrpKcpxBuMiujAKBggqhkjOPQQDAjAU
+MRIwEAYDVQQDDAlsb2NhbGhvc3QwIBcNMjYxMTIzMTY0MDA0WhgPMjEyNjEwMzAx
+NjQwMDRaMBQxEjAQBgNVBAMMCWxvY2FsaG9zdDAyMBAGByqGSM49AgEGBSuBBAAG
+Ax4ABNR9ZGSpr6rHewWRC7GAm7+/jObmIHU+9CFNgFCjUzBRMB0GA1UdDgQWBBRE
+o5cLi1WKXxL+zksr159jFHu2gTAfBgNVHSMEGDAWgBREo5cLi1WKXxL+zksr159j
+FHu2gTAPBgNVHRMBAf8EBTADAQH/MAoGCCqGSM49BAMCAyUAMCICDwDTDCUPUMZh
+LWHSMHLr7gIPALLVx95yV5TtScEUqoEw
+-----END CERTIFICATE-----
+"""
+"""With a key of the curve secp112r1, which cryptography does not know."""
+
 BROKEN = {
     "no key": (lambda key, chain: (None, chain), "cannot read {key}: No such file"),
     "no chain": (lambda key, chain: (key, None), "cannot read {chain}: No such file"),
@@ -393,6 +406,7 @@ BROKEN = {
         lambda key, chain: (issued().private_key_pem.bytes(), chain),
         "the key in {key} is not that of {chain}",
     ),
+    "odd key": (lambda key, chain: (key, ODD), "{chain} has a key that cannot be used"),
     "password": (
         lambda key, chain: (pem(load_pem_private_key(key, None), b"secret"), chain),
         "the key in {key} has a password",

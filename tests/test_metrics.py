@@ -216,6 +216,12 @@ def test_the_lag_of_the_reactor_is_measured() -> None:
     lag.stopService()
 
 
+def test_what_has_not_begun_can_be_ended() -> None:
+    service = Service(ADMIN)
+    service.tree.services[2].stopService()
+    assert service.timers() == 0
+
+
 def test_it_is_told_in_the_format_that_is_asked_for() -> None:
     service = Service(ADMIN)
     head, body = get(service, "/metrics")

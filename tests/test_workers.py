@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import re
@@ -66,9 +67,13 @@ class Reactor(MemoryReactorClock):
         self.processes: list[Process] = []
         self.stopped = 0
 
+    canSpawn = True
+
     def spawnProcess(
         self, protocol: Any, executable: str, command: Any, env: Any, **_: Any
     ) -> None:
+        if not self.canSpawn:
+            raise OSError(errno.EAGAIN, "Try again")
         self.processes.append(Process(protocol, command, env))
 
     def stop(self) -> None:
@@ -210,6 +215,19 @@ def test_one_that_ends_at_once_is_started_later_and_later(
         assert len(reactor.processes) == count
         reactor.advance(0.1)
         assert len(reactor.processes) == count + 1
+    log.events.clear()
+
+
+def test_a_worker_that_cannot_be_started_is_started_later(
+    start: Any, reactor: Reactor, log: Any
+) -> None:
+    reactor.canSpawn = False
+    start()
+    assert reactor.processes == []
+    assert "worker 1 cannot be started: [Errno 11] Try again" in log.lines()
+    reactor.canSpawn = True
+    reactor.advance(1)
+    assert len(reactor.processes) == 2
     log.events.clear()
 
 
