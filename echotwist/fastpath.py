@@ -99,7 +99,7 @@ class FastPath:
                 loop = Loop(
                     limits.maxMessage,
                     # The other half is the reactor's.
-                    limits.memoryBudget // 2 // self.threads,
+                    limits.heldBudget // 2 // self.threads,
                     limits.pingInterval,
                     limits.pingTimeout,
                     self._reported,

@@ -177,6 +177,15 @@ class Limits:
     )
 
     @property
+    def heldBudget(self) -> int:
+        """Bytes of `memoryBudget` that are given out.
+
+        The rest is what malloc loses between blocks of many sizes that come and go: ten thousand
+        hostile clients took 1.4 times of what they held (measured, without the fast path).
+        """
+        return self.memoryBudget * 2 // 3
+
+    @property
     def wireMessage(self) -> int:
         """Bytes of a message on the wire, before decompression.
 

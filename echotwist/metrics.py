@@ -189,8 +189,8 @@ class EchoCollector(Collector):
         )
         yield GaugeMetricFamily(
             "echotwist_buffered_max_bytes",
-            "The most that this may be: --memory-budget.",
-            factory.limits.memoryBudget,
+            "The most that this may be: two thirds of --memory-budget.",
+            factory.limits.heldBudget,
         )
         yield _histogram(
             "echotwist_handshake_duration_seconds",

@@ -534,7 +534,7 @@ class EchoFactory(WebSocketServerFactory):
         self.journal = journal
         self.fastPath = fastPath
         # The loops of the fast path have the other half.
-        most = limits.memoryBudget // 2 if fastPath is not None else limits.memoryBudget
+        most = limits.heldBudget // 2 if fastPath is not None else limits.heldBudget
         self.budget = Budget(most, limits.closeTimeout, reactor)
         self.connections: set[EchoProtocol] = set()
         self.draining = False

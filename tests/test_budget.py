@@ -234,7 +234,7 @@ def test_no_more_are_read_again_if_it_is_too_much_again(clock: Clock) -> None:
 
 pytestmark = pytest.mark.usefixtures("way")
 
-POOR = ("--max-message=100k", "--memory-budget=800k", "--threads=1")
+POOR = ("--max-message=100k", "--memory-budget=1200k", "--threads=1")
 
 
 def half(size: int = 90_000) -> bytes:
