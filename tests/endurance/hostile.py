@@ -99,7 +99,10 @@ def _attack(share: float, *options: str) -> Sequence[Figure]:
             attempts = sum(herd.opened.values())
             ended = sum(herd.ended.values())
             herd.close()
-            eventually(lambda: service.descriptors() < 200)
+            closing = time.monotonic()
+            # Who is not read is not seen to leave: some hundred a second are read again.
+            eventually(lambda: service.descriptors() < 200, 60)
+            gone = time.monotonic() - closing
             time.sleep(1)
             after = honest.latency()
             works(service)
@@ -108,6 +111,7 @@ def _attack(share: float, *options: str) -> Sequence[Figure]:
     return [
         told("hostile connections at a time, of so many opened", f"{standing:,} of {attempts:,}"),
         told("of them ended by the service", ended),
+        told("seconds until none was left, after they had gone", round(gone)),
         told("lines of the log that say 1013 or 503 (10 a second are shown)", refusals),
         atMost(
             "memory at the most, less that before, MB",
