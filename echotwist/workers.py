@@ -324,7 +324,7 @@ class Workers(ProcessMonitor):
         found = [re.search(rb"^echotwist_connections_open (\S+)", body or b"", re.M)
                  for body in told.values()]  # fmt: skip
         self.connected = sum(int(float(match[1])) for match in found if match)
-        self.isReady = any(found) and bool(self.running)
+        self.isReady = any(found)
         if all(found) and not self.isListening:
             self.isListening = True
             _log.info("workers: {count}, all listening", count=self.count)

@@ -10,7 +10,7 @@ import threading
 import time
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from frames import BINARY, CONTINUATION, PING, PONG, TEXT, close, frame
 
@@ -267,22 +267,33 @@ def converse(open: Open, random: random.Random, isHarried: bool) -> Counter[str]
 
 def crowd(opens: list[Open], seconds: float, seed: int, isHarried: bool = False) -> Counter[str]:
     """A thread each, that converses over and over. Raises what one of them has raised."""
+    end = time.monotonic() + seconds
+
+    def conversations(n: int) -> Iterator[Counter[str]]:
+        rng = random.Random(f"{seed} {n}")
+        while time.monotonic() < end:
+            yield converse(opens[n], rng, isHarried)
+
+    return together([conversations(n) for n in range(len(opens))])
+
+
+def together(runs: Sequence[Iterator[Counter[str]]]) -> Counter[str]:
+    """Run each in a thread of its own, until one fails, which is raised. Returns what all count."""
     count: Counter[str] = Counter()
     failures: list[BaseException] = []
     lock = threading.Lock()
-    end = time.monotonic() + seconds
 
-    def run(n: int) -> None:
-        rng = random.Random(f"{seed} {n}")
+    def run(counts: Iterator[Counter[str]]) -> None:
         try:
-            while time.monotonic() < end and not failures:
-                some = converse(opens[n], rng, isHarried)
+            for some in counts:
                 with lock:
                     count.update(some)
+                if failures:
+                    return
         except BaseException as failure:
             failures.append(failure)
 
-    threads = [threading.Thread(target=run, args=(n,)) for n in range(len(opens))]
+    threads = [threading.Thread(target=run, args=(counts,)) for counts in runs]
     for thread in threads:
         thread.start()
     for thread in threads:

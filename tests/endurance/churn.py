@@ -6,17 +6,16 @@ import os
 import re
 import socket
 import struct
-import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from figures import MB, Figure, atMost, exactly, told
 from frames import close, text
 from process import Twistd
 from test_attacks import eventually, works
-from traffic import REQUEST
+from traffic import REQUEST, together
 
 THREADS = 8
 
@@ -177,26 +176,12 @@ def _churn(service: Twistd, count: int) -> Counter[str]:
     cycle = [(name, way) for _, name, way in spread]
     numbers = itertools.count()
     end = time.monotonic() + SECONDS
-    did: Counter[str] = Counter()
-    failures: list[BaseException] = []
     port = service.port
 
-    def run() -> None:
-        mine: Counter[str] = Counter()
-        try:
-            while (n := next(numbers)) < count and not failures and time.monotonic() < end:
-                name, way = cycle[n % len(cycle)]
-                way(_connect(port, n))
-                mine[name] += 1
-        except BaseException as failure:
-            failures.append(failure)
-        did.update(mine)
+    def connections() -> Iterator[Counter[str]]:
+        while (n := next(numbers)) < count and time.monotonic() < end:
+            name, way = cycle[n % len(cycle)]
+            way(_connect(port, n))
+            yield Counter({name: 1})
 
-    threads = [threading.Thread(target=run) for _ in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-    return did
+    return together([connections() for _ in range(THREADS)])
