@@ -18,11 +18,12 @@ import ipaddress
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IAddress
 from twisted.web.http_headers import Headers
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+from echotwist.peer import Address, addressOf, parsed
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 UNIX = "unix"
@@ -82,10 +83,8 @@ class TrustedProxies:
     def _trustsPeer(self, peer: IAddress | None) -> bool:
         if isinstance(peer, UNIXAddress):
             return self._isUnixTrusted
-        if self._networks and isinstance(peer, IPv4Address | IPv6Address):
-            address = _address(peer.host)
-            return address is not None and self._trusts(address)
-        return False
+        address = addressOf(peer)
+        return address is not None and self._trusts(address)
 
 
 def trustedProxy(text: str) -> Network | str:
@@ -116,11 +115,9 @@ def _address(node: str) -> Address | None:
     if match is None:
         return None
     try:
-        address = ipaddress.ip_address(match[1] or match[2] or match[3])
+        return parsed(match[1] or match[2] or match[3])
     except ValueError:
         return None
-    # An IPv4 client of a socket that serves both families.
-    return (isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped) or address
 
 
 def _entries(header: str) -> Iterator[str]:

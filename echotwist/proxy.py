@@ -18,7 +18,7 @@ from twisted.protocols.haproxy._v2parser import V2Parser
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from zope.interface import implementer
 
-from echotwist.upgrade import nameOf
+from echotwist.peer import nameOf, parsed
 
 LONGEST_V1 = 107
 """Bytes of a header of version 1, CRLF included (the specification, 2.1)."""
@@ -59,7 +59,12 @@ def split(data: bytes) -> tuple[IAddress | None, bytes] | None:
     host, port = client.host.partition("%")[0], client.port
     if not isOne(host) or not 0 <= port < 65536:
         raise Malformed
-    return type(client)("TCP", host, port), rest
+    try:
+        address = parsed(host)
+    except ValueError as e:  # An IPv4 address with leading zeros, which Twisted takes.
+        raise Malformed from e
+    kind = IPv4Address if address.version == 4 else IPv6Address
+    return kind("TCP", str(address), port), rest
 
 
 @implementer(IHalfCloseableProtocol)

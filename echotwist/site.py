@@ -39,8 +39,9 @@ from echotwist.answer import NOTHING, Answer, Exact
 from echotwist.closing import linger, unsent
 from echotwist.forwarded import TrustedProxies
 from echotwist.limits import HEADER, OPERATORS, OVERFLOW
+from echotwist.peer import nameOf
 from echotwist.protocol import EchoFactory
-from echotwist.upgrade import EchoResource, nameOf
+from echotwist.upgrade import EchoResource
 
 RESOURCES = Path(__file__).with_name("resources")
 

@@ -12,13 +12,12 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.interfaces import IAddress
 from twisted.web.server import NOT_DONE_YET, Request
 
 from echotwist import deflate
 from echotwist.answer import Answer, Exact
 from echotwist.forwarded import TrustedProxies
+from echotwist.peer import nameOf
 from echotwist.protocol import EchoFactory, Handshake
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -149,17 +148,6 @@ def canonicalOrigin(text: str) -> str:
         raise ValueError("takes an origin such as https://example.com or http://localhost:3000")
     scheme, host, port = match.groups()
     return f"{scheme}://{host}:{int(port) if port else _PORTS.get(scheme)}"
-
-
-def nameOf(address: IAddress | None) -> str:
-    """A peer in a log line: `127.0.0.1:40312`, `[::1]:40312` or `unix`."""
-    if isinstance(address, IPv4Address):
-        return f"{address.host}:{address.port}"
-    if isinstance(address, IPv6Address):
-        # An IPv4 client of a socket that serves both families.
-        host = address.host.removeprefix("::ffff:")
-        return f"{host}:{address.port}" if "." in host else f"[{host}]:{address.port}"
-    return "unix" if isinstance(address, UNIXAddress) else "unknown"
 
 
 def _subprotocol(offered: list[str]) -> str | None:

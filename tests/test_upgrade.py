@@ -6,9 +6,9 @@ import hashlib
 import pytest
 from frames import TEXT, Frame, text
 from memory import KEY, Client, Service, request
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.address import IPv6Address
 
-from echotwist.upgrade import canonicalOrigin, nameOf
+from echotwist.upgrade import canonicalOrigin
 
 
 def answer(client: Client) -> tuple[int, dict[str, str], str]:
@@ -381,18 +381,3 @@ def test_what_was_refused_is_in_the_log(service: Service, log) -> None:
     client = service.connect(IPv6Address("TCP", "::1", 7))
     client.send(request(X="\x1b[31m"))
     assert log.lines() == ["[::1]:7 refused: 400 a header has a control or non-ASCII byte"]
-
-
-@pytest.mark.parametrize(
-    ("address", "name"),
-    [
-        (IPv4Address("TCP", "192.0.2.1", 80), "192.0.2.1:80"),
-        (IPv6Address("TCP", "2001:db8::1", 80), "[2001:db8::1]:80"),
-        (IPv6Address("TCP", "::ffff:192.0.2.1", 80), "192.0.2.1:80"),
-        (UNIXAddress(b"/run/x"), "unix"),
-        (UNIXAddress(None), "unix"),
-        (None, "unknown"),
-    ],
-)
-def test_peers_have_readable_names(address, name: str) -> None:
-    assert nameOf(address) == name
