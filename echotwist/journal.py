@@ -31,6 +31,12 @@ TEXT_PREVIEW = 64
 BINARY_PREVIEW = 16
 """Bytes of a binary message that a line shows, as hexdump does."""
 
+DROPPED = (
+    "too many connections",
+    "no header of the PROXY protocol",
+)
+"""Why connections are dropped. /metrics has each from the start: Prometheus's rate() does not see
+an event that made its own series."""
 
 _ENCODING = sys.__stdout__.encoding if sys.__stdout__ else "utf-8"
 
@@ -118,15 +124,15 @@ class Journal:
         )
 
     def refused(self, peer: str, status: int, reason: str) -> None:
-        """A request to upgrade was answered with the HTTP `status` instead of 101."""
+        """A request was refused with the HTTP `status`; `reason` in our own words."""
         self.totals.refused[status, reason] += 1
         self._line(
             "refused", "{peer} refused: {status} {reason}", peer=peer, status=status, reason=reason
         )
 
     def dropped(self, peer: str, why: str) -> None:
-        """A connection was dropped as it came, without an answer; `why` in our own words."""
-        self.totals.dropped += 1
+        """A connection was dropped without an answer, before a handshake; `why` in our words."""
+        self.totals.dropped[why] += 1
         self._line("dropped", "{peer} dropped: {why}", peer=peer, why=why)
 
     def flush(self) -> None:

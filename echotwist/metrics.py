@@ -24,6 +24,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from echotwist import __version__
 from echotwist.answer import Exact
+from echotwist.journal import DROPPED
 from echotwist.site import EchoSite
 from echotwist.totals import Histogram
 from echotwist.workers import Workers
@@ -135,15 +136,17 @@ class EchoCollector(Collector):
             "echotwist_connections_accepted", "Handshakes answered with 101.", totals.accepted
         )
         yield _byLabels(
-            "echotwist_handshakes_refused",
-            "Handshakes not answered with 101, by HTTP status and by reason as the log has it.",
+            "echotwist_requests_refused",
+            "Requests that were refused, handshakes above all, by HTTP status and by reason as the "
+            "log has it.",
             ["status", "reason"],
             {(str(status), why): count for (status, why), count in totals.refused.items()},
         )
-        yield CounterMetricFamily(
+        yield _byLabels(
             "echotwist_connections_dropped",
-            "Connections dropped as they came: far over the limit, or without a PROXY header.",
-            totals.dropped,
+            "Connections dropped without an answer, before a handshake, by reason as in the log.",
+            ["reason"],
+            {(why,): totals.dropped[why] for why in (*DROPPED, *(totals.dropped.keys() - DROPPED))},
         )
         yield _byLabels(
             "echotwist_connections_closed",

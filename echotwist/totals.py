@@ -35,10 +35,10 @@ class Totals:
     """Connections, by the code of `Journal.closed`."""
 
     refused: Counter[tuple[int, str]] = field(default_factory=Counter)
-    """Handshakes, by status and reason; the reasons are our own words, so there are some twenty."""
+    """Requests, by HTTP status and reason. The reasons are our own words: there are some forty."""
 
-    dropped: int = 0
-    """Connections without an answer: there was no descriptor to spare, or no proxy at its place."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Connections that ended without an answer and without a handshake, by reason, in our words."""
 
     texts: int = 0
     textBytes: int = 0

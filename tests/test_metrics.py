@@ -133,8 +133,8 @@ def test_connections_are_counted_as_they_come_and_go() -> None:
         'echotwist_connections_closed_total{code="1000"}': 1,
         'echotwist_connections_closed_total{code="1005"}': 1,
         'echotwist_connections_closed_total{code="1006"}': 1,
-        'echotwist_handshakes_refused_total{reason="all connections are taken",status="503"}': 1,
-        'echotwist_handshakes_refused_total{reason="the Sec-WebSocket-Key is not 16 bytes in '
+        'echotwist_requests_refused_total{reason="all connections are taken",status="503"}': 1,
+        'echotwist_requests_refused_total{reason="the Sec-WebSocket-Key is not 16 bytes in '
         'base64",status="400"}': 2,
     }
 
@@ -173,7 +173,9 @@ def test_connections_that_are_dropped_are_counted() -> None:
     service = Service(ADMIN, "--max-connections=1")
     for _ in range(60):
         service.connect()
-    assert samples(service)["echotwist_connections_dropped_total"] == 9
+    assert (
+        samples(service)['echotwist_connections_dropped_total{reason="too many connections"}'] == 9
+    )
 
 
 def test_handshakes_and_lifetimes_are_timed() -> None:
