@@ -5,15 +5,36 @@ from collections.abc import Mapping
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
+from echotwist import __version__
+
+SERVER = f"echotwist/{__version__}"
+"""What every answer says in its Server header."""
+
 _REASONS = {
-    200: b"OK",
-    400: b"Bad Request",
-    403: b"Forbidden",
-    404: b"Not Found",
-    405: b"Method Not Allowed",
-    426: b"Upgrade Required",
-    503: b"Service Unavailable",
+    200: "OK",
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    413: "Content Too Large",
+    414: "URI Too Long",
+    426: "Upgrade Required",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
 }
+
+_TYPE = "text/plain; charset=utf-8"
+
+
+class Refused(Exception):
+    """A request that is refused: the HTTP status, and why, in words of our own."""
+
+    def __init__(self, status: int, reason: str, **headers: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
 class Exact(Resource):
@@ -24,7 +45,7 @@ class Exact(Resource):
 
 
 class Answer(Exact):
-    """The same short text for every request.
+    """The same short text for every request; it may be empty.
 
     Twisted's own error pages quote the client's request, and its log quotes it too when
     they answer a HEAD.
@@ -33,14 +54,15 @@ class Answer(Exact):
     def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self._status = status
-        self._body = f"{text}\n".encode()
+        self._body = f"{text}\n".encode() if text else b""
         self._headers = headers or {}
 
     def render(self, request: Request) -> bytes:
-        request.setResponseCode(self._status, _REASONS[self._status])
-        request.setHeader("Content-Type", "text/plain; charset=utf-8")
+        request.setResponseCode(self._status, _REASONS[self._status].encode())
         request.setHeader("Cache-Control", "no-store")
-        request.setHeader("Content-Length", str(len(self._body)))
+        if self._body:
+            request.setHeader("Content-Type", _TYPE)
+            request.setHeader("Content-Length", str(len(self._body)))
         for name, value in self._headers.items():
             # Added: Connection may be there already, to say close.
             request.responseHeaders.addRawHeader(name, value)
@@ -49,3 +71,12 @@ class Answer(Exact):
 
 NOTHING = Answer(404, "there is nothing here; try / or /echo")
 """What every other URL gets."""
+
+
+def lastWords(status: int, text: str, isHead: bool) -> bytes:
+    """The answer to what is no request that Twisted could answer; the connection ends with it."""
+    body = f"{text}\n"
+    return (
+        f"HTTP/1.1 {status} {_REASONS[status]}\r\nServer: {SERVER}\r\nConnection: close\r\n"
+        f"Content-Type: {_TYPE}\r\nContent-Length: {len(body)}\r\n\r\n{'' if isHead else body}"
+    ).encode("ascii")

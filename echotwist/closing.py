@@ -54,7 +54,7 @@ def waiting(transport: Any) -> int:
     The kernel takes megabytes at once, so `unsent` alone stands still for minutes while a slow
     peer reads. What the peer's kernel holds for its program is invisible here.
     """
-    transport = _lowest(transport)
+    transport = lowest(transport)
     queued = array("i", [0])
     # Linux calls it SIOCOUTQ; where it is not known, nothing is.
     with suppress(OSError, ValueError):
@@ -62,7 +62,7 @@ def waiting(transport: Any) -> int:
     return unsent(transport) + queued[0]
 
 
-def _lowest(transport: Any) -> Any:
+def lowest(transport: Any) -> Any:
     """The socket's own transport. TLS and PROXY wrappers would delegate to it, at 2 µs for each
     attribute."""
     while isinstance(transport, ProtocolWrapper):
@@ -75,7 +75,7 @@ def unsent(transport: Any) -> int:
 
     Twisted has no public way to ask (twisted/internet/abstract.py, FileDescriptor, 26.10).
     """
-    transport = _lowest(transport)
+    transport = lowest(transport)
     return len(transport.dataBuffer) - int(transport.offset) + int(transport._tempDataLen)
 
 

@@ -32,7 +32,7 @@ BINARY_PREVIEW = 16
 """Bytes of a binary message that a line shows, as hexdump does."""
 
 DROPPED = (
-    "too many connections",
+    "its place was needed for another",
     "no header of the PROXY protocol",
 )
 """Why connections are dropped. /metrics has each from the start: Prometheus's rate() does not see

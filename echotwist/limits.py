@@ -18,14 +18,26 @@ requests that are answered with 503 because the connections are all taken."""
 
 OVERFLOW = 50
 """Connections over the limit that are still accepted, to be told 503 or to ask for
-/healthz; the ones after that are dropped. Half of RESERVE, so that accept() never fails."""
+/healthz. The next one takes the place of that which has asked nothing for longest, WebSockets
+not counted. Half of RESERVE, so that accept() never fails."""
 
 OPERATORS = 20
-"""Connections to --admin at a time, out of the same reserve; further ones are dropped."""
+"""Connections to --admin at a time, out of the same reserve; the next one takes the place of
+that which has asked nothing for longest."""
 
 BACKLOG = 1024
 """Connections that the kernel keeps while the process is busy. Twisted's own 50 loses
 SYNs when a thousand clients return at once; the kernel caps this at net.core.somaxconn."""
+
+TARGET = 16 << 10
+"""Bytes of a request line. RFC 9112, 3 wants at least 8,000."""
+
+HEADERS = 500
+"""Headers of a request."""
+
+HEADERS_BYTES = (16 << 10) + 512
+"""Bytes of all headers of a request: 16 KB of cookies and tokens, as most servers take, beside
+the 200 bytes or so of a handshake itself."""
 
 HEADER = 300
 """Bytes that a header of a request takes beside its own, as Python keeps it (measured)."""
@@ -132,6 +144,13 @@ class Limits:
         descriptors,
         "WebSocket connections at a time; further ones are answered 503. auto: as many as "
         f"the limit of open files carries, less {RESERVE} and 2 for each of --threads.",
+    )
+    maxConnectionsPerAddress: int = _limit(
+        "0",
+        count,
+        "WebSocket connections at a time from one client; further ones are answered 503. An IPv6 "
+        "client is a network of /64, and behind --trusted-proxy it is the client that counts. "
+        "0: as many as --max-connections; a company or a proxy may be one address.",
     )
     memoryBudget: int = _limit(
         "auto",

@@ -6,6 +6,7 @@ spelled as RFC 5952 has it.
 """
 
 import ipaddress
+from collections.abc import Hashable
 from contextlib import suppress
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -26,6 +27,12 @@ def addressOf(peer: IAddress | None) -> Address | None:
         with suppress(ValueError):
             return parsed(peer.host)
     return None
+
+
+def networkOf(address: Address) -> Hashable:
+    """What counts as one client: an IPv4 address, or the /64 of an IPv6 address, of which a
+    client has 2^64 (RFC 4291, 2.5.1)."""
+    return address if address.version == 4 else int(address) >> 64
 
 
 def nameOf(peer: IAddress | None) -> str:

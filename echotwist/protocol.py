@@ -22,7 +22,8 @@ methods two are replaced, `_fail_connection` and `_closeConnection`, and two are
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,7 @@ from echotwist.closing import isAtRest, isPlain, linger, send, unsent, waiting
 from echotwist.fastpath import FastPath
 from echotwist.journal import Journal
 from echotwist.limits import FRAGMENT, Limits
+from echotwist.peer import Address, networkOf
 
 # Registered since, by IANA, as Bad Gateway; Autobahn 26.10.2 refuses it (P:812).
 WebSocketServerProtocol.CLOSE_STATUS_CODES_ALLOWED.append(1014)
@@ -96,6 +98,9 @@ class EchoProtocol(WebSocketServerProtocol):
 
     number = 0
     address = "unknown"
+    network: Hashable = None
+    """What counts as its client, if --max-connections-per-address limits that."""
+
     opened = 0.0
     """When, in seconds of the reactor's clock."""
 
@@ -537,6 +542,7 @@ class EchoFactory(WebSocketServerFactory):
         most = limits.heldBudget // 2 if fastPath is not None else limits.heldBudget
         self.budget = Budget(most, limits.closeTimeout, reactor)
         self.connections: set[EchoProtocol] = set()
+        self._perNetwork: Counter[Hashable] = Counter()
         self.draining = False
         self._numbers = numbers or itertools.count(1)
         self._emptied: Deferred[None] | None = None
@@ -569,21 +575,36 @@ class EchoFactory(WebSocketServerFactory):
             {**options, "perMessageCompressionAccept": accept, "CONFIG_ATTRS": []},
         )
 
-    def unavailable(self) -> str | None:
-        """Why there is no place for a further connection, or None if there is."""
+    def unavailable(self, client: Address | None = None) -> str | None:
+        """Why there is no place for a further connection of `client`, or None if there is."""
         if self.draining:
             return "the server is going away"
         if len(self.connections) >= self.limits.maxConnections:
             return "all connections are taken"
+        network, most = self.networkOf(client), self.limits.maxConnectionsPerAddress
+        if network is not None and self._perNetwork[network] >= most:
+            return "all connections of this address are taken"
         return None
 
+    def networkOf(self, client: Address | None) -> Hashable:
+        """What counts as one client, or None if nothing does."""
+        if client is None or not self.limits.maxConnectionsPerAddress:
+            return None
+        return networkOf(client)
+
     def opened(self, connection: EchoProtocol) -> None:
+        if connection.network is not None:
+            self._perNetwork[connection.network] += 1
         connection.number = next(self._numbers)
         connection.opened = self.reactor.seconds()
         self.connections.add(connection)
         self.journal.connected(connection)
 
     def closed(self, connection: EchoProtocol) -> None:
+        if connection.network is not None and connection in self.connections:
+            self._perNetwork[connection.network] -= 1
+            if not self._perNetwork[connection.network]:
+                del self._perNetwork[connection.network]
         self.connections.discard(connection)
         self.budget.forget(connection)
         self.journal.totals.lifetimes.observe(self.reactor.seconds() - connection.opened)

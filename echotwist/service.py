@@ -30,10 +30,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from echotwist import fastpath
+from echotwist.channel import Channel
 from echotwist.limits import BACKLOG
 from echotwist.protocol import EchoFactory, EchoProtocol
 from echotwist.proxy import ProxyFactory
-from echotwist.site import AdminSite, Channel, EchoSite
+from echotwist.site import AdminSite, EchoSite
 
 _SPREAD = 20
 """Steps in which a drain says 1001 to everybody, so that not all clients return at once."""

@@ -171,6 +171,8 @@ class Options(TwistedOptions):
         if workers > 1:
             values["memoryBudget"] //= workers
             values["logRate"] = math.ceil(values["logRate"] / workers)
+            most = values["maxConnectionsPerAddress"]
+            values["maxConnectionsPerAddress"] = math.ceil(most / workers)
             if self["max-connections"] != "auto":  # Each has descriptors of its own.
                 values["maxConnections"] = math.ceil(values["maxConnections"] / workers)
         self["limits"] = Limits(**values)
@@ -249,7 +251,7 @@ def _server(options: Options, reactor: Any) -> Iterator[IService]:
         numbers=itertools.count(number, step),
     )
     proxies = TrustedProxies(options["trusted-proxy"])
-    site = EchoSite(factory, makeRoot(factory, options["allow-origin"], proxies))
+    site = EchoSite(factory, makeRoot(factory, options["allow-origin"]), proxies)
     isShared = options["worker"] is not None
     opener: Any = reactor
     signals: type[Signals] = Signals
@@ -269,7 +271,8 @@ def _server(options: Options, reactor: Any) -> Iterator[IService]:
         # Not at the top: it takes 0.1 s, which a service without it need not wait for.
         from echotwist.metrics import Lag, Metrics
 
-        adminSite = AdminSite(factory, makeAdminRoot(Metrics(site), Readiness(factory)))
+        root = makeAdminRoot(Metrics(site), Readiness(factory))
+        adminSite = AdminSite(factory, root, TrustedProxies([]))
         listeners.append(Listener(admin, _endpoint(reactor, "admin", admin), adminSite))
         beside.append(Lag(reactor, journal.totals.lag))
     echo = EchoService(reactor, listeners, factory)
@@ -302,7 +305,8 @@ def _supervisor(options: Options, reactor: Any) -> Iterator[IService]:
         # The limits of its HTTP.
         factory = EchoFactory(limits, Journal(0, reactor), reactor)
         root = makeAdminRoot(WorkersMetrics(workers), WorkersReadiness(workers))
-        listener = Listener(admin, _endpoint(reactor, "admin", admin), AdminSite(factory, root))
+        site = AdminSite(factory, root, TrustedProxies([]))
+        listener = Listener(admin, _endpoint(reactor, "admin", admin), site)
         workers.admin = Listening(reactor, [listener])
     yield Signals(reactor, workers)
     yield workers

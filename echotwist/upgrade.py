@@ -2,70 +2,77 @@
 
 Twisted has parsed the request, and Autobahn would parse it again, by other rules: it splits
 headers at \\x85 and \\x1c as well as at newlines, takes a non-breaking space in the target for
-a space, and never sees that a header came twice (hazards of Autobahn 26.10.2, P:296 and
-R:180). So everything a handshake needs (RFC 6455, 4.2.1) is vetted here, where the request
-is still what the client sent, and Autobahn gets what passed: the key, the subprotocol and
-the offers of compression. Nothing else of the client's text reaches it.
+a space, and never sees that a header came twice (autobahn/websocket/protocol.py, 26.10.2,
+parseHttpHeader; autobahn/twisted/resource.py, WebSocketResource.render). So everything a handshake
+needs (RFC 6455, 4.2.1) is vetted here, where the request is still what the client sent, and
+Autobahn gets what passed: the key, the subprotocol and the offers of compression. Nothing else of
+the client's text reaches it. So a header that nobody here reads may have any bytes that HTTP
+allows: RFC 9110, 5.5 has those from 0x80 on opaque, and browsers and CDNs do send them.
 """
 
 import re
 from collections.abc import Collection
 from typing import Any
 
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.server import NOT_DONE_YET
 
 from echotwist import deflate
-from echotwist.answer import Answer, Exact
-from echotwist.forwarded import TrustedProxies
-from echotwist.peer import nameOf
+from echotwist.answer import Exact, Refused
+from echotwist.channel import Request, elements
 from echotwist.protocol import EchoFactory, Handshake
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _PARAMETER = rf'{_TOKEN}(?:[ \t]*=[ \t]*(?:{_TOKEN}|"{_TOKEN}"))?'
 _EXTENSION = rf"{_TOKEN}(?:[ \t]*;[ \t]*{_PARAMETER})*"
-_UNPRINTABLE = re.compile(rb"[^\x20-\x7e]")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+"""What no header has (RFC 9110, 5.5)."""
+
+_STRANGE = re.compile(rb"[^\x20-\x7e]")
+
+_READ = {
+    b"host",
+    b"upgrade",
+    b"connection",
+    b"origin",
+    b"sec-websocket-key",
+    b"sec-websocket-version",
+    b"sec-websocket-protocol",
+    b"sec-websocket-extensions",
+}
+"""The headers that a handshake is made of."""
+
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._~-]+)(?::(\d{1,5}))?")
 _PORTS = {"http": 80, "https": 443}
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]+)(?::(\d{1,5}))?")
+HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]+)(?::(\d{0,5}))?")
+"""A host, and a port, which may be missing or empty (RFC 3986, 3.2)."""
 
 
 # A 426 names the protocol in Upgrade, and Upgrade in Connection (RFC 9110, 7.8 and 15.5.22).
 _VERSION = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec_WebSocket_Version": "13"}
 
 
-class Refused(Exception):
-    """A request that is not upgraded: the HTTP status, and why, in words of our own."""
-
-    def __init__(self, status: int, reason: str, **headers: str) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
-
-
 class EchoResource(Exact):
     """The resource at `/echo`. `allowedOrigins` empty lets every page connect."""
 
-    def __init__(
-        self, factory: EchoFactory, allowedOrigins: Collection[str], proxies: TrustedProxies
-    ) -> None:
+    def __init__(self, factory: EchoFactory, allowedOrigins: Collection[str]) -> None:
         super().__init__()
         self._factory = factory
         self._allowedOrigins = frozenset(allowedOrigins)
-        self._proxies = proxies
 
     def render_GET(self, request: Request) -> bytes | int:
-        address = request.getClientAddress()
-        client = self._proxies.clientOf(address, request.requestHeaders)
-        peer = nameOf(address) if client is None else str(client)
+        site: Any = request.site  # An EchoSite, whose module imports this one.
+        name, client = site.callerOf(request)
         try:
             handshake = self._vet(request)
+            if (why := self._factory.unavailable(client)) is not None:
+                raise Refused(503, why, Retry_After="5")
         except Refused as refused:
-            self._factory.journal.refused(peer, refused.status, refused.reason)
-            return Answer(refused.status, refused.reason, refused.headers).render(request)
-        protocol: Any = self._factory.buildProtocol(address)
-        protocol.address = peer
+            answer: bytes = site.refusal(request, refused).render(request)
+            return answer
+        protocol: Any = self._factory.buildProtocol(request.getClientAddress())
+        protocol.address = name
+        protocol.network = self._factory.networkOf(client)
         protocol.handshake = handshake
         channel: Any = request.channel
         channel.upgrade(protocol)
@@ -76,10 +83,7 @@ class EchoResource(Exact):
         headers = request.requestHeaders
 
         def values(name: str) -> list[str]:
-            return [value.decode("latin-1") for value in headers.getRawHeaders(name.encode(), [])]
-
-        def tokens(name: str) -> list[str]:
-            return [token.strip(" \t") for value in values(name) for token in value.split(",")]
+            return [value.decode("ascii") for value in headers.getRawHeaders(name.encode(), [])]
 
         def one(name: str) -> str:
             match values(name):
@@ -90,7 +94,7 @@ class EchoResource(Exact):
                 case _:
                     raise Refused(400, f"the {name} header came twice")
 
-        if request.method != b"GET" or "websocket" not in map(str.lower, tokens("Upgrade")):
+        if request.method != b"GET" or "websocket" not in request.tokens("Upgrade"):
             raise Refused(
                 426,
                 "this is a WebSocket endpoint: connect to it with a WebSocket client, "
@@ -98,16 +102,21 @@ class EchoResource(Exact):
                 **_VERSION,
             )
         for name, raw in headers.getAllRawHeaders():
-            if any(_UNPRINTABLE.search(text) for text in (name, *raw)):
-                raise Refused(400, "a header has a control or non-ASCII byte")
-        if _UNPRINTABLE.search(request.uri):
+            if any(_CONTROL.search(text) for text in (name, *raw)):
+                raise Refused(400, "a header has a control byte")
+            if name.lower() in _READ and not all(value.isascii() for value in raw):
+                raise Refused(400, f"the {name.decode()} header has a non-ASCII byte")
+        if _STRANGE.search(request.uri):
             raise Refused(400, "the target has a control or non-ASCII byte")
         if request.clientproto != b"HTTP/1.1":
             raise Refused(400, "an upgrade takes HTTP/1.1")
-        host = _HOST.fullmatch(one("Host"))
+        host = HOST.fullmatch(one("Host"))
         if host is None:
             raise Refused(400, "the Host header is malformed")
-        if "upgrade" not in map(str.lower, tokens("Connection")):
+        if request.authority is not None:  # It counts instead (RFC 9112, 3.2.2), and is vetted.
+            host = HOST.fullmatch(request.authority.decode("ascii"))
+            assert host is not None
+        if "upgrade" not in request.tokens("Connection"):
             raise Refused(400, "the Connection header does not say Upgrade")
         if one("Sec-WebSocket-Version") != "13":
             raise Refused(426, "only version 13 is spoken here", **_VERSION)
@@ -116,10 +125,8 @@ class EchoResource(Exact):
             raise Refused(400, "the Sec-WebSocket-Key is not 16 bytes in base64")
         if values("Origin") and not self._allows(one("Origin"), host[1], host[2]):
             raise Refused(403, "the Origin is not allowed here")
-        subprotocol = _subprotocol(tokens("Sec-WebSocket-Protocol"))
+        subprotocol = _subprotocol(values("Sec-WebSocket-Protocol"))
         extensions = _deflateOffers(values("Sec-WebSocket-Extensions"))
-        if (why := self._factory.unavailable()) is not None:
-            raise Refused(503, why, Retry_After="5")
         return Handshake(key, subprotocol, extensions)
 
     def _allows(self, origin: str, host: str, port: str | None) -> bool:
@@ -150,14 +157,16 @@ def canonicalOrigin(text: str) -> str:
     return f"{scheme}://{host}:{int(port) if port else _PORTS.get(scheme)}"
 
 
-def _subprotocol(offered: list[str]) -> str | None:
+def _subprotocol(headers: list[str]) -> str | None:
     """The subprotocol to speak: the first that is offered, since an echo speaks all of them, and
-    a browser that asked for one hangs up if it gets none. None if none is."""
-    if len(set(offered)) != len(offered) or any(
-        re.fullmatch(_TOKEN, name) is None for name in offered
-    ):
+    a browser that asked for one hangs up if it gets none. None if none is. Raises Refused."""
+    if not headers:
+        return None
+    offered = elements(headers)
+    isOnce = len(set(offered)) == len(offered)
+    if not (offered and isOnce and all(re.fullmatch(_TOKEN, name) for name in offered)):
         raise Refused(400, "the Sec-WebSocket-Protocol header is malformed")
-    return offered[0] if offered else None
+    return offered[0]
 
 
 def _deflateOffers(values: list[str]) -> str:
@@ -166,7 +175,7 @@ def _deflateOffers(values: list[str]) -> str:
     Raises Refused for what is no list of extensions (RFC 6455, 9.1).
     """
     offers = []
-    for extension in _split(",".join(values)):
+    for extension in elements(values):
         if re.fullmatch(_EXTENSION, extension) is None:
             raise Refused(400, "the Sec-WebSocket-Extensions header is malformed")
         name, *parameters = (part.strip(" \t") for part in extension.split(";"))
@@ -179,8 +188,3 @@ def _deflateOffers(values: list[str]) -> str:
         if name.lower() == deflate.NAME and (offer := deflate.understood(given)):
             offers.append(offer)
     return ", ".join(offers)
-
-
-def _split(header: str) -> list[str]:
-    """The elements of a list in a header; empty ones do not count (RFC 9110, 5.6.1)."""
-    return [element for part in header.split(",") if (element := part.strip(" \t"))]

@@ -323,27 +323,30 @@ def test_a_forgery_changes_nothing(arguments: list[str], log: Any) -> None:
         # Obsolete folding is a space to Twisted.
         (b"X-Forwarded-For: 6.6.6.6,\r\n 203.0.113.7", "#1 203.0.113.7 connected"),
         (b"X-Forwarded-For: 203.0.113.7\r\n 6.6.6.6", "#1 10.0.0.1:40000 connected"),
-        (b"X-Forwarded-For : 6.6.6.6", None),
+        (
+            b"X-Forwarded-For : 6.6.6.6",
+            "10.0.0.1:40000 refused: 400 a header has a space before its colon",
+        ),
         (b"X_Forwarded_For: 6.6.6.6", "#1 10.0.0.1:40000 connected"),
         (b"X-Forwarded-For: " + b"6.6.6.6," * 1800 + b"203.0.113.7", "#1 203.0.113.7 connected"),
-        (b"X-Forwarded-For: " + b"6.6.6.6," * 3000 + b"203.0.113.7", None),
         (
-            b"X-Y: a\x85X-Forwarded-For: 6.6.6.6",
-            "10.0.0.1:40000 refused: 400 a header has a control or non-ASCII byte",
+            b"X-Forwarded-For: " + b"6.6.6.6," * 3000 + b"203.0.113.7",
+            "10.0.0.1:40000 refused: 431 headers are at most 500, with 16,896 bytes",
         ),
+        (b"X-Y: a\x85X-Forwarded-For: 6.6.6.6", "#1 10.0.0.1:40000 connected"),
         (
             b"X-Forwarded-For: 203.0.113.7\r\nX-Y: \x1b[31m",
-            "203.0.113.7 refused: 400 a header has a control or non-ASCII byte",
+            "203.0.113.7 refused: 400 a header has a control byte",
         ),
         (
             b"X-Forwarded-For: 6.6.6.6\x1c, 203.0.113.7\x1b[31m",
-            "10.0.0.1:40000 refused: 400 a header has a control or non-ASCII byte",
+            "10.0.0.1:40000 refused: 400 a header has a control byte",
         ),
     ],
 )
-def test_headers_that_are_odd_name_nobody_else(headers: bytes, line: str | None, log: Any) -> None:
+def test_headers_that_are_odd_name_nobody_else(headers: bytes, line: str, log: Any) -> None:
     connected(Service("--trusted-proxy=10.0.0.0/8"), PROXY, headers)
-    assert log.lines() == ([] if line is None else [line])
+    assert log.lines() == [line]
 
 
 def test_on_a_unix_socket_the_proxy_has_no_address(log: Any) -> None:

@@ -174,7 +174,10 @@ def test_connections_that_are_dropped_are_counted() -> None:
     for _ in range(60):
         service.connect()
     assert (
-        samples(service)['echotwist_connections_dropped_total{reason="too many connections"}'] == 9
+        samples(service)[
+            'echotwist_connections_dropped_total{reason="its place was needed for another"}'
+        ]
+        == 9
     )
 
 

@@ -140,7 +140,7 @@ def test_any_bytes_in_a_request_do_no_harm(noise: bytes, at: int, sizes: list[in
     client.finish()
     service.advance(20)
     assert client.socket.closed
-    assert service.site.channels == set()
+    assert service.site.channels == {}
     assert service.factory.connections == set()
     assert service.timers() == 0
 

@@ -22,7 +22,8 @@ from frames import (
 )
 from memory import Client, Service, request
 from twisted.internet.address import IPv4Address
-from twisted.web.server import Request
+
+from echotwist.channel import Request
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -659,7 +660,7 @@ def test_a_thousand_connections_leave_every_count_at_its_start(service: Service)
     service.advance(5)
     assert service.factory.connections == set()
     assert service.factory.countConnections == 0
-    assert service.site.channels == set()
+    assert service.site.channels == {}
     assert service.timers() == 0
     assert service.reactor.readers - {service.factory.fastPath} == service.reactor.writers == set()
 

@@ -102,7 +102,7 @@ def test_a_connection_without_a_header_is_dropped(
     service.run()
     assert behind.socket.closed
     assert behind.received() == b""
-    assert service.site.channels == set()
+    assert service.site.channels == {}
     assert log.lines() == ["127.0.0.1:40000 dropped: no header of the PROXY protocol"]
     service.advance(1)
     assert service.timers() == 0

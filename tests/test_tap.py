@@ -36,6 +36,7 @@ def test_options_are_parsed() -> None:
     limits = parsed(
         "--max-message=64k",
         "--max-connections=7",
+        "--max-connections-per-address=2",
         "--memory-budget=1G",
         "--handshake-timeout=500ms",
         "--ping-interval=1m",
@@ -44,7 +45,7 @@ def test_options_are_parsed() -> None:
         "--drain-timeout=1h",
         "--log-rate=0",
     )["limits"]
-    assert limits == Limits(65536, 7, 1 << 30, 0.5, 60, 3, 4, 3600, 0)
+    assert limits == Limits(65536, 7, 2, 1 << 30, 0.5, 60, 3, 4, 3600, 0)
 
 
 @pytest.mark.parametrize(
