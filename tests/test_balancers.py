@@ -156,10 +156,15 @@ class HAProxy(Proxy):
     def waitFor(self, number: int) -> None:
         wait(lambda: self._status(number) == "UP", lambda: self.log)
 
+    def checks(self) -> str:
+        """The statistics, with the result of the last health check of each."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.spare}/;csv") as response:
+            text: str = response.read().decode()
+        return text
+
     def _status(self, number: int) -> str:
         """Such as UP, or `UP 1/2` while its checks begin to fail."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.spare}/;csv") as response:
-            names, *lines = response.read().decode().splitlines()
+        names, *lines = self.checks().splitlines()
         rows = [dict(zip(names.split(","), line.split(","), strict=False)) for line in lines]
         (row,) = [row for row in rows if row["svname"] == ("one", "two")[number]]
         return row["status"]
@@ -427,3 +432,43 @@ def test_a_reload_of_the_proxy_leaves_clients_alone(kind: type[Proxy]) -> None:
 
     with Reloaded() as proxy:
         asyncio.run(run(proxy))
+
+
+def test_ipv4_clients_of_a_haproxy_for_both_families_have_ipv4_addresses() -> None:
+    """It names them as ::ffff:127.0.0.1, spelled in yet another way."""
+
+    def edit(text: str) -> str:
+        old = 'bind "${ECHOTWIST_FRONT}"'
+        assert text.count(old) == 1
+        return text.replace(old, 'bind "${ECHOTWIST_FRONT}" v4v6')
+
+    async def run(proxy: Proxy) -> None:
+        for number in range(1, 11):
+            connection = await connect(proxy.ws, source=f"127.0.1.{number}")
+            await connection.leave()
+
+    class BothFamilies(HAProxy):
+        def command(self) -> list[str]:
+            command = super().command()
+            self.environment["ECHOTWIST_FRONT"] = f":::{self.port}"
+            return command
+
+    with BothFamilies(edit=edit) as proxy:
+        asyncio.run(run(proxy))
+    log = "\n".join(echotwist.log for echotwist in proxy.echotwists)
+    found = re.findall(r"#\d+ (\S+):\d+ connected", log)
+    assert sorted(found) == sorted(f"127.0.1.{number}" for number in range(1, 11))
+
+
+def test_a_haproxy_that_asks_as_it_does_by_default_finds_it_up() -> None:
+    """`option httpchk` alone asks `OPTIONS / HTTP/1.0`."""
+
+    def edit(text: str) -> str:
+        lines = text.splitlines(keepends=True)
+        return "".join(line for line in lines if not line.lstrip().startswith("http-check"))
+
+    with HAProxy(edit=edit) as proxy:
+        assert "http-check" not in proxy.configuration
+        for number in (0, 1):
+            proxy.waitFor(number)
+            wait(lambda: "L7OK" in proxy.checks(), proxy.checks)

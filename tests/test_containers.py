@@ -2,11 +2,13 @@
 container engine and without a cluster. Run by `tox -e deploy` alone.
 """
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -59,11 +61,12 @@ def test_what_is_in_kubernetes_fits_together() -> None:
     (constraint,) = pod["spec"]["topologySpreadConstraints"]
     assert constraint["labelSelector"]["matchLabels"] == labels
     (container,) = pod["spec"]["containers"]
-    (port,) = container["ports"]
+    port, admin = container["ports"]
     assert service["spec"]["ports"][0]["targetPort"] == port["name"]
     options = Options()
     options.parseOptions(container["args"])
     assert options["port"] == port["containerPort"]
+    assert options["admin"] == f"tcp:{admin['containerPort']}"
     memory = container["resources"]["limits"]["memory"]
     limits = options["limits"]
     assert memory == "1Gi"
@@ -71,12 +74,22 @@ def test_what_is_in_kubernetes_fits_together() -> None:
     sleep = container["lifecycle"]["preStop"]["sleep"]["seconds"]
     grace = pod["spec"]["terminationGracePeriodSeconds"]
     assert grace >= sleep + limits.drainTimeout + 5
-    with Twistd() as echotwist:
-        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            assert container[probe]["httpGet"]["port"] == port["name"]
-            url = echotwist.url.rstrip("/") + container[probe]["httpGet"]["path"]
-            with urllib.request.urlopen(url, timeout=20) as response:
-                assert response.status == 200
+    probes = [container[name] for name in ("startupProbe", "readinessProbe", "livenessProbe")]
+    assert {probe["httpGet"]["port"] for probe in probes} == {admin["name"]}
+    paths = [probe["httpGet"]["path"] for probe in probes]
+    (spare,) = freePorts(1)
+    with (
+        Twistd("--max-connections=100", f"--admin=tcp:{spare}:interface=127.0.0.1") as echotwist,
+        contextlib.ExitStack() as stack,
+    ):
+        # A crowd that connects and asks nothing is no reason to restart it.
+        for _ in range(170):
+            address = ("127.0.0.1", echotwist.port)
+            stack.enter_context(socket.create_connection(address, timeout=20))
+        for url in (f"http://127.0.0.1:{spare}", echotwist.url.rstrip("/")):
+            for path in paths * 10:
+                with urllib.request.urlopen(url + path, timeout=20) as response:
+                    assert response.status == 200
     user = [value for name, value in instructions() if name == "USER"]
     assert user == [f"{pod['spec']['securityContext']['runAsUser']}:"
                     f"{pod['spec']['securityContext']['runAsGroup']}"]  # fmt: skip
