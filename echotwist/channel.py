@@ -149,8 +149,8 @@ class Channel(HTTPChannel):
         if self.transport is None:  # It is upgraded.
             return
         # LineReceiver has no public way to ask (twisted/protocols/basic.py, 26.10).
-        line, end, _ = self._buffer.partition(b"\n")
-        if end and not line.endswith(b"\r"):
+        end = self._buffer.find(b"\n")
+        if end >= 0 and self._buffer[end - 1 : end] != b"\r":
             self._bareLf()
         self.site.factory.budget.account(self)
 

@@ -178,7 +178,8 @@ class EchoSite(Site):
         elif not request.path.startswith(b"/"):
             raise Refused(400, "the target is no path, and no URL with a host")
         found: IResource = super().getResourceFor(request)
-        if found is NOTHING and "websocket" in request.tokens("Upgrade"):
+        # RFC 9110, 7.8 would have the page for it; but a client that is told 200 finds nothing out.
+        if "websocket" in request.tokens("Upgrade") and not isinstance(found, EchoResource):
             raise Refused(404, "there is nothing to upgrade here; try /echo")
         return found
 
