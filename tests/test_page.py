@@ -651,3 +651,11 @@ def test_in_a_tiny_window_everything_can_be_reached(
     box = page.locator("#output").bounding_box()
     assert box is not None
     assert box["height"] >= 100
+
+
+def test_a_cookie_in_utf8_keeps_nobody_out(page: Page) -> None:
+    """Cookies know no ports: what another service on this host sets, comes here too."""
+    page.evaluate("document.cookie = 'n=Zoë'")
+    page.reload()
+    shows(page, "Status: Connected")
+    assert page.evaluate("document.cookie") == "n=Zoë"
