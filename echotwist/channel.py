@@ -140,9 +140,10 @@ class Channel(HTTPChannel):
         """The answer is out; `loseConnection` says what happens until the client has followed."""
 
     def dataReceived(self, data: bytes) -> None:
-        if data and not self._hasSent:
-            self._hasSent = True
-            if (why := _noRequest(data)) is not None:
+        self._hasSent = self._hasSent or bool(data)
+        if self._isFirst and not self.isAnswered:
+            why = _noRequest(self._buffer + data)
+            if why is not None:
                 self._refuse(400, why)
                 return
         super().dataReceived(data)
@@ -310,11 +311,11 @@ class Channel(HTTPChannel):
 
 
 def _noRequest(data: bytes) -> str | None:
-    """Why the first bytes of a connection begin no request; None if they may."""
+    """Why `data` begins no request; None if it may."""
     if data[:1] == b"\x16":  # A handshake record (RFC 8446, 5.1).
         return "this port speaks plain HTTP, not TLS"
     if data.startswith((b"PROXY ", b"\r\n\r\n\0")):
         return "this port takes no PROXY protocol; a haproxy: endpoint does"
-    if _TCHAR.match(data) is None:
+    if data and _TCHAR.match(data) is None:
         return "this is no HTTP request"
     return None
