@@ -28,6 +28,9 @@ from zope.interface import implementer
 LOOK = 1.0
 """Seconds between two looks at the files, which cost 0.03 ms: a renewal is never urgent."""
 
+PROTOCOL = b"http/1.1"
+"""What is spoken, by its name in ALPN. A WebSocket over h2 (RFC 8441) is not."""
+
 SOON = timedelta(days=7)
 """A certificate that ends within this is worth a warning: certbot renews 30 days before."""
 
@@ -129,13 +132,12 @@ class Certificate:
             extraCertChain=certificates[1:],
             acceptableCiphers=_CIPHERS,
             dhParameters=self._dhParameters,
-            # The site's own list is not seen through haproxy:.
-            acceptableProtocols=[b"http/1.1"],
         )
         try:
-            options.getContext()  # Made once; what OpenSSL does not like, it says here.
+            context = options.getContext()  # Made once; what OpenSSL does not like, it says here.
         except SSL.Error as e:
             raise Unusable(f"OpenSSL does not take {self._chain[0]}: {_reason(e)}") from e
+        context.set_alpn_select_callback(_protocolOf)
         self._options = options
         self._end = certificates[0].not_valid_after_utc
         if (left := self._end - datetime.now(UTC)) < SOON:
@@ -145,6 +147,26 @@ class Certificate:
                 ends="has ended:" if left < timedelta() else "ends soon:",
                 end=self._end,
             )
+
+
+class NoProtocol(SSL.Error):
+    """A client offers protocols by ALPN, and none that is spoken here."""
+
+    def __init__(self) -> None:
+        super().__init__([("", "", "no application protocol")])
+
+
+def _protocolOf(connection: Any, offered: Iterable[bytes]) -> bytes:
+    """Of those that a client offers by ALPN. Raises NoProtocol.
+
+    That has OpenSSL say alert 120, no_application_protocol, as RFC 7301, 3.2, wants it. What
+    Twisted returns instead (b"", twisted/internet/_sslverify.py, 26.10, setupForALPN) is alert 80,
+    internal_error; and NO_OVERLAPPING_PROTOCOLS goes on without a protocol (pyOpenSSL 26.4,
+    _ALPNSelectHelper). Nor does Twisted see the site's protocols through `haproxy:`.
+    """
+    if PROTOCOL not in offered:
+        raise NoProtocol
+    return PROTOCOL
 
 
 def _reason(error: SSL.Error) -> str:

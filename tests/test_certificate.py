@@ -243,9 +243,16 @@ def test_http_1_1_is_the_protocol(files: Files, isProxied: bool) -> None:
     ):
         peer = Peer(certificate, alpn=alpn, isProxied=isProxied)
         assert peer.tls.selected_alpn_protocol() == chosen
-    # RFC 7301, 3.2, wants another alert than Twisted's, but no handshake either.
-    with pytest.raises(ssl.SSLError, match="ALERT"):
-        Peer(certificate, alpn=["h2"], isProxied=isProxied)
+
+
+@pytest.mark.parametrize("isProxied", [False, True])
+@pytest.mark.parametrize("version", [TLS12, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("alpn", [["h2"], ["h2", "http/1.0", "spdy/3"]])
+def test_no_protocol_in_common_is_told_as_rfc_7301_has_it(
+    files: Files, alpn: list[str], version: Any, isProxied: bool
+) -> None:
+    with pytest.raises(ssl.SSLError, match=r"(?i)alert.no.application.protocol"):
+        Peer(files.certificate(), alpn=alpn, version=version, isProxied=isProxied)
 
 
 @pytest.mark.parametrize("isOne", [False, True])
