@@ -121,7 +121,7 @@ class Listening(Service):
 
     def _ready(self) -> None:
         for listener, port in self._ports:
-            _announce(listener, port.getHost())
+            _announce(listener, port)
 
     def stopService(self) -> "Deferred[Any]":
         """Stop listening."""
@@ -301,32 +301,54 @@ def cannotListen(description: str, failure: Failure) -> Fatal:
 def _why(failure: Failure) -> str:
     error: Any = failure.value
     if isinstance(error, CannotListenError):
+        if error.socketError == "Cannot acquire lock":  # twisted/internet/unix.py, 26.10
+            path = os.fsdecode(error.port)
+            return f"{path}.lock says that the process {os.readlink(path + '.lock')} does"
         error = error.socketError
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     return str(error)
 
 
-def _announce(listener: Listener, address: object) -> None:
+def _announce(listener: Listener, port: IListeningPort) -> None:
     if listener.isAdmin:
         _log.info("metrics on {where}", where=listener.description)
         return
     if listener.isProxied:  # Not for browsers.
         _log.info("listening on {where}, for a proxy", where=listener.description)
         return
-    scheme = listener.scheme
-    match address:
-        case IPv4Address(host=host, port=number) | IPv6Address(host=host, port=number):
-            if host in ("0.0.0.0", "::"):
-                host = "localhost"
-            _log.info(
-                "open {scheme}://{where}/ in a browser, "
-                "or connect a WebSocket client to {websocket}://{where}/echo",
-                scheme=scheme,
-                websocket=scheme.replace("http", "ws"),
-                where=f"[{host}]:{number}" if ":" in host else f"{host}:{number}",
-            )
+    match port.getHost():
+        case IPv4Address(host="0.0.0.0", port=number):
+            _announceUrl(listener.scheme, f"127.0.0.1:{number}", " (on all IPv4 addresses)")
+        case IPv6Address(host="::", port=number) if _isDual(port):
+            _announceUrl(listener.scheme, f"localhost:{number}")
+        case IPv6Address(host="::", port=number):
+            _announceUrl(listener.scheme, f"[::1]:{number}", " (on all IPv6 addresses)")
+        case IPv4Address(host=host, port=number):
+            _announceUrl(listener.scheme, f"{host}:{number}")
+        case IPv6Address(host=host, port=number):
+            _announceUrl(listener.scheme, f"[{host}]:{number}")
         case UNIXAddress(name=bytes(name)):
             _log.info("listening on unix:{where}", where=os.fsdecode(name))
-        case _:
+        case address:
             _log.info("listening on {where}", where=address)
+
+
+def _announceUrl(scheme: str, where: str, also: str = "") -> None:
+    """An address that answers. `localhost` does on both families alone: where a browser tries
+    `::1` first, another service may listen there."""
+    _log.info(
+        "open {scheme}://{where}/ in a browser, "
+        "or connect a WebSocket client to {websocket}://{where}/echo{also}",
+        scheme=scheme,
+        websocket=scheme.replace("http", "ws"),
+        where=where,
+        also=also,
+    )
+
+
+def _isDual(port: Any) -> bool:
+    """Whether IPv4 clients reach a port that listens on `::`: net.ipv6.bindv6only decides it
+    where Twisted opens the socket."""
+    with socket.socket(fileno=os.dup(port.fileno())) as listening:
+        return not listening.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)

@@ -39,7 +39,7 @@ def main(seconds: float) -> None:
             service.expect("taking up to")
             assert "fast path: threads: 2" in service.log, service.log
             plain, secure = (
-                int(re.search(rf"{scheme}://localhost:(\d+)/echo", service.log)[1])  # type: ignore[index]
+                int(re.search(rf"{scheme}://[^:/]+:(\d+)/echo", service.log)[1])  # type: ignore[index]
                 for scheme in ("ws", "wss")
             )
             opens = [

@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,12 +25,20 @@ GOING_AWAY = Frame(CLOSE, b"\x03\xe9server going away")
 
 @implementer(IListeningPort)
 class Port:
-    def __init__(self, host: Any) -> None:
+    def __init__(self, host: Any, isDual: bool = True) -> None:
         self._host = host
+        self.socket = socket.socket(socket.AF_INET6)
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not isDual)
         self.stopped: Deferred[None] | None = None
 
     def getHost(self) -> Any:
         return self._host
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def __del__(self) -> None:
+        self.socket.close()
 
     def startListening(self) -> None:
         """Done."""
@@ -74,9 +83,25 @@ def openIn(where: str, s: str = "") -> str:
     ("description", "host", "line"),
     [
         ("port 8080", IPv6Address("TCP", "::", 8080), openIn("localhost:8080")),
+        (
+            "port 8080",  # On a machine without IPv6.
+            IPv4Address("TCP", "0.0.0.0", 8080),
+            openIn("127.0.0.1:8080") + " (on all IPv4 addresses)",
+        ),
+        ("tcp6:80", IPv6Address("TCP", "::", 80), openIn("localhost:80")),
+        (
+            "tcp6:80",
+            (IPv6Address("TCP", "::", 80), False),
+            openIn("[::1]:80") + " (on all IPv6 addresses)",
+        ),
         ("tcp:80:interface=192.0.2.1", IPv4Address("TCP", "192.0.2.1", 80), openIn("192.0.2.1:80")),
         ("tcp6:80:interface=\\:\\:1", IPv6Address("TCP", "::1", 80), openIn("[::1]:80")),
-        ("ssl:443", IPv4Address("TCP", "0.0.0.0", 443), openIn("localhost:443", "s")),
+        (
+            "ssl:443",
+            IPv4Address("TCP", "0.0.0.0", 443),
+            openIn("127.0.0.1:443", "s") + " (on all IPv4 addresses)",
+        ),
+        ("ssl:443", IPv6Address("TCP", "::", 443), openIn("localhost:443", "s")),
         (
             "haproxy:tcp:80",
             IPv4Address("TCP", "0.0.0.0", 80),
@@ -90,7 +115,7 @@ def test_where_it_listens_is_logged_when_it_runs(
     log, monkeypatch: pytest.MonkeyPatch, way: str, description: str, host: Any, line: str
 ) -> None:
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
-    service = listening(description, Port(host))
+    service = listening(description, Port(*host) if isinstance(host, tuple) else Port(host))
     service.tree.privilegedStartService()
     assert log.lines() == []
     service.start()
@@ -126,6 +151,18 @@ def test_a_port_that_cannot_be_had_is_one_clear_line(error: Exception, why: str)
     with pytest.raises(Fatal) as caught:
         listening("port 80", error).tree.privilegedStartService()
     assert str(caught.value) == f"echotwist: cannot listen on port 80: {why}"
+
+
+def test_a_unix_socket_that_another_process_has_is_one_clear_line(tmp_path: Path) -> None:
+    where = tmp_path / "s"
+    Path(f"{where}.lock").symlink_to(str(os.getpid()))
+    error = CannotListenError(None, os.fsencode(where), "Cannot acquire lock")
+    with pytest.raises(Fatal) as caught:
+        listening(f"unix:{where}", error).tree.privilegedStartService()
+    assert str(caught.value) == (
+        f"echotwist: cannot listen on unix:{where}: "
+        f"{where}.lock says that the process {os.getpid()} does"
+    )
 
 
 def test_an_endpoint_that_fails_later_ends_the_service(log) -> None:
