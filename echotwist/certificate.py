@@ -1,14 +1,11 @@
-"""TLS: what `ssl:` endpoints speak, and a certificate that is renewed while they are open.
+"""What `ssl:` endpoints speak, and a certificate that is renewed while they are open.
 
-    ssl:8443:privateKey=key.pem:certKey=chain.pem
-
-This stands in for Twisted's own `ssl:` (twisted/internet/endpoints.py, 26.10, _parseSSL), which
-reads its files once, sends only the first certificate of `certKey` where certbot's fullchain.pem
-has more, accepts CBC and key exchange without forward secrecy, asks a terminal for the password
-of a key that has one, and behind `haproxy:` fails each client that offers a protocol (ALPN).
+Twisted's own `ssl:` (twisted/internet/endpoints.py, 26.10, _parseSSL) reads its files once, sends
+only the first certificate of `certKey` where certbot's fullchain.pem has more, accepts CBC and key
+exchange without forward secrecy, asks a terminal for the password of a key that has one, and behind
+`haproxy:` fails each client that offers a protocol (ALPN).
 """
 
-import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +15,6 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
-from twisted.internet.endpoints import SSL4ServerEndpoint
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import AcceptableCiphers, CertificateOptions, DiffieHellmanParameters
 from twisted.logger import Logger
@@ -43,7 +39,7 @@ _CIPHERS = AcceptableCiphers.fromOpenSSLCipherString(
 _log = Logger(namespace="echotwist")
 
 
-class Unusable(Exception):
+class Unusable(ValueError):
     """There is no certificate in the files, or no key to it; the message says why, in a line."""
 
 
@@ -67,7 +63,7 @@ class Certificate:
         self._chain = [Path(name).absolute() for name in chain]
         self._dhParameters: Any = None
         if dhParameters is not None:
-            self._dhParameters = DiffieHellmanParameters.fromFile(FilePath(dhParameters))
+            self._dhParameters = _diffieHellman(Path(dhParameters).absolute())
         self._reactor = reactor
         self._failed: str | None = None
         # What was read last, usable or not.
@@ -149,6 +145,18 @@ class Certificate:
             )
 
 
+def _diffieHellman(path: Path) -> DiffieHellmanParameters:
+    try:
+        path.read_bytes()
+        SSL.Context(SSL.TLS_METHOD).load_tmp_dh(str(path).encode())
+    except OSError as e:
+        raise Unusable(f"cannot read {path}: {e.strerror}") from e
+    except SSL.Error as e:
+        raise Unusable(f"{path} has no parameters for Diffie-Hellman") from e
+    parameters: DiffieHellmanParameters = DiffieHellmanParameters.fromFile(FilePath(str(path)))
+    return parameters
+
+
 class NoProtocol(SSL.Error):
     """A client offers protocols by ALPN, and none that is spoken here."""
 
@@ -172,50 +180,3 @@ def _protocolOf(connection: Any, offered: Iterable[bytes]) -> bytes:
 def _reason(error: SSL.Error) -> str:
     queue = error.args[0] if error.args else ()
     return "; ".join(reason for _, _, reason in queue) or "no reason given"
-
-
-def tlsEndpoint(reactor: Any, description: str) -> SSL4ServerEndpoint:
-    """The endpoint that an `ssl:` description says, with Twisted's parameters but `sslmethod`.
-
-    Raises Unusable; TypeError and ValueError for parameters that are missing, unknown or no
-    numbers.
-    """
-    positional, named = arguments(description)
-    return _tlsEndpoint(reactor, *positional[1:], **named)
-
-
-def _tlsEndpoint(
-    reactor: Any,
-    port: str,
-    privateKey: str = "server.pem",
-    certKey: str | None = None,
-    sslmethod: str | None = None,
-    interface: str = "",
-    backlog: str = "50",
-    extraCertChain: str | None = None,
-    dhParameters: str | None = None,
-) -> SSL4ServerEndpoint:
-    if sslmethod is not None:
-        raise ValueError("takes no sslmethod: TLS 1.2 and 1.3 are spoken")
-    chain = [certKey or privateKey, *([extraCertChain] if extraCertChain else [])]
-    certificate = Certificate(reactor, privateKey, chain, dhParameters)
-    return SSL4ServerEndpoint(reactor, int(port), certificate, int(backlog), interface)
-
-
-def arguments(description: str) -> tuple[list[str], dict[str, str]]:
-    """The positional and the named arguments of an endpoint description.
-
-    As twisted.internet.endpoints._parse does it, which is private; a test compares them.
-    """
-    positional, named = [], {}
-    for text in re.findall(r"(?s)(?:^|:)((?:[^:\\]|\\.)*)", description):
-        match = re.fullmatch(r"(?s)((?:[^=\\]|\\.)*)=(.*)", text)
-        if match is None:
-            positional.append(_unescaped(text))
-        else:
-            named[_unescaped(match[1])] = _unescaped(match[2])
-    return positional, named
-
-
-def _unescaped(text: str) -> str:
-    return re.sub(r"(?s)\\(.)", r"\1", text)

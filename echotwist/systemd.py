@@ -36,9 +36,13 @@ def inherited(reactor: Any, description: str) -> IStreamServerEndpoint:
         endpoint: Any = serverFromString(reactor, description)
     except (IndexError, KeyError) as e:
         raise ValueError("systemd has passed no such socket to this process") from e
-    with socket.socket(fileno=os.dup(endpoint.fileno)) as s:
-        if s.family != endpoint.addressFamily:
-            raise ValueError(f"the socket is domain={s.family.name.removeprefix('AF_')}")
+    try:
+        with socket.socket(fileno=os.dup(endpoint.fileno)) as s:
+            family = s.family
+    except OSError as e:
+        raise ValueError("what systemd has passed to this process is no socket") from e
+    if family != endpoint.addressFamily:
+        raise ValueError(f"the socket is domain={family.name.removeprefix('AF_')}")
     given: IStreamServerEndpoint = endpoint
     return given
 

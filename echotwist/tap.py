@@ -10,20 +10,19 @@ from functools import partial
 from typing import Any
 
 from twisted.application.service import IService, MultiService
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.usage import Options as TwistedOptions
 from twisted.python.usage import UsageError
 
 from echotwist import __version__, fastpath
-from echotwist.certificate import tlsEndpoint
+from echotwist.endpoints import endpointOf, port
 from echotwist.forwarded import TrustedProxies, trustedProxy
 from echotwist.journal import Journal
-from echotwist.limits import BACKLOG, Limits, count, descriptors
+from echotwist.limits import Limits, count, descriptors
 from echotwist.protocol import EchoFactory
 from echotwist.service import EchoService, EveryInterface, Fatal, Listener, Listening, Signals
 from echotwist.site import AdminSite, EchoSite, Readiness, makeAdminRoot, makeRoot
-from echotwist.systemd import Notifier, inherited
+from echotwist.systemd import Notifier
 from echotwist.upgrade import canonicalOrigin
 
 
@@ -145,7 +144,7 @@ class Options(TwistedOptions):
             raise UsageError(f"takes no argument {arguments[0]!r}")
 
     def postOptions(self) -> None:
-        self["port"] = _parsed("port", self["port"], _port)
+        self["port"] = _parsed("port", self["port"], port)
         self["workers"] = _parsed("workers", self["workers"], _cores)
         if self["worker"] is not None:
             self["worker"] = _parsed("worker", self["worker"], _worker)
@@ -178,12 +177,6 @@ class Options(TwistedOptions):
         self["limits"] = Limits(**values)
 
 
-def _port(text: str) -> int:
-    if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or int(text) > 65535:
-        raise ValueError("takes a port from 0 to 65535")
-    return int(text)
-
-
 def _cores(text: str) -> int:
     if text == "auto":
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -198,19 +191,6 @@ def _worker(text: str) -> tuple[int, int]:
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise ValueError("takes a worker such as 1/2")
     return int(match[1]), int(match[2])
-
-
-def _withBacklog(endpoint: str) -> str:
-    """`endpoint` with BACKLOG, unless it says itself or cannot; Twisted's default is 50."""
-    kind, *arguments = re.split(r"(?<!\\):", endpoint)
-    unnamed = [argument for argument in arguments if "=" not in argument]
-    if (
-        kind not in ("tcp", "tcp6", "ssl", "unix")
-        or any(argument.startswith("backlog=") for argument in arguments)
-        or len(unnamed) > 2  # It may be the third.
-    ):
-        return endpoint
-    return f"{endpoint}:backlog={BACKLOG}"
 
 
 def _parsed(option: str, text: str, parse: Any) -> Any:
@@ -265,8 +245,8 @@ def _server(options: Options, reactor: Any) -> Iterator[IService]:
         Listener(text, _endpoint(opener, "listen", text), site) for text in options["listen"]
     ]
     if not listeners:
-        port = options["port"]
-        listeners.append(Listener(f"port {port}", EveryInterface(reactor, port, isShared), site))
+        everywhere = EveryInterface(reactor, options["port"], isShared)
+        listeners.append(Listener(f"port {options['port']}", everywhere, site))
     if (admin := options["admin"]) is not None:
         # Not at the top: it takes 0.1 s, which a service without it need not wait for.
         from echotwist.metrics import Lag, Metrics
@@ -316,12 +296,6 @@ def _supervisor(options: Options, reactor: Any) -> Iterator[IService]:
 def _endpoint(reactor: Any, option: str, text: str) -> IStreamServerEndpoint:
     """Raises Fatal."""
     try:
-        description = _withBacklog(text.removeprefix("haproxy:"))
-        parsers = {"ssl": tlsEndpoint, "systemd": inherited}
-        parse = parsers.get(description.partition(":")[0], serverFromString)
-        endpoint: IStreamServerEndpoint = parse(reactor, description)
-        return endpoint
-    except (TypeError, IndexError) as e:  # What its parser was not given, or does not know.
-        raise Fatal(f"--{option} {text!r}: is no complete endpoint description") from e
-    except Exception as e:  # Each parser fails in its own way.
-        raise Fatal(f"--{option} {text!r}: {e or type(e).__name__}") from e
+        return endpointOf(reactor, text)
+    except ValueError as e:
+        raise Fatal(f"--{option} {text!r}: {e}") from e

@@ -86,12 +86,6 @@ class Sharing:
         binding = makeBinding(interface, port, reuseAddress=True, reusePort=True)
         return self._reactor.listenTCP(binding, factory, backlog, interface)
 
-    def listenSSL(
-        self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
-    ) -> Any:
-        binding = makeBinding(interface, port, reuseAddress=True, reusePort=True)
-        return self._reactor.listenSSL(binding, factory, contextFactory, backlog, interface)
-
 
 class Holding:
     """A reactor that takes ports as `Sharing` does, and does not listen. `held` are the sockets.
@@ -116,11 +110,6 @@ class Holding:
             raise CannotListenError(interface, port, OSError("--workers want a port, not 0"))
         return self._hold(socket.AF_INET6 if isIPv6Address(interface) else socket.AF_INET,
                          interface, port)  # fmt: skip
-
-    def listenSSL(
-        self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
-    ) -> Any:
-        return self.listenTCP(port, factory, backlog, interface)
 
     def everyInterface(self, port: int) -> int:
         """As service.EveryInterface. Returns the port; 0 takes a free one."""

@@ -20,12 +20,12 @@ from cryptography.hazmat.primitives.serialization import (
 from frames import TEXT, Frame, parse, text
 from memory import Client, Service, request
 from OpenSSL import SSL
-from twisted.internet.endpoints import SSL4ServerEndpoint
 from twisted.internet.task import Clock
-from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from echotwist.certificate import Certificate, Unusable, tlsEndpoint
+from echotwist.certificate import Certificate, Unusable
+from echotwist.endpoints import endpointOf
 from echotwist.proxy import ProxyFactory
+from echotwist.tls import TlsFactory
 
 RSA, ECDSA = trustme.KeyType.RSA, trustme.KeyType.ECDSA
 
@@ -80,7 +80,7 @@ def connected(certificate: Any, isProxied: bool = False) -> Client:
     """A connection to the service, which wants TLS on it."""
     service: Any = Service()
     below = ProxyFactory(service.site) if isProxied else service.site
-    service.site = TLSMemoryBIOFactory(certificate, False, below, service.reactor)
+    service.site = TlsFactory(certificate, below, service.reactor)
     client: Client = service.connect()
     return client
 
@@ -455,8 +455,8 @@ def test_a_key_and_its_certificates_may_be_in_one_file(files: Files) -> None:
         + files.key.read_bytes()
         + files.chain.read_bytes()
     )
-    endpoint: Any = tlsEndpoint(Clock(), f"ssl:443:privateKey={files.key}")
-    assert Peer(endpoint._sslContextFactory).name == "localhost"
+    endpoint: Any = endpointOf(Clock(), f"ssl:443:privateKey={files.key}")
+    assert Peer(endpoint.certificate).name == "localhost"
 
 
 # The endpoint
@@ -469,26 +469,29 @@ def test_the_endpoint_takes_what_twisteds_takes(files: Files, tmp_path: Path) ->
         f"extraCertChain={files.chain}:interface=\\:\\:1:backlog=7"
     )
     service.echo.privilegedStartService()
-    ((port, factory, certificate, backlog, interface),) = service.reactor.sslServers
-    assert (port, factory, backlog, interface) == (8443, service.site, 7, "::1")
-    assert Peer(certificate).name == "localhost"
+    ((port, factory, backlog, interface),) = service.reactor.tcpServers
+    assert isinstance(factory, TlsFactory)
+    assert (port, factory.wrappedFactory, backlog, interface) == (8443, service.site, 7, "::1")
+    (listener,) = service.echo._listeners
+    assert Peer(listener.endpoint.certificate).name == "localhost"
 
 
 def test_many_may_wait_to_be_accepted_and_a_proxy_may_stand_before(files: Files) -> None:
     service = Service(f"--listen=haproxy:ssl:8443:privateKey={files.key}:certKey={files.chain}")
     service.echo.privilegedStartService()
-    ((_, factory, _, backlog, _),) = service.reactor.sslServers
-    assert isinstance(factory, ProxyFactory)
+    ((_, factory, backlog, _),) = service.reactor.tcpServers
+    assert isinstance(factory.wrappedFactory, ProxyFactory)
     assert backlog == 1024
 
 
 @pytest.mark.parametrize(
     ("parameters", "error"),
     [
-        ("sslmethod=TLSv1_METHOD", "takes no sslmethod: TLS 1.2 and 1.3 are spoken"),
-        ("caCertsDir=/x", "is no complete endpoint description"),
-        ("backlog=many", "invalid literal for int() with base 10: 'many'"),
-        ("dhParameters=/none", "OpenSSL does not take"),
+        ("sslmethod=TLSv1_METHOD", "is not taken: TLS 1.2 and 1.3 are spoken"),
+        ("caCertsDir=/x", "ssl: takes no caCertsDir=, only port, privateKey, certKey, sslmethod"),
+        ("backlog=many", "backlog='many': takes a whole number such as 100"),
+        ("dhParameters=/none", "cannot read /none: No such file or directory"),
+        ("dhParameters=/dev/null", "/dev/null has no parameters for Diffie-Hellman"),
         ("extraCertChain=/none", "cannot read /none: No such file or directory"),
     ],
 )
@@ -497,8 +500,3 @@ def test_what_it_does_not_take_is_one_clear_line(files: Files, parameters: str, 
         Service(f"--listen=ssl:443:privateKey={files.key}:certKey={files.chain}:{parameters}")
     assert error in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_the_endpoint_is_twisteds(files: Files) -> None:
-    endpoint = tlsEndpoint(Clock(), f"ssl:443:privateKey={files.key}:certKey={files.chain}")
-    assert isinstance(endpoint, SSL4ServerEndpoint)

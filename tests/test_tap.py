@@ -3,6 +3,7 @@
 import re
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from memory import Service
@@ -89,27 +90,108 @@ def test_a_bad_value_is_one_clear_line(argument: str, error: str) -> None:
     assert isinstance(caught.value.code, str)
 
 
+KINDS = "takes tcp:, tcp6:, ssl:, unix: or systemd:, also behind haproxy:"
+
+
+@pytest.mark.parametrize("option", ["listen", "admin"])
 @pytest.mark.parametrize(
-    "endpoint",
+    ("endpoint", "error"),
     [
-        "x",
-        "tcp:x",
-        "tcp",
-        "nothing:1",
-        "ssl:443",
-        "ssl:443:privateKey=/none:certKey=/none",
-        "unix",
-        "",
-        "tcp:1:x=1",
+        ("", KINDS),
+        ("x", KINDS),
+        ("8080", KINDS),
+        ("TCP:8080", KINDS),
+        ("nosuch:1", KINDS),
+        ("stdio:", KINDS),
+        ("haproxy:", KINDS),
+        ("haproxy:haproxy:tcp:1", KINDS),
+        ("HAPROXY:tcp:1", KINDS),
+        ("tls:8443", f"{KINDS} (TLS is ssl:)"),
+        ("haproxy:tls:/etc/certificates:8443", f"{KINDS} (TLS is ssl:)"),
+        ("TLS:/etc/certificates:8443", KINDS),
+        ("tcp", "wants the port, as in tcp:8080"),
+        ("tcp:interface=127.0.0.1", "wants the port, as in tcp:8080"),
+        ("tcp:", "port='': takes a port from 0 to 65535"),
+        ("tcp:foo", "port='foo': takes a port from 0 to 65535"),
+        ("tcp: 80", "port=' 80': takes a port from 0 to 65535"),
+        ("tcp:8_0", "port='8_0': takes a port from 0 to 65535"),
+        ("tcp:-1", "port='-1': takes a port from 0 to 65535"),
+        ("tcp:99999", "port='99999': takes a port from 0 to 65535"),
+        ("tcp6:99999", "port='99999': takes a port from 0 to 65535"),
+        ("haproxy:tcp:99999", "port='99999': takes a port from 0 to 65535"),
+        ("tcp:8080:bar=1", "tcp: takes no bar=, only port, interface, backlog"),
+        ("tcp:1:127.0.0.1:2:3", "tcp: takes only port, interface, backlog"),
+        ("tcp:1:port=2", "tcp: has port twice"),
+        ("tcp:1:backlog=2:backlog=3", "tcp: has backlog twice"),
+        ("tcp:1:backlog=x", "backlog='x': takes a whole number such as 100"),
+        ("tcp:1:backlog=0", "backlog='0': takes a whole number from 1 on, such as 1024"),
+        ("tcp:1:backlog=2147483648", "backlog='2147483648': takes a whole number from 1 on"),
+        ("tcp:1:interface=nonsense", r"interface='nonsense': takes an address, such as 127.0.0.1"),
+        ("tcp:1:interface=1.2.3", r"interface='1.2.3': takes an address, such as 127.0.0.1"),
+        ("tcp:1:interface=::1", r"a colon in a value is written \:, as in interface=\:\:1"),
+        ("tcp6:1:interface=1.2.3.4", r"interface= takes an IPv6 address in tcp6:, such as \:\:1"),
+        ("tcp6:1:interface=localhost", r"interface= takes an IPv6 address in tcp6:, such as"),
+        ("tcp:1\\", r"ends with a \ that escapes nothing"),
+        ("ssl", "wants the port, as in ssl:8443:privateKey=key.pem:certKey=chain.pem"),
+        ("ssl:x", "port='x': takes a port from 0 to 65535"),
+        ("ssl:443:privateKey=", "privateKey='': takes something"),
+        ("ssl:443:privateKey=/none", "cannot read /none: No such file or directory"),
+        ("unix", "wants the address, as in unix:/run/echotwist.sock"),
+        ("unix:", "address='': takes a path, such as /run/echotwist.sock"),
+        (f"unix:/{'x' * 107}", f"address='/{'x' * 107}': takes a path of at most 107 bytes"),
+        ("unix:/x:mode=rw", "mode='rw': takes a mode such as 660"),
+        ("unix:/x:mode=888", "mode='888': takes a mode such as 660"),
+        ("unix:/x:lockfile=no", "lockfile='no': takes 0 or 1"),
+        ("systemd", "wants the domain, as in systemd:domain=INET6:index=0"),
+        ("systemd:domain=INET6", "systemd: wants either index= or name="),
+        ("systemd:domain=INET6:index=0:name=x", "systemd: wants either index= or name="),
+        ("systemd:domain=inet:index=0", "domain='inet': takes INET, INET6 or UNIX"),
+        ("systemd:domain=INET:index=-1", "index='-1': takes a whole number such as 100"),
+        ("systemd:domain=INET:index=9", "systemd has passed no such socket to this process"),
+        ("systemd:domain=INET:name=a\\:b", "systemd has passed no such socket to this process"),
     ],
 )
-def test_a_bad_endpoint_is_one_clear_line(endpoint: str) -> None:
+def test_a_bad_endpoint_is_one_clear_line(option: str, endpoint: str, error: str) -> None:
     with pytest.raises(SystemExit) as caught:
-        Service(f"--listen={endpoint}")
+        Service(f"--{option}={endpoint}")
     message = str(caught.value)
-    assert message.startswith(f"echotwist: --listen {endpoint!r}: ")
-    assert len(message) > len(f"echotwist: --listen {endpoint!r}: ")
+    assert message.startswith(f"echotwist: --{option} {endpoint!r}: {error}")
     assert "\n" not in message
+
+
+def test_a_plugin_brings_no_other_kind_of_endpoint(tmp_path: Path) -> None:
+    """It might speak a TLS of its own. Twisted's `tls:` is such a plugin."""
+    from twisted.internet.endpoints import serverFromString
+
+    description = f"tls:{tmp_path}:0"
+    assert serverFromString(MemoryReactorClock(), description) is not None
+    with pytest.raises(SystemExit, match="TLS is ssl:"):
+        Service(f"--listen={description}")
+
+
+def listened(description: str) -> Any:
+    """What the reactor is asked for."""
+    service = Service(f"--listen={description}")
+    service.echo.privilegedStartService()
+    reactor = service.reactor
+    (asked,) = reactor.tcpServers + reactor.unixServers
+    return asked
+
+
+def test_an_endpoint_takes_what_twisteds_takes() -> None:
+    assert listened("tcp:1")[0::3] == (1, "")
+    assert listened("tcp:port=1:interface=localhost")[3] == "127.0.0.1"
+    assert listened("tcp:1:interface=\\:\\:1")[3] == "::1"
+    assert listened("tcp6:1")[3] == "::"
+    assert listened("tcp6:1:7:fe80\\:\\:1%eth0")[2:] == (7, "fe80::1%eth0")
+
+
+def test_a_unix_socket_is_not_for_everybody() -> None:
+    address, _, backlog, mode, wantPID = listened("unix:/run/x")
+    assert (address, backlog, mode, wantPID) == ("/run/x", 1024, 0o660, True)
+    assert listened("haproxy:unix:/run/x")[3] == 0o660
+    assert listened("unix:/run/x:mode=0600:lockfile=0")[3:] == (0o600, False)
+    assert listened("unix:address=/run/x:mode=666")[3] == 0o666
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,13 +1,17 @@
 """`twistd -n echotwist`: the process, its exit, its log."""
 
+import os
 import re
 import signal
 import socket
+import stat
 import subprocess
+import tempfile
 import urllib.request
 from pathlib import Path
 
 import pytest
+from certificate import tlsEndpoint
 from frames import CONTINUATION, TEXT, Frame, close, frame, parse, text
 from memory import request
 from process import TWISTD, Twistd
@@ -218,3 +222,82 @@ def test_help_shows_every_option() -> None:
             [*TWISTD, "--help"], capture_output=True, text=True, timeout=30, check=False
         ).stdout
     )
+
+
+def reaches(path: Path, group: int) -> bool:
+    """Whether somebody else, of this group, may connect."""
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(group)
+    os.seteuid(65534)
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+        return True
+    except PermissionError:
+        return False
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+def test_a_unix_socket_is_for_the_group_of_its_folder() -> None:
+    """As docs/operations.md has it for nginx. Not pytest's folder, which is its owner's alone."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.chown(folder, -1, 4711)
+        folder.chmod(0o2755)
+        where = folder / "echo.sock"
+        with Twistd(f"--listen=unix:{where}"):
+            assert stat.S_IMODE(where.stat().st_mode) == 0o660
+            assert reaches(where, 4711)
+            assert not reaches(where, 65534)
+        with Twistd(f"--listen=unix:{where}:mode=666"):
+            assert reaches(where, 65534)
+
+
+def test_a_unix_socket_of_a_process_that_was_killed_is_taken_over(tmp_path: Path) -> None:
+    where = tmp_path / "echo.sock"
+    with Twistd(f"--listen=unix:{where}", check=False) as killed:
+        killed.stop(signal.SIGKILL)
+    assert where.is_socket()
+    with Twistd(f"--listen=unix:{where}") as service:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(where))
+        again = subprocess.run(
+            [*TWISTD, "-n", "echotwist", f"--listen=unix:{where}"],
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+        assert again.returncode == 1
+        assert f"{where}.lock says that the process {service.pid} does\n" in (
+            again.stdout + again.stderr
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "hosts", "where"),
+    [
+        ("tcp:0", ["127.0.0.1"], r"http://127\.0\.0\.1:\d+/ .* \(on all IPv4 addresses\)"),
+        ("tcp6:0", ["127.0.0.1", "::1"], r"http://localhost:\d+/ .*/echo"),
+        ("tcp:0:interface=\\:\\:", ["127.0.0.1", "::1"], r"http://localhost:\d+/ .*/echo"),
+        ("tcp:0:interface=localhost", ["127.0.0.1"], r"http://127\.0\.0\.1:\d+/ .*/echo"),
+        ("ssl:0", ["127.0.0.1"], r"https://127\.0\.0\.1:\d+/ .* \(on all IPv4 addresses\)"),
+        ("ssl:0:interface=\\:\\:", ["127.0.0.1", "::1"], r"https://localhost:\d+/ .*/echo"),
+    ],
+)
+def test_what_is_said_is_what_is_served(
+    endpoint: str, hosts: list[str], where: str, tmp_path: Path
+) -> None:
+    if endpoint.startswith("ssl:"):
+        endpoint = tlsEndpoint(tmp_path, endpoint.removeprefix("ssl:"))
+    with Twistd(f"--listen={endpoint}") as service:
+        service.expect(rf"(?m)open {where}$")
+        for host in ("127.0.0.1", "::1"):
+            if host in hosts:
+                socket.create_connection((host, service.port), timeout=20).close()
+            else:
+                with pytest.raises(ConnectionRefusedError):
+                    socket.create_connection((host, service.port), timeout=20)
