@@ -292,7 +292,10 @@ class Channel(HTTPChannel):
     def _late(self) -> None:
         if not self._hasSent:
             # A spare connection of a browser, say. There is nothing to tell, and nothing to
-            # protect from a reset; the log is for clients that tried.
+            # protect from a reset; the log is for clients that tried. TLS or the PROXY protocol
+            # may have something that has come.
+            if late := getattr(self.transport, "lateness", None):
+                self._drop(late)
             self.transport.abortConnection()
         elif self._isFirst and not self._buffer:
             self.loseConnection()  # It was kept for another request, which did not come.

@@ -34,6 +34,7 @@ BINARY_PREVIEW = 16
 DROPPED = (
     "its place was needed for another",
     "no header of the PROXY protocol",
+    "half a header of the PROXY protocol",
 )
 """Why connections are dropped. /metrics has each from the start: Prometheus's rate() does not see
 an event that made its own series."""

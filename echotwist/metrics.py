@@ -22,7 +22,7 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.web.server import NOT_DONE_YET, Request
 
-from echotwist import __version__
+from echotwist import __version__, tls
 from echotwist.answer import Exact
 from echotwist.journal import DROPPED
 from echotwist.site import EchoSite
@@ -146,7 +146,10 @@ class EchoCollector(Collector):
             "echotwist_connections_dropped",
             "Connections dropped without an answer, before a handshake, by reason as in the log.",
             ["reason"],
-            {(why,): totals.dropped[why] for why in (*DROPPED, *(totals.dropped.keys() - DROPPED))},
+            {
+                (why,): totals.dropped[why]
+                for why in sorted({*DROPPED, *tls.DROPPED, *totals.dropped})
+            },
         )
         yield _byLabels(
             "echotwist_connections_closed",

@@ -12,13 +12,18 @@ from typing import Any
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol
+from twisted.internet.protocol import connectionDone
 from twisted.protocols.haproxy._v1parser import V1Parser
 from twisted.protocols.haproxy._v2parser import V2Parser
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from echotwist.peer import nameOf, parsed
+
+HALF = "half a header of the PROXY protocol"
 
 LONGEST_V1 = 107
 """Bytes of a header of version 1, CRLF included (the specification, 2.1)."""
@@ -88,11 +93,8 @@ class Proxied(ProtocolWrapper):
             found = split(self._head + data)
         except Malformed:
             # Most of all somebody's mistake: a client where the proxy should be.
-            factory: Any = self.factory
-            factory.wrappedFactory.factory.journal.dropped(
-                nameOf(self.transport.getPeer()), "no header of the PROXY protocol"
-            )
-            self.transport.abortConnection()
+            self._dropped("no header of the PROXY protocol")
+            self.abortConnection()
             return
         if found is None:
             self._head += data
@@ -102,15 +104,40 @@ class Proxied(ProtocolWrapper):
         if rest:
             self.wrappedProtocol.dataReceived(rest)
 
+    def _dropped(self, why: str) -> None:
+        factory: Any = self.factory
+        journal = factory.wrappedFactory.factory.journal
+        journal.dropped(nameOf(self.transport.getPeer()), why)
+
+    @property
+    def lateness(self) -> str | None:
+        """What the proxy was too late with, if it is the header, or TLS below it."""
+        return HALF if self._head else getattr(self.transport, "lateness", None)
+
+    def abortConnection(self) -> None:
+        self._head = b""  # Whoever aborts says why.
+        self.transport.abortConnection()
+
     def getPeer(self) -> IAddress:
         peer: IAddress = self._client or self.transport.getPeer()
         return peer
 
     def readConnectionLost(self) -> None:
+        self._leave()
         IHalfCloseableProtocol(self.wrappedProtocol).readConnectionLost()
 
     def writeConnectionLost(self) -> None:
         IHalfCloseableProtocol(self.wrappedProtocol).writeConnectionLost()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not reason.check(ConnectionAborted):
+            self._leave()
+        super().connectionLost(reason)
+
+    def _leave(self) -> None:
+        if self._head:  # Without a byte it was the probe of a load balancer, and no news.
+            self._dropped(HALF)
+            self._head = b""
 
 
 class ProxyFactory(WrappingFactory):

@@ -1,7 +1,7 @@
 """TLS below HTTP, and the trace of a handshake that fails.
 
     192.0.2.7:40312 dropped: TLS handshake failed: no cipher in common
-    192.0.2.7:40313 refused: 400 plain HTTP on a TLS port
+    192.0.2.7:40313 refused: 400 this port speaks TLS, not plain HTTP
 
 Twisted's TLS says nothing of it. A connection that comes and goes without a byte, as the probes of
 load balancers and the scans of ports do, leaves no trace here either.
@@ -12,6 +12,7 @@ from typing import Any
 
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.policies import WrappingFactory
@@ -19,6 +20,7 @@ from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from echotwist.answer import lastWords
 from echotwist.certificate import Certificate
 from echotwist.journal import Journal
 from echotwist.peer import nameOf
@@ -26,12 +28,7 @@ from echotwist.peer import nameOf
 _PLAIN = ("http request", "https proxy request")
 """How OpenSSL says that a request came where TLS is spoken."""
 
-_ADVICE = b"this port speaks TLS: https:// and wss://\n"
-
-_TOLD = (
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n"
-    b"Connection: close\r\n\r\n%s" % (len(_ADVICE), _ADVICE)
-)
+PLAIN = "this port speaks TLS, not plain HTTP"
 
 LATE = "no TLS handshake in time"
 
@@ -62,6 +59,9 @@ _REASONS = {
     "alert certificate unknown": _UNTRUSTED,
 }
 """OpenSSL's reasons, in our words. In front of `alert` stands a version of TLS there."""
+
+DROPPED = frozenset({LATE, FAILED, _LEFT, *_REASONS.values()})
+"""As `journal.DROPPED`."""
 
 
 def _wordsFor(error: BaseException | None) -> str:
@@ -107,19 +107,20 @@ class Secured(BufferingTLSTransport):
             # traceback in the log, and a connection that stays until the deadline.
             reason = None
         elif not self._handshakeDone and _reason(error) in _PLAIN:
-            self.transport.write(_TOLD)
+            self.transport.write(lastWords(400, PLAIN, False))
         super()._tlsShutdownFinished(reason)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        # If we ended it ourselves, whoever did has said why.
-        if self._hasBegun and not self._handshakeDone and not self.disconnecting:
+        # Whoever aborts says why.
+        isOurs = self.disconnecting or reason.check(ConnectionAborted)
+        if self._hasBegun and not self._handshakeDone and not isOurs:
             self._tell(None if self._reason is None else self._reason.value)
         super().connectionLost(reason)
 
     def _tell(self, error: BaseException | None) -> None:
         peer = nameOf(self.transport.getPeer())
         if _reason(error) in _PLAIN:
-            self.factory.journal.refused(peer, 400, "plain HTTP on a TLS port")
+            self.factory.journal.refused(peer, 400, PLAIN)
         else:
             self.factory.journal.dropped(peer, _wordsFor(error))
 

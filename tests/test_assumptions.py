@@ -115,6 +115,19 @@ def test_tls_delegates_to_the_socket() -> None:
     assert "loseWriteConnection" not in vars(TLSMemoryBIOProtocol)
 
 
+def test_tls_ends_a_handshake_through_one_method() -> None:
+    """tls.Secured: Twisted does not say in public why it failed, and whether it was done."""
+    assert TLSMemoryBIOProtocol._handshakeDone is False
+    assert TLSMemoryBIOProtocol._reason is None
+    source = inspect.getsource(TLSMemoryBIOProtocol._checkHandshakeStatus)
+    assert "except Error:\n            self._tlsShutdownFinished(Failure())" in source
+    assert "self._handshakeDone = True" in source
+    source = inspect.getsource(TLSMemoryBIOProtocol._tlsShutdownFinished)
+    assert "self._reason = reason" in source
+    # What is written before it goes out: it does not abort.
+    assert source.rstrip().endswith("self.transport.loseConnection()")
+
+
 @pytest.mark.parametrize(
     "description",
     [

@@ -7,6 +7,8 @@ import pytest
 from frames import TEXT, Frame, text
 from memory import Client, Service, request
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.error import ConnectionLost
+from twisted.python.failure import Failure
 
 from echotwist.peer import nameOf
 from echotwist.proxy import Malformed, ProxyFactory, split
@@ -113,6 +115,44 @@ def test_a_header_that_does_not_come_has_the_time_of_the_handshake(service: Serv
     behind.send(b"PROXY TCP4 ")
     service.advance(10.1)
     assert behind.socket.closed
+
+
+HALVES = [b"P", b"PROXY TCP4 192.0.2.7 ", V2_TCP4[:5], V2_TCP4[:-1]]
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("end", ["silence", "FIN", "RST"])
+def test_half_a_header_is_told_once(service: Service, log: Any, half: bytes, end: str) -> None:
+    behind = Behind(service)
+    behind.send(half)
+    match end:
+        case "silence":
+            service.advance(10.1)
+        case "FIN":
+            behind.finish()
+        case "RST":
+            behind.transport.connectionLost(Failure(ConnectionLost()))
+    service.advance(20)
+    assert behind.received() == b""
+    assert log.lines() == ["127.0.0.1:40000 dropped: half a header of the PROXY protocol"]
+    assert service.factory.journal.totals.dropped == {"half a header of the PROXY protocol": 1}
+    assert service.timers() == 0
+
+
+@pytest.mark.parametrize("end", ["FIN", "RST"])
+@pytest.mark.parametrize("sent", [b"", V2_LOCAL, b"PROXY UNKNOWN\r\n", V2_TCP4])
+def test_a_probe_of_a_load_balancer_leaves_no_line(
+    service: Service, log: Any, sent: bytes, end: str
+) -> None:
+    behind = Behind(service)
+    behind.send(sent)
+    if end == "FIN":
+        behind.finish()
+    else:
+        behind.transport.connectionLost(Failure(ConnectionLost()))
+    service.advance(20)
+    assert log.lines() == []
+    assert service.timers() == 0
 
 
 def test_a_fin_behind_a_proxy_costs_no_echo(service: Service) -> None:
