@@ -146,7 +146,7 @@ class HAProxy(Proxy):
 
     def command(self) -> list[str]:
         self.environment = {
-            "ECHOTWIST_FRONT": f"127.0.0.1:{self.port}",
+            "ECHOTWIST_FRONT": f":::{self.port}",
             "ECHOTWIST_ONE": f"127.0.0.1:{self.ports[0]}",
             "ECHOTWIST_TWO": f"127.0.0.1:{self.ports[1]}",
             "ECHOTWIST_STATS": f"127.0.0.1:{self.spare}",
@@ -176,7 +176,8 @@ class Nginx(Proxy):
     def command(self) -> list[str]:
         text = (DEPLOY / "nginx/nginx.conf").read_text()
         for old, new in (
-            ("listen 8080 ", f"listen 127.0.0.1:{self.port} "),
+            ("listen 8080 ", f"listen {self.port} "),
+            ("listen [::]:8080 ", f"listen [::]:{self.port} "),
             ("server 127.0.0.1:8081 ", f"server 127.0.0.1:{self.ports[0]} "),
             ("server 127.0.0.1:8082 ", f"server 127.0.0.1:{self.ports[1]} "),
         ):
@@ -355,6 +356,50 @@ def test_the_log_has_the_address_of_the_client(kind: type[Proxy]) -> None:
 
 
 @both
+def test_both_families_are_served(kind: type[Proxy]) -> None:
+    """Browsers try ::1 first for localhost. The log has IPv4 clients by their IPv4 address."""
+    options = ["--trusted-proxy=127.0.0.1"] if kind is Nginx else []
+
+    async def run(proxy: Proxy) -> None:
+        for host in ("127.0.0.1", "[::1]", "localhost"):
+            connection = await connect(f"ws://{host}:{proxy.port}/echo")
+            connection.send(host)
+            assert await connection.next() == host
+            await connection.leave()
+
+    with kind(*options) as proxy:
+        asyncio.run(run(proxy))
+    log = "\n".join(echotwist.log for echotwist in proxy.echotwists)
+    # nginx tells no port.
+    found = re.findall(r"#\d+ (127\.0\.0\.1|::1|\[::1\])(?::\d+)? connected", log)
+    assert len(found) == 3
+    assert {name.strip("[]") for name in found} == {"127.0.0.1", "::1"}
+
+
+@both
+def test_an_address_of_ipv4_alone_may_be_given(kind: type[Proxy]) -> None:
+    """As on a machine without IPv6."""
+
+    class Old(kind):  # type: ignore[misc,valid-type]
+        def command(self) -> list[str]:
+            command = super().command()
+            if kind is HAProxy:
+                self.environment["ECHOTWIST_FRONT"] = f":{self.port}"
+            return command
+
+    def withoutIpv6(text: str) -> str:
+        return re.sub(r"(?m)^ *listen \[::\]:.*$", "", text)
+
+    with Old(edit=withoutIpv6) as proxy:
+        assert "[::]" not in re.sub("#.*", "", proxy.configuration)
+        with websockets.sync.client.connect(proxy.ws) as client:
+            client.send("hello")
+            assert client.recv() == "hello"
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("::1", proxy.port))
+
+
+@both
 def test_an_idle_client_stays_because_it_is_pinged(kind: type[Proxy]) -> None:
     def sooner(text: str) -> str:
         assert " 2m" in text
@@ -386,7 +431,7 @@ def test_the_lines_for_tls_work(kind: type[Proxy]) -> None:
     def withTls(text: str) -> str:
         # What is commented out is code if no space stands behind the #.
         text, count = re.subn(r"^( *)#(?=\S)", r"\1", text, flags=re.M)
-        assert count == 3
+        assert count == (4 if kind is Nginx else 3)
         assert " echotwist.pem" in text
         return re.sub(r"(:|listen )8443 ", rf"\g<1>{port} ", text)
 
