@@ -6,7 +6,7 @@ exchange without forward secrecy, asks a terminal for the password of a key that
 `haproxy:` fails each client that offers a protocol (ALPN).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.application.service import Service
+from twisted.internet.interfaces import IDelayedCall, IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import AcceptableCiphers, CertificateOptions, DiffieHellmanParameters
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.filepath import FilePath
 from zope.interface import implementer
 
@@ -29,6 +30,9 @@ PROTOCOL = b"http/1.1"
 
 SOON = timedelta(days=7)
 """A certificate that ends within this is worth a warning: certbot renews 30 days before."""
+
+DAY = 24 * 3600.0
+"""Seconds between two such warnings."""
 
 # Mozilla's intermediate configuration for TLS 1.2, with the three of TLS 1.3: forward secret,
 # authenticated. Those with DHE only if there are dhParameters.
@@ -47,10 +51,10 @@ class Unusable(ValueError):
 class Certificate:
     """The certificate in these files, now.
 
-    They are looked at when a client connects, at most once in LOOK, and compared by what they
-    hold: their times miss a second change within a tick of the clock. While they are not usable,
-    such as halfway through a renewal, the last that was is kept. Connections keep the one that
-    they began with.
+    They are looked at when a client connects, or somebody asks when it ends, at most once in LOOK;
+    and compared by what they hold: their times miss a second change within a tick of the clock.
+    While they are not usable, such as halfway through a renewal, the last that was is kept.
+    Connections keep the one that they began with.
 
     Raises Unusable.
     """
@@ -71,13 +75,31 @@ class Certificate:
         self._use(self._seen)
         self._nextLook = self._reactor.seconds() + LOOK
 
+    @property
+    def file(self) -> str:
+        """Where it is."""
+        return str(self._chain[0])
+
+    @property
+    def notAfter(self) -> float:
+        """When it ends, in seconds since 1970."""
+        self._look()  # No client may have come since it was renewed.
+        end: datetime = self._end
+        return end.timestamp()
+
+    def remind(self) -> None:
+        """Say so if it ends soon, or has ended."""
+        self._look()
+        self._warn()
+
     def serverConnectionForTLS(self, protocol: Any) -> Any:
-        if self._reactor.seconds() >= self._nextLook:
-            self._nextLook = self._reactor.seconds() + LOOK
-            self._look()
+        self._look()
         return self._options.serverConnectionForTLS(protocol)
 
     def _look(self) -> None:
+        if self._reactor.seconds() < self._nextLook:
+            return
+        self._nextLook = self._reactor.seconds() + LOOK
         seen, self._seen = self._seen, None
         try:
             self._seen = self._read()
@@ -136,13 +158,44 @@ class Certificate:
         context.set_alpn_select_callback(_protocolOf)
         self._options = options
         self._end = certificates[0].not_valid_after_utc
-        if (left := self._end - datetime.now(UTC)) < SOON:
-            _log.warn(
-                "the certificate in {file} {ends} {end:%Y-%m-%d %H:%M} UTC",
-                file=self._chain[0],
-                ends="has ended:" if left < timedelta() else "ends soon:",
-                end=self._end,
-            )
+        self._warn()
+
+    def _warn(self) -> None:
+        left = self._end - datetime.now(UTC)
+        if left >= SOON:
+            return
+        hasEnded = left < timedelta()
+        _log.emit(
+            LogLevel.error if hasEnded else LogLevel.warn,
+            "the certificate in {file} {ends} {end:%Y-%m-%d %H:%M} UTC",
+            file=self._chain[0],
+            ends="has ended:" if hasEnded else "ends soon:",
+            end=self._end,
+        )
+
+
+class Reminder(Service):
+    """Has `certificates` say once a day that they end soon. At the start they have said so."""
+
+    def __init__(self, reactor: Any, certificates: Sequence[Certificate]) -> None:
+        self._reactor = reactor
+        self._certificates = certificates
+        self._call: IDelayedCall | None = None
+
+    def startService(self) -> None:
+        super().startService()
+        self._call = self._reactor.callLater(DAY, self._remind)
+
+    def stopService(self) -> None:
+        super().stopService()
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def _remind(self) -> None:
+        self._call = self._reactor.callLater(DAY, self._remind)
+        for certificate in self._certificates:
+            certificate.remind()
 
 
 def _diffieHellman(path: Path) -> DiffieHellmanParameters:

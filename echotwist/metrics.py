@@ -5,7 +5,7 @@ for; see `totals`.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -24,6 +24,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from echotwist import __version__, tls
 from echotwist.answer import Exact
+from echotwist.certificate import Certificate
 from echotwist.journal import DROPPED
 from echotwist.site import EchoSite
 from echotwist.totals import Histogram
@@ -41,11 +42,11 @@ _MEASURED = 0.25
 class Metrics(Exact):
     """The page of numbers. Errors: none; an unknown Accept gets Prometheus's text format."""
 
-    def __init__(self, site: EchoSite) -> None:
+    def __init__(self, site: EchoSite, certificates: Sequence[Certificate]) -> None:
         super().__init__()
         # Its own: the library's global one belongs to whoever runs this in a process of theirs.
         self._registry = CollectorRegistry()
-        self._registry.register(EchoCollector(site))
+        self._registry.register(EchoCollector(site, certificates))
         ProcessCollector(registry=self._registry)
 
     def render(self, request: Request) -> bytes:
@@ -55,11 +56,13 @@ class Metrics(Exact):
 
 
 class WorkersMetrics(Exact):
-    """What all workers count, each sample with its worker's number."""
+    """What all workers count, each sample with its worker's number; and the `certificates` of this
+    process, of --admin, which have none."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, certificates: Sequence[Certificate]) -> None:
         super().__init__()
         self._workers = workers
+        self._certificates = certificates
 
     def render(self, request: Request) -> int:
         self._workers.ask("/metrics").addCallback(self._answer, request)
@@ -75,7 +78,8 @@ class WorkersMetrics(Exact):
         up = GaugeMetricFamily(
             "echotwist_worker_up", "Whether a worker answers.", labels=["worker"]
         )
-        families: dict[str, Metric] = {}
+        ours = _notAfter(self._certificates)
+        families = {ours.name: ours}
         for worker, body in told.items():
             up.add_metric([worker], body is not None)
             for family in text_string_to_metric_families((body or b"").decode()):
@@ -105,10 +109,11 @@ class _Collected(Collector):
 
 
 class EchoCollector(Collector):
-    """The numbers of one `site` and its connections."""
+    """The numbers of one `site` and its connections, and of the `certificates` in use."""
 
-    def __init__(self, site: EchoSite) -> None:
+    def __init__(self, site: EchoSite, certificates: Sequence[Certificate]) -> None:
         self._site = site
+        self._certificates = certificates
 
     def collect(self) -> Iterator[Metric]:
         factory = self._site.factory
@@ -213,6 +218,7 @@ class EchoCollector(Collector):
             "How late the event loop comes to what is due; the fast path does not wait for it.",
             totals.lag,
         )
+        yield _notAfter(self._certificates)
 
 
 class Lag(Service):
@@ -251,6 +257,18 @@ def _encoded(collector: Collector, request: Request) -> bytes:
     request.setHeader("Content-Type", contentType)
     body: bytes = encode(collector)
     return body
+
+
+def _notAfter(certificates: Sequence[Certificate]) -> Metric:
+    family = GaugeMetricFamily(
+        "echotwist_certificate_not_after_seconds",
+        "When the certificate in use ends, in seconds since 1970.",
+        labels=["file"],
+    )
+    # Several endpoints may have one file.
+    for file, notAfter in {each.file: each.notAfter for each in certificates}.items():
+        family.add_metric([file], notAfter)
+    return family
 
 
 def _byCode(closed: Counter[int | None]) -> Counter[tuple[str, ...]]:

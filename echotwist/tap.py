@@ -15,6 +15,7 @@ from twisted.python.usage import Options as TwistedOptions
 from twisted.python.usage import UsageError
 
 from echotwist import __version__, fastpath
+from echotwist.certificate import Reminder
 from echotwist.endpoints import endpointOf, port
 from echotwist.forwarded import TrustedProxies, trustedProxy
 from echotwist.journal import Journal
@@ -23,6 +24,7 @@ from echotwist.protocol import EchoFactory
 from echotwist.service import EchoService, EveryInterface, Fatal, Listener, Listening, Signals
 from echotwist.site import AdminSite, EchoSite, Readiness, makeAdminRoot, makeRoot
 from echotwist.systemd import Notifier
+from echotwist.tls import certificatesOf
 from echotwist.upgrade import canonicalOrigin
 
 
@@ -247,14 +249,19 @@ def _server(options: Options, reactor: Any) -> Iterator[IService]:
     if not listeners:
         everywhere = EveryInterface(reactor, options["port"], isShared)
         listeners.append(Listener(f"port {options['port']}", everywhere, site))
+    certificates = certificatesOf(listener.endpoint for listener in listeners)
     if (admin := options["admin"]) is not None:
         # Not at the top: it takes 0.1 s, which a service without it need not wait for.
         from echotwist.metrics import Lag, Metrics
 
-        root = makeAdminRoot(Metrics(site), Readiness(factory))
+        endpoint = _endpoint(reactor, "admin", admin)
+        certificates += certificatesOf([endpoint])
+        root = makeAdminRoot(Metrics(site, certificates), Readiness(factory))
         adminSite = AdminSite(factory, root, TrustedProxies([]))
-        listeners.append(Listener(admin, _endpoint(reactor, "admin", admin), adminSite))
+        listeners.append(Listener(admin, endpoint, adminSite))
         beside.append(Lag(reactor, journal.totals.lag))
+    if certificates and not isShared:
+        beside.append(Reminder(reactor, certificates))
     echo = EchoService(reactor, listeners, factory)
     yield signals(reactor, echo)
     yield echo
@@ -279,17 +286,22 @@ def _supervisor(options: Options, reactor: Any) -> Iterator[IService]:
         ports or [(f"port {options['port']}", options["port"])],
         twistd.get("reactor"),
     )
+    certificates = certificatesOf(endpoint for _, endpoint in ports)
     if (admin := options["admin"]) is not None:
         from echotwist.metrics import WorkersMetrics
 
         # The limits of its HTTP.
         factory = EchoFactory(limits, Journal(0, reactor), reactor)
-        root = makeAdminRoot(WorkersMetrics(workers), WorkersReadiness(workers))
+        endpoint = _endpoint(reactor, "admin", admin)
+        ours = certificatesOf([endpoint])
+        certificates += ours
+        root = makeAdminRoot(WorkersMetrics(workers, ours), WorkersReadiness(workers))
         site = AdminSite(factory, root, TrustedProxies([]))
-        listener = Listener(admin, _endpoint(reactor, "admin", admin), site)
-        workers.admin = Listening(reactor, [listener])
+        workers.admin = Listening(reactor, [Listener(admin, endpoint, site)])
     yield Signals(reactor, workers)
     yield workers
+    if certificates:  # The workers say nothing of them: once is enough.
+        yield Reminder(reactor, certificates)
     yield Notifier(reactor, workers)
 
 

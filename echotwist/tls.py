@@ -7,6 +7,7 @@ Twisted's TLS says nothing of it. A connection that comes and goes without a byt
 load balancers and the scans of ports do, leaves no trace here either.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,3 +157,7 @@ class TlsEndpoint:
             TlsFactory(self.certificate, factory, self.reactor)
         )
         return listening
+
+
+def certificatesOf(endpoints: Iterable[IStreamServerEndpoint]) -> list[Certificate]:
+    return [each.certificate for each in endpoints if isinstance(each, TlsEndpoint)]

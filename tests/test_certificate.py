@@ -21,8 +21,9 @@ from memory import Service
 from OpenSSL import SSL
 from secure import CA, TLS12, Files, Peer, connected, issued, trusting
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel
 
-from echotwist.certificate import Certificate, Unusable
+from echotwist.certificate import DAY, Certificate, Reminder, Unusable
 from echotwist.endpoints import endpointOf
 from echotwist.proxy import ProxyFactory
 from echotwist.tls import TlsFactory
@@ -269,22 +270,75 @@ def test_twistd_may_go_to_another_folder(files: Files, monkeypatch: pytest.Monke
     assert Peer(certificate).name == "renewed"
 
 
+def ending(left: datetime.timedelta) -> trustme.LeafCert:
+    now = datetime.datetime.now(datetime.UTC)
+    return issued(not_before=now - datetime.timedelta(days=30), not_after=now + left)
+
+
 @pytest.mark.parametrize(
-    ("left", "line"),
+    ("left", "line", "level"),
     [
-        (datetime.timedelta(days=-1), "has ended: 20"),
-        (datetime.timedelta(days=6), "ends soon: 20"),
-        (datetime.timedelta(days=8), None),
+        (datetime.timedelta(days=-1), "has ended: 20", LogLevel.error),
+        (datetime.timedelta(days=6), "ends soon: 20", LogLevel.warn),
+        (datetime.timedelta(days=8), None, None),
     ],
 )
-def test_a_certificate_that_ends_is_said(files: Files, log: Any, left: Any, line: Any) -> None:
-    now = datetime.datetime.now(datetime.UTC)
-    begin = now - datetime.timedelta(days=30)
-    files.write(issued(not_before=begin, not_after=now + left))
-    files.certificate()
-    lines = renewals(log)
-    assert len(lines) == (line is not None)
-    assert line is None or f"the certificate in {files.chain} {line}" in lines[0]
+def test_a_certificate_that_ends_is_said_when_it_is_loaded_and_each_day(
+    files: Files, log: Any, left: Any, line: Any, level: Any
+) -> None:
+    files.write(ending(left))
+    certificate = files.certificate()
+    reminder = Reminder(files.clock, [certificate])
+    reminder.startService()
+    for _ in range(3):
+        assert [event["log_level"] for event in log.events] == ([level] if line else [])
+        lines = renewals(log)
+        assert len(lines) == (line is not None)
+        assert line is None or f"the certificate in {files.chain} {line}" in lines[0]
+        files.clock.advance(DAY - 1)
+        assert renewals(log) == []
+        files.clock.advance(1)
+    log.events.clear()
+    reminder.stopService()
+    assert files.clock.getDelayedCalls() == []
+    files.clock.advance(2 * DAY)
+    assert renewals(log) == []
+
+
+def test_a_reminder_sees_a_renewal_that_no_client_has_seen(files: Files, log: Any) -> None:
+    files.write(ending(datetime.timedelta(days=6)))
+    reminder = Reminder(files.clock, [files.certificate()])
+    reminder.startService()
+    files.write(issued())
+    log.events.clear()
+    files.clock.advance(DAY)
+    (line,) = renewals(log)
+    assert "is in use" in line
+
+
+def test_a_reminder_that_has_not_begun_can_be_ended(files: Files) -> None:
+    Reminder(files.clock, []).stopService()
+    assert files.clock.getDelayedCalls() == []
+
+
+def test_the_end_that_is_told_is_that_of_the_files(files: Files) -> None:
+    certificate = files.certificate()
+    assert certificate.notAfter == datetime.datetime(3000, 1, 1, tzinfo=datetime.UTC).timestamp()
+    renewed = ending(datetime.timedelta(days=50))
+    files.write(renewed)
+    files.clock.advance(1)
+    left = certificate.notAfter - datetime.datetime.now(datetime.UTC).timestamp()
+    assert left == pytest.approx(50 * 86400, abs=60)
+
+
+@pytest.mark.parametrize("options", [[], ["--admin=tcp:1"]])
+def test_who_has_a_certificate_is_reminded(files: Files, options: list[str]) -> None:
+    service = Service(f"--listen=ssl:443:privateKey={files.key}:certKey={files.chain}", *options)
+    (reminder,) = [each for each in service.tree if isinstance(each, Reminder)]
+    (listener, *_) = service.echo._listeners
+    assert reminder._certificates == [listener.endpoint.certificate]
+    service = Service("--listen=tcp:1", *options)
+    assert not any(isinstance(each, Reminder) for each in service.tree)
 
 
 # What cannot be used

@@ -5,10 +5,12 @@ import os
 import re
 import shutil
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from certificate import tlsEndpoint
 from frames import CONTINUATION, TEXT, binary, close, frame, text
 from memory import Client, Service, request
 from prometheus_client.parser import text_string_to_metric_families
@@ -333,8 +335,83 @@ def test_the_figures_are_what_prometheus_expects(tmp_path: Path) -> None:
     assert (told.returncode, told.stdout, told.stderr) == (0, b"", b"")
 
 
-def test_the_dashboard_asks_for_nothing_that_is_not_there() -> None:
-    service = Service(ADMIN)
+def test_the_end_of_each_certificate_is_told(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    clients, operators = (tlsEndpoint(folder) for folder in folders)
+    service = Service(f"--listen={clients}", f"--listen={clients}", f"--admin={operators}")
+    end = datetime(3000, 1, 1, tzinfo=UTC).timestamp()
+    assert {name: n for name, n in samples(service).items() if "certificate_" in name} == {
+        f'echotwist_certificate_not_after_seconds{{file="{folder}/chain.pem"}}': end
+        for folder in folders
+    }
+    assert not [name for name in samples(Service(ADMIN)) if "certificate_" in name]
+
+
+ALERTS = DASHBOARD.parent.parent / "prometheus" / "alerts.yml"
+
+DUE = """
+rule_files: [{alerts}]
+evaluation_interval: 5m
+tests:
+  - interval: 1m
+    input_series:
+      # At the time 0 of the test.
+      - series: 'echotwist_certificate_not_after_seconds{{job="e", instance="a", file="f"}}'
+        values: '{end}x180'
+      - series: 'echotwist_connections_dropped_total{{job="e", instance="a", reason="{reason}"}}'
+        values: '0+60x180'
+    alert_rule_test:
+      - eval_time: 2h
+        alertname: EchotwistCertificateEnds
+        exp_alerts: [{certificate}]
+      - eval_time: 2h
+        alertname: EchotwistDropping
+        exp_alerts: [{dropping}]
+"""
+
+ENDS = (
+    '{{exp_labels: {{job: e, instance: a, file: f}}, exp_annotations: {{summary: "the certificate '
+    'f of a ends in {left}"}}}}'
+)
+
+DROPS = (
+    '{{exp_labels: {{job: e, instance: a, reason: "{reason}"}}, exp_annotations: {{summary: "a '
+    'drops connections as they come; its log says why"}}}}'
+)
+
+
+@pytest.mark.parametrize(
+    ("end", "certificate"),
+    [
+        (2 * 3600 + 7 * 86400 + 60, ""),
+        (2 * 3600 + 6 * 86400, ENDS.format(left="6d 0h 0m 0s")),
+        (3600, ENDS.format(left="-1h 0m 0s")),
+    ],
+)
+@pytest.mark.parametrize("reason", ["half a header", "no TLS handshake in time"])
+def test_the_alerts_are_for_what_an_operator_can_mend(
+    tmp_path: Path, end: int, certificate: str, reason: str
+) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        assert os.environ.get("CI") != "true", "Debian's prometheus is to be installed"
+        pytest.skip("needs promtool")
+    dropping = "" if "TLS" in reason else DROPS.format(reason=reason)
+    trial = tmp_path / "trial.yml"
+    trial.write_text(
+        DUE.format(alerts=ALERTS, end=end, certificate=certificate, reason=reason,
+                   dropping=dropping)
+    )  # fmt: skip
+    told = subprocess.run(
+        [promtool, "test", "rules", trial], capture_output=True, text=True, timeout=60
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+def test_the_dashboard_asks_for_nothing_that_is_not_there(tmp_path: Path) -> None:
+    service = Service(ADMIN, f"--listen={tlsEndpoint(tmp_path)}")
     client = service.open()
     client.send(text("x") + close(1000))
     client.finish()

@@ -63,7 +63,7 @@ class Running:
     def __init__(self, *arguments: str) -> None:
         options = Options()
         options.parseOptions(list(arguments))
-        _, self.echo, _ = makeService(options)
+        _, self.echo, *_ = makeService(options)
         self.echo.privilegedStartService()
         self.echo.startService()
         self.peers: list[Peer] = []

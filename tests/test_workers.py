@@ -12,10 +12,12 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from certificate import tlsEndpoint
 from memory import Service, request
 from process import Twistd
 from twisted.internet.defer import Deferred
@@ -25,6 +27,7 @@ from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 
 from echotwist import workers
+from echotwist.certificate import Reminder
 from echotwist.limits import Limits
 from echotwist.service import Fatal
 from echotwist.tap import Options, makeService
@@ -355,8 +358,6 @@ def test_without_a_folder_for_its_sockets_it_ends(
 
 
 def test_endpoints_are_held_and_shared(reactor: Reactor, tmp_path: Any) -> None:
-    from certificate import tlsEndpoint
-
     with socket.socket() as free, socket.socket() as other:
         for skt in (free, other):
             skt.bind(("127.0.0.1", 0))
@@ -582,6 +583,32 @@ def test_the_metrics_are_of_all(start: Any, asked: Asked) -> None:
         assert line in http.received()
 
 
+def test_the_ends_of_certificates_are_those_of_workers_and_of_admin(
+    start: Any, asked: Asked, tmp_path: Path
+) -> None:
+    name = "echotwist_certificate_not_after_seconds"
+    http = Http(start(f"--admin={tlsEndpoint(tmp_path, '9090')}"), b"/metrics")
+    body = f'# TYPE {name} gauge\n{name}{{file="/chain.pem"}} 1.9e+09\n'.encode()
+    asked.answer(answer(body), answer(body))
+    assert {line for line in http.received().decode().splitlines() if line.startswith(name)} == {
+        f'{name}{{file="{tmp_path}/chain.pem"}} 3.250368e+10',
+        f'{name}{{file="/chain.pem",worker="1"}} 1.9e+09',
+        f'{name}{{file="/chain.pem",worker="2"}} 1.9e+09',
+    }
+
+
+def test_one_of_all_says_that_a_certificate_ends(reactor: Reactor, tmp_path: Path) -> None:
+    for name in ("clients", "admin"):
+        (tmp_path / name).mkdir()
+    clients, admin = (tlsEndpoint(tmp_path / name, "9090") for name in ("clients", "admin"))
+    both = (f"--listen={clients}", f"--admin={admin}")
+    (reminder,) = [s for s in made(reactor, "--workers=2", *both) if isinstance(s, Reminder)]
+    files = [each.file for each in reminder._certificates]
+    assert files == [f"{tmp_path}/clients/chain.pem", f"{tmp_path}/admin/chain.pem"]
+    worker = made(reactor, "--worker=1/2", *both)
+    assert not any(isinstance(s, Reminder) for s in worker)
+
+
 def test_it_is_ready_for_clients_if_any_worker_is(
     start: Any, reactor: Reactor, asked: Asked
 ) -> None:
@@ -732,6 +759,27 @@ def test_a_worker_that_is_killed_is_replaced_and_the_others_never_notice() -> No
         pids = children(service).split()
     # Twistd has seen it end with 0; and nobody is left behind.
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+def test_a_client_that_no_worker_understands_leaves_a_line(tmp_path: Path) -> None:
+    port, adminPort = freePort(), freePort()
+    admin = f"http://127.0.0.1:{adminPort}"
+    with Twistd(
+        "--workers=2",
+        f"--listen={tlsEndpoint(tmp_path, str(port))}",
+        f"--admin=tcp:{adminPort}:interface=127.0.0.1",
+        ready="workers: 2, all listening",
+    ) as service:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+            client.sendall(b"SSH-2.0-x\r\n")
+            assert client.recv(100) == b""
+        reason = "TLS handshake failed: the client does not speak TLS"
+        service.expect(rf"worker \d: 127\.0\.0\.1:\d+ dropped: {reason}")
+        metrics = get(f"{admin}/metrics")[1]
+        dropped = "echotwist_connections_dropped_total"
+        counts = re.findall(rf'^{dropped}{{reason="{reason}",worker="\d"}} (\S+)', metrics, re.M)
+        assert sorted(counts) == ["0.0", "1.0"]
+        assert metrics.count(f'not_after_seconds{{file="{tmp_path}/chain.pem",worker="') == 2
 
 
 def test_clients_of_all_workers_are_told_that_it_goes_away() -> None:
