@@ -490,6 +490,20 @@ def test_inherited_sockets_are_adopted_in_memory(
                 Service(f"--listen={description}", isFast=False)
 
 
+def test_what_is_no_socket_is_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from twisted.internet.endpoints import _SystemdParser
+    from twisted.python.systemd import ListenFDs
+
+    with (tmp_path / "file").open("w") as file:
+        monkeypatch.setattr(_SystemdParser, "_sddaemon", ListenFDs([file.fileno()], ["a"]))
+        with pytest.raises(
+            SystemExit, match="what systemd has passed to this process is no socket"
+        ):
+            Service("--listen=systemd:domain=INET6:index=0", isFast=False)
+
+
 # The units.
 
 SERVICES = ["echotwist.service", "echotwist@.service"]
