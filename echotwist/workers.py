@@ -122,8 +122,8 @@ class Holding:
         held = socket.socket(family, socket.SOCK_STREAM)
         self.held.append(held)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bool(host))
+        if family == socket.AF_INET6 and not host:  # `::` is what the kernel makes of it.
+            held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, False)
         try:
             held.bind((host, port))
         except OSError as e:

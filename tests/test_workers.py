@@ -304,6 +304,17 @@ def test_a_port_that_is_taken_ends_it_at_once(reactor: Reactor, kind: str) -> No
         held.close()
 
 
+@pytest.mark.parametrize("endpoint", ["tcp6:{}", "tcp:{}:interface=\\:\\:"])
+def test_both_families_of_a_port_are_held(reactor: Reactor, endpoint: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        tree = made(reactor, "--workers=2", f"--listen={endpoint.format(port)}")
+        with pytest.raises(Fatal, match="Address already in use"):
+            tree.privilegedStartService()
+    for held in tree.services[1]._holding.held:
+        held.close()
+
+
 @pytest.mark.parametrize(
     ("endpoint", "why"),
     [
