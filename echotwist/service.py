@@ -302,8 +302,7 @@ def _why(failure: Failure) -> str:
     error: Any = failure.value
     if isinstance(error, CannotListenError):
         if error.socketError == "Cannot acquire lock":  # twisted/internet/unix.py, 26.10
-            path = os.fsdecode(error.port)
-            return f"{path}.lock says that the process {os.readlink(path + '.lock')} does"
+            return f"another process does, as {os.fsdecode(error.port)}.lock says"
         error = error.socketError
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
