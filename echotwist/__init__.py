@@ -4,4 +4,10 @@ Read it in the order in which a message travels: `tap` (the options), `service`
 (listen, drain), `site` (the URLs), `upgrade` (the handshake), `protocol` (the echo).
 """
 
+import os
+
+from echotwist.init import mindSignals
+
 __version__ = "0.1.0"
+
+mindSignals(os.getpid())

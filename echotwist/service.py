@@ -31,6 +31,7 @@ from zope.interface import implementer
 
 from echotwist import fastpath
 from echotwist.channel import Channel
+from echotwist.init import DRAINING
 from echotwist.limits import BACKLOG
 from echotwist.protocol import EchoFactory, EchoProtocol
 from echotwist.proxy import ProxyFactory
@@ -247,12 +248,17 @@ class Signals(Service):
     def startService(self) -> None:
         super().startService()
         # Not before: the reactor installs its own handlers as it starts to run.
-        self._reactor.callWhenRunning(self._install)
+        self._reactor.callWhenRunning(self._begin)
+
+    def _begin(self) -> None:
+        self._install()
+        # Whoever started this may have blocked them until there are handlers; see `init`.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, DRAINING)
 
     def _install(self) -> None:
         # SIGHUP is what a terminal sends that is closed; who started this by nohup, or in the
         # background of a script, does not want to hear of it.
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in DRAINING:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, lambda number, frame: self.received())
 

@@ -53,6 +53,10 @@ class Twistd:
         self._changed = threading.Condition()
         self._ended = False
         self._check = check
+        self.isRead = threading.Event()
+        """Cleared, its output is read no further."""
+
+        self.isRead.set()
         self.process = subprocess.Popen(
             [*before, *TWISTD, "-n", *options, "echotwist", *arguments],
             stdout=subprocess.PIPE,
@@ -77,6 +81,7 @@ class Twistd:
             with self._changed:
                 self.lines.append(line.rstrip("\n"))
                 self._changed.notify_all()
+            self.isRead.wait()
         with self._changed:
             self._ended = True
             self._changed.notify_all()
@@ -128,6 +133,7 @@ class Twistd:
 
     def wait(self, timeout: float = 20) -> int:
         status = self.process.wait(timeout)
+        self.isRead.set()
         self._reader.join(timeout)
         return status
 

@@ -1,0 +1,93 @@
+"""Signals for a process with the id 1, from the first moment on."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from process import TWISTD, Twistd
+from test_attacks import eventually
+
+from echotwist import init
+
+
+def test_only_pid_1_has_handlers_before_the_reactor_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {number: signal.getsignal(number) for number in init.DRAINING}
+    ends: list[int] = []
+    monkeypatch.setattr(os, "_exit", ends.append)
+    try:
+        init.mindSignals(os.getpid() + (os.getpid() == 1))
+        assert {number: signal.getsignal(number) for number in init.DRAINING} == before
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        os.kill(os.getpid(), signal.SIGTERM)
+        init.mindSignals(1)
+        signal.raise_signal(signal.SIGINT)
+        assert ends == [143, 130]
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+NAMESPACE = ["unshare", "--pid", "--fork", "--kill-child"]
+
+
+def hasNamespaces() -> bool:
+    run = subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False)
+    return run.returncode == 0
+
+
+def mask(pid: int, name: str) -> bool:
+    """Whether SIGTERM is in this mask of the process: SigBlk, SigCgt."""
+    found = re.search(rf"^{name}:\s+(\w+)", Path(f"/proc/{pid}/status").read_text(), re.M)
+    assert found
+    return bool(int(found[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+@contextlib.contextmanager
+def inNamespace(*before: str) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+    """The service as PID 1, and its pid outside, as soon as that is there."""
+    process = subprocess.Popen(
+        [*NAMESPACE, *before, *TWISTD, "-n", "echotwist", "--port=0"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        eventually(lambda: children.read_text() != "")
+        yield process, int(children.read_text())
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(not hasNamespaces(), reason="there are no pid namespaces for this user")
+@pytest.mark.parametrize("milliseconds", range(0, 650, 50))
+def test_as_pid_1_it_ends_whenever_sigterm_comes(milliseconds: int) -> None:
+    with inNamespace("env", "--block-signal=TERM") as (process, pid):
+        eventually(lambda: mask(pid, "SigBlk"))
+        time.sleep(milliseconds / 1000)
+        os.kill(pid, signal.SIGTERM)
+        assert process.wait(5) in (0, 143)
+
+
+@pytest.mark.skipif(not hasNamespaces(), reason="there are no pid namespaces for this user")
+def test_as_pid_1_without_help_it_has_a_handler_before_it_has_a_service() -> None:
+    with inNamespace() as (process, pid):
+        eventually(lambda: mask(pid, "SigCgt"))
+        # None of what the service is made of is loaded.
+        assert "echotwist/_fastpath" not in Path(f"/proc/{pid}/maps").read_text()
+        os.kill(pid, signal.SIGTERM)
+        assert process.wait(5) == 143
+
+
+def test_signals_that_were_blocked_at_the_start_drain_it_all_the_same() -> None:
+    with Twistd(before=["env", "--block-signal=TERM"]) as service:
+        service.expect("taking up to")
+        assert service.stop(timeout=5) == 0
