@@ -46,6 +46,20 @@ FRAGMENT = 64
 """Bytes that each frame of a message in several counts for at least. RFC 6455 lets a message
 consist of any number of empty fragments; this ends it at 262,144 of them by default."""
 
+LOG_FILE = 10 << 20
+"""Bytes of a log file that is rotated then, by the next line. Twistd's own 1 MB is full in two
+minutes at the full --log-rate."""
+
+LOG_FILES = 10
+"""Rotated log files that are kept; an older one is replaced. With LOG_FILE, 110 MB at the most."""
+
+LOG_QUEUE = 1 << 20
+"""Characters of the log that wait for who reads the standard output; what comes then is lost.
+A minute at the full --log-rate, beside the 64 KB of a pipe."""
+
+LOG_EXIT = 1.0
+"""Seconds that the end of the process waits for who reads the last lines."""
+
 LONGEST = 7 * 24 * 3600.0
 """Longest time in seconds that an option takes: epoll refuses 25 days, and the reactor
 would then spin."""

@@ -1,23 +1,25 @@
-"""Other forms of the log, for `twistd --logger`:
+"""The forms of the log:
 
+    twistd -n echotwist                                       text, for people
     twistd -n --logger=echotwist.logs.json echotwist          a JSON object a line, for machines
     twistd -n --logger=echotwist.logs.journald echotwist      text, with priorities for journald
 
-twistd's own form is for people. Whatever wrote an event, Twisted and Autobahn included, no
-control byte and no newline of a client gets out raw: each line here begins as only this module
-begins a line.
+The first is twistd's own, and made by `daemon`. In the others no control byte and no newline of a
+client gets out raw, whatever wrote the event, Twisted and Autobahn included: each line here begins
+as only this module begins a line.
 
 Twisted's own jsonFileLogObserver is made for Twisted to read back: its lines are ten times as
 long, with a thread's and a logger's innards, the message in pieces, and no time that one can read.
 """
 
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from json import dumps
-from typing import IO, Any
+from typing import Any
 
 from twisted.logger import (
-    FileLogObserver,
     ILogObserver,
     LogEvent,
     LogLevel,
@@ -25,6 +27,9 @@ from twisted.logger import (
     formatEvent,
 )
 from twisted.python.reflect import safe_str
+from zope.interface import implementer
+
+from echotwist.output import Output, Remark, Stream
 
 _LEGACY = {"message", "time", "system", "isError", "format", "failure"}
 """Keys of events from `twisted.python.log`; what they say is in the new keys as well."""
@@ -39,22 +44,45 @@ _PRIORITIES = {
 """Those of syslog(3), as sd-daemon(3) writes them."""
 
 
+@implementer(ILogObserver)
+class Log:
+    """Writes events in the `form` given to the output that `make` makes.
+
+    Twisted's FileLogObserver waits for a pipe that nobody reads, and its reactor with it.
+    """
+
+    def __init__(
+        self, form: Callable[[LogEvent], str | None], make: Callable[[Remark], Output]
+    ) -> None:
+        self._form = form
+        self.output = make(self._remark)
+
+    def __call__(self, event: LogEvent) -> None:
+        if lines := self._form(event):
+            self.output.write(lines)
+
+    def _remark(self, format: str, **values: Any) -> str:
+        event = {"log_format": format, "log_time": time.time(), "log_level": LogLevel.warn,
+                 "log_namespace": "echotwist", **values}  # fmt: skip
+        return self._form(event) or ""
+
+
 def json() -> ILogObserver:
     """Writes the log as JSON to the standard output."""
-    return FileLogObserver(_output(), jsonLine)
+    return Log(jsonLine, standardOutput)
 
 
 def journald() -> ILogObserver:
     """Writes the log as text to the standard output, for systemd to read."""
-    return FileLogObserver(_output(), journaldLines)
+    return Log(journaldLines, standardOutput)
 
 
-def _output() -> IO[Any]:
+def standardOutput(remark: Remark) -> Stream:
     # sys.stdout becomes a part of the log as it begins.
     output = sys.__stdout__
     if output is None:
         raise SystemExit("echotwist: there is no standard output to log to")
-    return output
+    return Stream(output.fileno(), remark, output.encoding)
 
 
 def jsonLine(event: LogEvent) -> str:

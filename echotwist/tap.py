@@ -16,6 +16,7 @@ from twisted.python.usage import UsageError
 
 from echotwist import __version__, fastpath
 from echotwist.certificate import Reminder
+from echotwist.daemon import Daemon
 from echotwist.endpoints import endpointOf, port
 from echotwist.forwarded import TrustedProxies, trustedProxy
 from echotwist.journal import Journal
@@ -208,7 +209,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         # Not at the top: that would install one before twistd's option --reactor is read.
         from twisted.internet import reactor
 
-    services = MultiService()
+    services = Daemon(options.parent or {})
     kinds = _supervisor if options["workers"] > 1 and options["worker"] is None else _server
     for service in kinds(options, reactor):
         service.setServiceParent(services)

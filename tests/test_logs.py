@@ -1,6 +1,5 @@
 """The forms of the log that are not twistd's own."""
 
-import io
 import json
 import os
 import re
@@ -8,13 +7,20 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from frames import binary, close, text
 from memory import Service, request
 from process import TWISTD
-from twisted.logger import FileLogObserver, LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import (
+    ILogObserver,
+    LogLevel,
+    formatEvent,
+    formatEventAsClassicLogText,
+    globalLogPublisher,
+)
 from twisted.logger import Logger as TwistedLogger
 from twisted.python import log as legacy
 from twisted.python.failure import Failure
@@ -220,20 +226,37 @@ def test_without_a_level_it_is_information() -> None:
     }
 
 
+@pytest.mark.parametrize("form", [logs.jsonLine, logs.journaldLines, formatEventAsClassicLogText])
+def test_what_the_log_says_of_itself_has_the_form_of_the_log(form: Any) -> None:
+    made: list[str] = []
+
+    def make(remark: Any) -> Any:
+        made.append(remark("{lost} lines", lost=7))
+
+    logs.Log(form, make)
+    event = {"log_namespace": "echotwist", "log_level": LogLevel.warn, "log_format": "{lost} lines"}
+    line = form({**event, "log_time": 0, "lost": 7})
+    hasTime = re.compile(r"(\d{4}-[^ \"]+|(?<=\"time\": \")[^\"]+)")
+    assert hasTime.sub("", made[0]) == hasTime.sub("", line)
+    assert "7 lines" in line
+
+
 def test_what_says_nothing_is_no_line() -> None:
     assert logs.journaldLines({"log_time": 0}) == ""
 
 
 @pytest.mark.parametrize("make", [logs.json, logs.journald])
 def test_they_write_to_the_standard_output(
-    make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    output = io.StringIO()
-    monkeypatch.setattr(sys, "__stdout__", output)
-    observer = make()
-    assert isinstance(observer, FileLogObserver)
-    observer({"log_time": 0, "log_format": "é\n"})
-    assert output.getvalue().count("\n") == 1
+    with open(tmp_path / "log", "w", encoding="ascii") as output:
+        monkeypatch.setattr(sys, "__stdout__", output)
+        observer = make()
+        assert ILogObserver.providedBy(observer)
+        observer({"log_time": 0, "log_format": "é\n"})
+        observer({"log_time": 0, "log_format": ""})
+        observer.output.flush(20)
+    assert (tmp_path / "log").read_bytes().count(b"\n") == 1 + (make is logs.json)
     monkeypatch.setattr(sys, "__stdout__", None)
     with pytest.raises(SystemExit, match="no standard output"):
         make()
