@@ -16,7 +16,7 @@ from twisted.python.usage import UsageError
 
 from echotwist import __version__, fastpath
 from echotwist.certificate import Reminder
-from echotwist.daemon import Daemon
+from echotwist.daemon import Daemon, vet
 from echotwist.endpoints import endpointOf, port
 from echotwist.forwarded import TrustedProxies, trustedProxy
 from echotwist.journal import Journal
@@ -147,6 +147,7 @@ class Options(TwistedOptions):
             raise UsageError(f"takes no argument {arguments[0]!r}")
 
     def postOptions(self) -> None:
+        vet(self.parent or {})
         self["port"] = _parsed("port", self["port"], port)
         self["workers"] = _parsed("workers", self["workers"], _cores)
         if self["worker"] is not None:

@@ -6,6 +6,7 @@ An upgrade of either that changes one of these fails here, and says where to loo
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,13 @@ from autobahn.twisted.websocket import WebSocketAdapterProtocol
 from autobahn.websocket.compress import PERMESSAGE_COMPRESSION_EXTENSION, PerMessageDeflate
 from autobahn.websocket.protocol import WebSocketProtocol
 from memory import Client, Service, request
+from process import TWISTD
+from twisted.application.app import AppLogger
 from twisted.internet import endpoints
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IHalfCloseableDescriptor
 from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.scripts._twistd_unix import UnixApplicationRunner, UnixAppLogger
 from twisted.web.http import HTTPChannel
 
 from echotwist.closing import unsent
@@ -158,3 +162,39 @@ def test_http_channel_calls_what_channel_replaces() -> None:
 def test_importing_the_plugin_and_the_options_installs_no_reactor() -> None:
     code = "import sys, echotwist.tap; sys.exit('twisted.internet.reactor' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_twistd_logs_to_what_the_application_has() -> None:
+    """Daemon: it is asked after --logger, and before twistd makes a log of its own."""
+    source = inspect.getsource(AppLogger.start)
+    assert (
+        source.index("self._observerFactory()")
+        < source.index("application.getComponent(logger.ILogObserver, None)")
+        < source.index("self._getLogObserver()")
+    )
+    assert UnixAppLogger.start is AppLogger.start
+    source = inspect.getsource(UnixAppLogger._getLogObserver)
+    assert source.index("self._syslog:") < source.index('self._logfilename == "-"')
+    assert 'self._logfilename = "twistd.log"' in source
+
+
+def test_twistd_has_a_daemons_parent_told_by_two_methods() -> None:
+    """daemon._clarify: both are replaced."""
+    source = inspect.getsource(UnixApplicationRunner.postApplication)
+    assert "message = self._formatChildException(ex)" in source
+    assert "untilConcludes(os.write, statusPipe, message)" in source
+    source = inspect.getsource(UnixApplicationRunner.daemonize)
+    assert "code = self._waitForStart(r)" in source
+    assert "os._exit(code)" in source
+
+
+def test_twistd_looks_up_users_before_it_loads_a_plugin(tmp_path: Path) -> None:
+    """Once it has a message of its own, the table in docs/operations.md need not say so."""
+    for option in ("--uid=nosuchuser", "--gid=nosuchgroup"):
+        run = subprocess.run(
+            [*TWISTD, "-n", option, "echotwist", "--port=0"],
+            capture_output=True, text=True, cwd=tmp_path, timeout=30, check=False,
+        )  # fmt: skip
+        assert run.returncode == 1
+        assert run.stderr.splitlines()[-1].startswith("KeyError: ")
+        assert "echotwist/tap.py" not in run.stderr
