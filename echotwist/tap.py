@@ -48,7 +48,8 @@ class Options(TwistedOptions):
     longdesc = (
         "Serves a page at / and echoes every WebSocket message at /echo. "
         "Sizes take 65536, 64k, 16M; times take 500ms, 10s, 2m. "
-        "SIGTERM, SIGINT and SIGHUP drain it: every client is told 1001 and given time to leave."
+        "SIGTERM, SIGINT and SIGHUP drain it: every client is told 1001 and given time to leave. "
+        "SIGUSR1 opens the file of twistd's --logfile anew, as after logrotate."
     )
 
     optParameters = [
