@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
+import tty
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +309,40 @@ def test_it_is_said_where_the_lines_are_missing(pipe: tuple[int, int]) -> None:
         r"line  200\nline  201\n",
         read,
     )
+
+
+@contextlib.contextmanager
+def stalled(kind: str) -> Iterator[tuple[int, int, Callable[[], None]]]:
+    """Who reads and who writes, neither of which gets on until the third is called."""
+    if kind == "terminal":
+        reader, writer = os.openpty()
+        tty.setraw(writer)
+        termios.tcflow(writer, termios.TCOOFF)  # Ctrl-S.
+        yield reader, writer, lambda: termios.tcflow(writer, termios.TCOON)
+    else:
+        ends = socket.socketpair()
+        reader, writer = (end.detach() for end in ends)
+        filled(writer)
+        yield reader, writer, lambda: None
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("kind", ["terminal", "socket"])
+def test_terminals_and_sockets_are_not_waited_for_either(kind: str) -> None:
+    with stalled(kind) as (reader, writer, resume):
+        log = Stream(writer, remark)
+        began = time.monotonic()
+        lines(log, 0, 5000)
+        log.flush()
+        assert time.monotonic() - began < 2
+        resume()
+        read = everything(reader, log).splitlines()
+    lost = re.fullmatch(r"! ([\d,]+) lines of the log were lost while nobody read it", read.pop())
+    assert lost
+    assert read == [f"line {number:4}" for number in range(len(read))]
+    assert len(read) + int(lost[1].replace(",", "")) == 5000
 
 
 def test_a_reader_that_is_gone_is_survived(pipe: tuple[int, int]) -> None:
