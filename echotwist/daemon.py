@@ -64,8 +64,8 @@ class Daemon(MultiService):
             return Log(formatEventAsClassicLogText, standardOutput)
         try:
             log = Log(formatEventAsClassicLogText, lambda remark: opened(path, remark))
-        except (OSError, ValueError) as e:  # A path with a NUL.
-            raise Fatal(f"--logfile {path}: {_why(e)}") from e
+        except OSError as e:
+            raise Fatal(f"--logfile {path}: {e.strerror}") from e
         if isinstance(log.output, LogFile):
             self._file = log.output
         return log
@@ -112,8 +112,8 @@ def _vetFolder(option: str, path: str, root: str, rights: int = os.X_OK) -> None
             raise Fatal(f"--{option} {path}: {os.strerror(errno.ENOTDIR)}")
         if not os.access(where, rights):
             raise Fatal(f"--{option} {path}: {os.strerror(errno.EACCES)}")
-    except (OSError, ValueError) as e:
-        raise Fatal(f"--{option} {path}: {_why(e)}") from e
+    except OSError as e:
+        raise Fatal(f"--{option} {path}: {e.strerror}") from e
 
 
 def _vetPidFile(path: str, root: str) -> None:
@@ -126,8 +126,8 @@ def _vetPidFile(path: str, root: str) -> None:
             content = file.read(100)
     except FileNotFoundError:
         return
-    except (OSError, ValueError) as e:
-        raise Fatal(f"--pidfile {path}: {_why(e)}") from e
+    except OSError as e:
+        raise Fatal(f"--pidfile {path}: {e.strerror}") from e
     if not re.fullmatch(rb"\s*\d{1,9}\s*", content) or not int(content):
         raise Fatal(f"--pidfile {path}: holds no process id; remove it if no twistd has it")
     if (pid := int(content)) == os.getpid():
@@ -141,10 +141,6 @@ def _vetPidFile(path: str, root: str) -> None:
             f"--pidfile {path}: process {pid} runs, maybe as another twistd; "
             "give this one another file, or none by --pidfile="
         )
-
-
-def _why(e: OSError | ValueError) -> str:
-    return (e.strerror if isinstance(e, OSError) else None) or str(e)
 
 
 def _clarify() -> None:
