@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,16 +14,18 @@ import pytest
 from process import TWISTD, Twistd
 from test_attacks import eventually
 
-from echotwist import init
 
+def test_only_pid_1_has_handlers_before_the_reactor_runs() -> None:
+    """In a process of its own: the tests' has threads, and handlers of other tests."""
+    run = """if True:
+        import os, signal
+        before = [signal.getsignal(number) for number in (15, 2, 1)]
+        from echotwist import init
+        assert os.getpid() != 1
+        assert [signal.getsignal(number) for number in (15, 2, 1)] == before
 
-def test_only_pid_1_has_handlers_before_the_reactor_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {number: signal.getsignal(number) for number in init.DRAINING}
-    ends: list[int] = []
-    monkeypatch.setattr(os, "_exit", ends.append)
-    try:
-        init.mindSignals(os.getpid() + (os.getpid() == 1))
-        assert {number: signal.getsignal(number) for number in init.DRAINING} == before
+        ends = []
+        os._exit = ends.append
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         os.kill(os.getpid(), signal.SIGTERM)
@@ -30,9 +33,8 @@ def test_only_pid_1_has_handlers_before_the_reactor_runs(monkeypatch: pytest.Mon
         signal.raise_signal(signal.SIGINT)
         assert ends == [143, 130]
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    """
+    subprocess.run([sys.executable, "-c", run], check=True)
 
 
 NAMESPACE = [
@@ -84,13 +86,20 @@ def test_as_pid_1_it_ends_whenever_sigterm_comes(milliseconds: int) -> None:
 
 
 @pytest.mark.skipif(not hasNamespaces(), reason="there are no pid namespaces for this user")
-def test_as_pid_1_without_help_it_has_a_handler_before_it_has_a_service() -> None:
-    with inNamespace() as (process, pid):
-        eventually(lambda: mask(pid, "SigCgt"))
-        # None of what the service is made of is loaded.
-        assert "echotwist/_fastpath" not in Path(f"/proc/{pid}/maps").read_text()
-        os.kill(pid, signal.SIGTERM)
-        assert process.wait(5) == 143
+def test_as_pid_1_it_has_a_handler_as_soon_as_echotwist_is_imported() -> None:
+    """The kernel drops a signal for PID 1 that has none."""
+    run = "import echotwist, signal; print('up', flush=True); signal.pause()"
+    with subprocess.Popen(
+        [*NAMESPACE, sys.executable, "-c", run], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "up\n"
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            os.kill(int(children.read_text()), signal.SIGTERM)
+            assert process.wait(5) == 143
+        finally:
+            process.kill()
 
 
 def test_signals_that_were_blocked_at_the_start_drain_it_all_the_same() -> None:
