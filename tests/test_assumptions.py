@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from autobahn.twisted.websocket import WebSocketAdapterProtocol
 from autobahn.websocket.compress import PERMESSAGE_COMPRESSION_EXTENSION, PerMessageDeflate
-from autobahn.websocket.protocol import WebSocketProtocol
+from autobahn.websocket.protocol import WebSocketProtocol, WebSocketServerProtocol
 from memory import Client, Service, request
 from process import TWISTD
 from twisted.application.app import AppLogger
@@ -67,6 +67,21 @@ def test_autobahn_sends_nothing_of_the_clients_text(service: Service) -> None:
     assert b"secret" not in client.received()
     assert service.factory.webStatus is False
     assert service.factory.versions == [13]
+
+
+def test_autobahn_answers_an_upgrade_in_its_own_spelling(service: Service) -> None:
+    """EchoProtocol._shakeHands mends it. Once Autobahn says `websocket` itself, it need not; and
+    if it sends something else first, it would mend that."""
+    source = inspect.getsource(WebSocketServerProtocol.succeedHandshake)
+    assert source.count('response += "Upgrade: WebSocket\\x0d\\x0a"') == 1
+    assert source.count("self.sendData(") == 1
+    client = service.connect()
+    client.send(request(Sec_WebSocket_Protocol="Upgrade"))
+    lines = client.received().split(b"\r\n")
+    assert lines[0] == b"HTTP/1.1 101 Switching Protocols"
+    assert [line for line in lines if line.lower().startswith(b"upgrade")] == [
+        b"Upgrade: websocket"
+    ]
 
 
 def test_autobahn_does_not_know_close_1014_itself() -> None:
