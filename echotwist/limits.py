@@ -43,8 +43,7 @@ HEADER = 300
 """Bytes that a header of a request takes beside its own, as Python keeps it (measured)."""
 
 FRAGMENT = 64
-"""Bytes that each frame of a message in several counts for at least. RFC 6455 lets a message
-consist of any number of empty fragments; this ends it at 262,144 of them by default."""
+"""Bytes under which a frame of a message in several is small; see `Limits.smallFragments`."""
 
 LOG_FILE = 10 << 20
 """Bytes of a log file that is rotated then, by the next line. Twistd's own 1 MB is full in two
@@ -217,6 +216,17 @@ class Limits:
         hostile clients took 1.4 times of what they held (measured, without the fast path).
         """
         return self.memoryBudget * 2 // 3
+
+    @property
+    def smallFragments(self) -> int:
+        """Bytes that the frames of a message in several may lack, all together, of FRAGMENT each.
+
+        RFC 6455 lets a message consist of any number of empty fragments; this ends it at 262,144
+        of them by default. An account of its own: a message of `maxMessage` bytes may end with
+        an empty fragment, as writers of streams end theirs. Not below 1,024 of them, however
+        small a message has to be: they cost time and no memory.
+        """
+        return max(self.maxMessage, 1024 * FRAGMENT)
 
     @property
     def wireMessage(self) -> int:

@@ -111,6 +111,7 @@ class EchoProtocol(WebSocketServerProtocol):
     _isStopped = False
     _isFull = False
     _wireLeft: int
+    _smallLeft: int
     _failure: tuple[int, str] | None = None
     _heard = 0.0
     _timer: IDelayedCall | None = None
@@ -191,14 +192,21 @@ class EchoProtocol(WebSocketServerProtocol):
         limits = self.factory.limits
         # The first frame of a message says whether it is compressed (RFC 7692, 6.1).
         self._wireLeft = limits.wireMessage if self.current_frame.rsv else limits.maxMessage
+        self._smallLeft = limits.smallFragments
 
     def onMessageFrameBegin(self, length: int) -> None:
         super().onMessageFrameBegin(length)
         frame = self.current_frame
+        self._wireLeft -= length
         isAlone = frame.fin and frame.opcode != 0
-        self._wireLeft -= length if isAlone else max(length, FRAGMENT)
+        if length < FRAGMENT and not isAlone:
+            self._smallLeft -= FRAGMENT - length
         if self._wireLeft < 0:
             self._tooBig()
+        elif self._smallLeft < 0:
+            self._fail_connection(
+                MESSAGE_TOO_BIG, f"a message has too many fragments under {FRAGMENT} bytes"
+            )
 
     def onMessageFrameData(self, payload: bytes) -> None:
         if len(self._message) + len(payload) > self.factory.limits.maxMessage:
@@ -217,9 +225,7 @@ class EchoProtocol(WebSocketServerProtocol):
 
     def _tooBig(self) -> None:
         self._fail_connection(
-            MESSAGE_TOO_BIG,
-            f"a message may have {self.factory.limits.maxMessage} bytes, "
-            f"each of several frames counted as {FRAGMENT} or more",
+            MESSAGE_TOO_BIG, f"a message may have {self.factory.limits.maxMessage} bytes"
         )
 
     # A client that does not read, which Twisted finds out, is not read.

@@ -341,23 +341,41 @@ def test_the_limit_itself_is_allowed() -> None:
     assert client.frames() == [Frame(BINARY, bytes(1000))]
 
 
-def test_a_limit_may_be_smaller_than_what_a_fragment_counts_for() -> None:
-    client = Service("--max-message=10").open()
-    client.send(binary(bytes(10)) + text(""))
-    assert client.frames() == [Frame(BINARY, bytes(10)), Frame(TEXT, b"")]
-    client.send(frame(BINARY, b"x", fin=False))
+@pytest.mark.parametrize("size", [10, 16 * 2**20])
+def test_a_message_of_the_limit_may_end_with_an_empty_fragment(size: int) -> None:
+    """Writers of streams end theirs so: they know the end only when nothing more comes."""
+    client = Service(f"--max-message={size}").open()
+    for piece in (size, size // 2):
+        client.send(frame(BINARY, bytes(piece), fin=False))
+        client.send(frame(CONTINUATION, bytes(size - piece), fin=False))
+        client.send(frame(CONTINUATION, b""))
+        assert client.frames() == [Frame(BINARY, bytes(size))]
+    client.send(frame(BINARY, bytes(size), fin=False) + frame(CONTINUATION, b"x"))
     assert failed(client) == 1009
 
 
-def test_empty_fragments_count(client: Client) -> None:
-    client.send(frame(BINARY, b"", fin=False))
+def test_a_message_of_the_limit_may_come_in_tiny_fragments(client: Client) -> None:
+    payload = random.Random(1).randbytes(2**20)
+    pieces = [payload[start : start + 32] for start in range(0, len(payload), 32)]
+    for n, piece in enumerate(pieces):
+        client.socket.arriving += frame(BINARY if n == 0 else CONTINUATION, piece, fin=False)
+    client.send(frame(CONTINUATION, bytes(15 * 2**20)))
+    assert client.frames() == [Frame(BINARY, payload + bytes(15 * 2**20))]
+
+
+@pytest.mark.parametrize(("options", "most"), [([], 262_144), (["--max-message=10"], 1024)])
+def test_the_number_of_empty_fragments_has_an_end(options: list[str], most: int) -> None:
+    client = Service(*options).open()
     many = frame(CONTINUATION, b"", fin=False) * 1000
-    for _ in range(262):
+    client.send(frame(BINARY, b"", fin=False))
+    for _ in range((most - 1) // 1000):
         client.send(many)
+    client.send(frame(CONTINUATION, b"", fin=False) * ((most - 1) % 1000))
     assert client.frames() == []
     assert len(client.protocol._message) == 0
     client.send(many)
-    assert failed(client) == 1009
+    (last,) = client.frames()
+    assert last.payload == b"\x03\xf1a message has too many fragments under 64 bytes"
 
 
 def test_a_message_in_tiny_segments_is_kept_in_one_piece(client: Client) -> None:
