@@ -217,6 +217,7 @@ cdef struct Connection:
     size_t unsentAt, unsentEnd, unsentRoom
     uint32_t events       # that epoll_wait() shall tell of
     bint recalled
+    uint64_t leftThen     # as `left`, when it was
     # Its place among those that were heard of before it and after it; see keepAlive().
     Connection *before
     Connection *after
@@ -526,7 +527,8 @@ cdef class Loop:
         self.order(LEND, fd, number, False, data)
 
     def recall(self, int fd, uint64_t number, bint atOnce):
-        """Return it: at once, or as soon as no frame is passing. It may be on its way already."""
+        """Return it: at once, or as soon as no frame is passing; if this was asked before, also if
+        nothing of that frame has come since. It may be on its way already."""
         self.order(RECALL, fd, number, atOnce, b"")
 
     def grant(self, uint64_t messages):
@@ -651,9 +653,11 @@ cdef class Loop:
             elif letter.kind == RECALL:
                 c = self.byDescriptor[letter.fd]
                 if c != NULL and c.number == letter.number:
-                    c.recalled = True
-                    if letter.flag or not isPassing(c):
+                    if letter.flag or not isPassing(c) or c.recalled and c.left == c.leftThen:
                         self.giveBack(c, RECALLED, NULL, 0, NULL, 0)
+                    else:
+                        c.recalled = True
+                        c.leftThen = c.left
             elif letter.kind == GRANT:
                 self.showable = letter.number
             else:

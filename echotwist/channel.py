@@ -23,7 +23,7 @@ from twisted.web.server import Request as TwistedRequest
 from zope.interface import implementer
 
 from echotwist.answer import lastWords
-from echotwist.closing import linger, lowest, unsent
+from echotwist.closing import Deadline, linger, lowest, unsent
 from echotwist.limits import HEADER, HEADERS, HEADERS_BYTES, TARGET
 from echotwist.peer import nameOf
 
@@ -80,7 +80,7 @@ class Channel(HTTPChannel):
     isAnswered = False
     """Whether it has had an answer, or gets no other than it has."""
 
-    _deadline: IDelayedCall | None = None
+    _deadline: IDelayedCall | Deadline | None = None
     _isStopped = False
     _hasSent = False
     """Whether a byte has come."""

@@ -4,12 +4,14 @@
 peer had sent something that was not read yet, the kernel then answers with a reset, and a
 reset throws away what the peer has not read: the close frame, the 413, the last echo. So
 an end here is what nginx calls a lingering close: write what is left, say FIN, throw away
-what still arrives, and wait for the peer's FIN, until a deadline aborts it.
+what still arrives, and wait for the peer's FIN. A deadline aborts it once nothing moves any more:
+eight megabytes of echo take a slow client ten seconds, and it may have all of them.
 
 This module is also the one place that reads private attributes of Twisted's transports.
 """
 
 from array import array
+from collections.abc import Callable
 from contextlib import suppress
 from fcntl import ioctl
 from termios import TIOCOUTQ
@@ -19,9 +21,74 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISSLTranspor
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOProtocol
 
+STEPS = 5
+"""Times that a deadline looks. More would be more exact, and wake the process more often."""
 
-def linger(transport: Any, reactor: IReactorTime, timeout: float) -> IDelayedCall:
-    """End `transport` in order; abort it if the peer has not followed after `timeout` seconds.
+
+class Deadline:
+    """Calls `late` when nothing has `moved` for `timeout` seconds.
+
+    `moved` is asked STEPS times in these, and says whether anything has since it was asked before.
+    So it takes up to a step longer. Each step is a timer of its own, and before `late` the
+    reactor has one more turn, in which it reads: if the process was stopped meanwhile (SIGSTOP, a
+    virtual machine that was paused), all but one of the steps still have their length, and
+    what the kernel has got from the peer counts.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        timeout: float,
+        moved: Callable[[], bool],
+        late: Callable[[], object],
+    ) -> None:
+        self._reactor = reactor
+        self._step = timeout / STEPS
+        self._moved = moved
+        self._late = late
+        self._wait(STEPS)
+
+    def _wait(self, left: int) -> None:
+        delay = self._step if left else 0
+        self._call: IDelayedCall = self._reactor.callLater(delay, self._look, left)
+
+    def _look(self, left: int) -> None:
+        if self._moved():
+            self._wait(STEPS)
+        elif left:
+            self._wait(left - 1)
+        else:
+            self._late()
+
+    def active(self) -> bool:
+        return bool(self._call.active())
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+
+def delivery(transport: Any) -> Callable[[], bool]:
+    """Says, each time that it is called, whether the peer has acknowledged anything since the
+    time before, of what is `waiting` for it."""
+    before = waiting(transport)
+
+    def moved() -> bool:
+        nonlocal before
+        then, before = before, waiting(transport)
+        return before < then
+
+    return moved
+
+
+def linger(
+    transport: Any,
+    reactor: IReactorTime,
+    timeout: float,
+    late: Callable[[], object] | None = None,
+) -> Deadline:
+    """End `transport` in order. When for `timeout` seconds the peer has neither followed nor
+    acknowledged anything of what waits for it, `late` is called, or else it is aborted. So a peer
+    to which all is delivered has `timeout` seconds, whatever it still sends.
 
     Returns the deadline, to be cancelled in `connectionLost`. The caller discards what is
     received from now on.
@@ -35,7 +102,7 @@ def linger(transport: Any, reactor: IReactorTime, timeout: float) -> IDelayedCal
         transport.loseWriteConnection()
         transport.doWrite()  # Now, if nothing is unsent, and not in a turn of the reactor's own.
     transport.resumeProducing()  # The peer's FIN is not seen by a transport that does not read.
-    return reactor.callLater(timeout, transport.abortConnection)
+    return Deadline(reactor, timeout, delivery(transport), late or transport.abortConnection)
 
 
 def isPlain(transport: Any) -> bool:

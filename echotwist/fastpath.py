@@ -137,7 +137,8 @@ class FastPath:
         loop.lend(_descriptorOf(connection), connection.number, data)
 
     def recall(self, connection: Connection, atOnce: bool) -> None:
-        """Have `connection` returned: at once, or when the frame that is passing has ended."""
+        """Have `connection` returned: at once, or when the frame that is passing has ended; asked
+        again, also if nothing of that has come since."""
         _, loop = self._lent[connection.number]
         loop.recall(_descriptorOf(connection), connection.number, atOnce)
 

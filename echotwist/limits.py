@@ -193,12 +193,15 @@ class Limits:
     closeTimeout: float = _limit(
         "5s",
         seconds,
-        "Time for the client to finish a close, whoever began it; then it is aborted.",
+        "A client that is to finish a close, whoever began it, is aborted when nothing has moved "
+        "for this long: none of what waits for it acknowledged. So it has this long once all is "
+        "delivered; until then, who reads little by little is alive, as it is to a ping.",
     )
     drainTimeout: float = _limit(
         "10s",
         seconds,
-        "Time for all clients to leave after SIGTERM, SIGINT or SIGHUP; the rest is aborted. "
+        "Time for all clients to leave after SIGTERM, SIGINT or SIGHUP; the rest is aborted, also "
+        "those that still read. "
         "Twice the close, and well below systemd's 90s.",
     )
     logRate: int = _limit(

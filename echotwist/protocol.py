@@ -13,7 +13,7 @@ costs what `limits` says and no more, whatever its client does:
 - A client that does not read is not read: while more than 64 KiB wait for it, Twisted pauses
   its transport. So at most that and the echo of one read are held.
 - One timer at a time: until a silence calls for a ping, for the answer to it, or for the end of
-  the close.
+  the close. Whatever waits for a client, what ends its connection is that nothing moves.
 - After a close or an error, what still arrives is discarded.
 
 Autobahn's own timers are off: they count whole seconds only (txaio 26.6.1). Of its private
@@ -42,7 +42,16 @@ from zope.interface import implementer
 
 from echotwist import __version__, deflate
 from echotwist.budget import Budget
-from echotwist.closing import isAtRest, isPlain, linger, send, unsent, waiting
+from echotwist.closing import (
+    Deadline,
+    delivery,
+    isAtRest,
+    isPlain,
+    linger,
+    send,
+    unsent,
+    waiting,
+)
 from echotwist.fastpath import FastPath
 from echotwist.journal import Journal
 from echotwist.limits import FRAGMENT, Limits
@@ -63,6 +72,9 @@ _PLAIN = (0x81, 0x82)
 
 _COMPRESSED = (0xC1, 0xC2)
 """The same, compressed (RFC 7692, 6.1)."""
+
+_NOT_READ = (1006, "not read to the end")
+"""What the log has of a connection that ended before its echo, or the close, was delivered."""
 
 _SPENT = (
     "_transport_details",
@@ -114,7 +126,7 @@ class EchoProtocol(WebSocketServerProtocol):
     _smallLeft: int
     _failure: tuple[int, str] | None = None
     _heard = 0.0
-    _timer: IDelayedCall | None = None
+    _timer: IDelayedCall | Deadline | None = None
     _out: list[bytes] | None = None
 
     _known: tuple[int, ...] = ()
@@ -409,6 +421,9 @@ class EchoProtocol(WebSocketServerProtocol):
             self.transport.abortConnection()
         elif why == "unanswered":
             self._unanswered()
+        elif isInside and why == "recalled":
+            # At once, or because nothing more has come of the frame.
+            self._cut()
         elif isInside:
             # No close frame fits inside a frame, so this is a drop.
             if why == "not UTF-8":
@@ -429,17 +444,47 @@ class EchoProtocol(WebSocketServerProtocol):
     def goAway(self) -> None:
         """Ask the client to leave, with 1001; the answer, or a deadline, ends the connection."""
         if self.state == self.STATE_OPEN and self._onReturn is None:
-            self._setTimer(self.factory.limits.closeTimeout, self.abort)
+            self._awaitClose()
             self._whenReturned(self._sayGoingAway, atOnce=False)
 
     def _sayGoingAway(self) -> None:
         if self.state == self.STATE_OPEN:
+            self._awaitClose()
             # sendClose() refuses 1001 (26.10.2, P:2323).
             self.sendCloseFrame(code=GOING_AWAY, reasonUtf8=b"server going away")
 
+    def _awaitClose(self) -> None:
+        """Wait for the client's close as long as something moves: it must read its echo before
+        that, and cannot answer before the end of the message that it is sending."""
+        delivered, heard = delivery(self.transport), self._heard
+
+        def moved() -> bool:
+            nonlocal heard
+            before, heard = heard, self._heard
+            isHeard = heard != before and (bool(self.data) or self.inside_message)
+            return delivered() or isHeard
+
+        self._clearTimer()
+        timeout = self.factory.limits.closeTimeout
+        self._timer = Deadline(self.factory.reactor, timeout, moved, self._closeIsLate)
+
+    def _closeIsLate(self) -> None:
+        if self._isLent and self.factory.fastPath is not None:
+            # Inside a frame. It is returned if nothing more has come of that.
+            self._awaitClose()
+            self.factory.fastPath.recall(self, atOnce=False)
+        else:
+            self._cut()
+
     def abort(self) -> None:
         """Drop it, at once."""
-        self._whenReturned(self.transport.abortConnection, atOnce=True)
+        self._whenReturned(self._cut, atOnce=True)
+
+    def _cut(self) -> None:
+        """Drop it. That is no clean end while something waits for the client."""
+        if self._failure is None and waiting(self.transport):
+            self._failure = _NOT_READ
+        self.transport.abortConnection()
 
     def _unanswered(self) -> None:
         self._failure = (1006, "ping not answered")
@@ -470,7 +515,8 @@ class EchoProtocol(WebSocketServerProtocol):
         self._message, self.data = b"", b""  # Half a message is not kept meanwhile.
         if self._perMessageCompress is not None:
             self._perMessageCompress.forget()
-        self._timer = linger(self.transport, self.factory.reactor, self.factory.limits.closeTimeout)
+        timeout = self.factory.limits.closeTimeout
+        self._timer = linger(self.transport, self.factory.reactor, timeout, self._cut)
 
     def readConnectionLost(self) -> None:
         """The client has said FIN. What it asked for before that still goes out."""
@@ -486,6 +532,8 @@ class EchoProtocol(WebSocketServerProtocol):
             code, reason = self._failure
         elif not wasClean:
             code, reason = 1006, "no closing handshake"
+        elif unsent(self.transport):
+            code, reason = _NOT_READ
         self.factory.journal.closed(self, code, reason)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

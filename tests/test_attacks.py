@@ -43,11 +43,14 @@ class Attack:
         self.socket = socket.create_connection(("127.0.0.1", service.port), timeout=20)
         self.rest = b""
         if upgrade:
-            self.socket.sendall(request(**changes))
-            while b"\r\n\r\n" not in self.rest:
-                self.rest += self.socket.recv(4096)
-            head, _, self.rest = self.rest.partition(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 101 "), head
+            self.upgrade(**changes)
+
+    def upgrade(self, **changes: str | None) -> None:
+        self.socket.sendall(request(**changes))
+        while b"\r\n\r\n" not in self.rest:
+            self.rest += self.socket.recv(4096)
+        head, _, self.rest = self.rest.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101 "), head
 
     def read(self, size: int) -> bytes:
         while len(self.rest) < size:
