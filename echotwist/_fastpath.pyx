@@ -221,8 +221,9 @@ cdef struct Connection:
     # Its place among those that were heard of before it and after it; see keepAlive().
     Connection *before
     Connection *after
-    double since          # when it was heard of, or found silent
+    double since          # when it was heard of, or looked at
     bint isSilent
+    bint isLate           # half of the time for an answer is over
     uint64_t waiting      # bytes that the client had not acknowledged then
 
 
@@ -464,6 +465,7 @@ cdef class Loop:
 
     # What follows belongs to the loop's thread alone.
     cdef double now
+    cdef double looked                # All that had come then has been read.
     cdef bint going, hasTold
     cdef uint8_t *room                # HEADER bytes, and then READ.
     cdef Connection **byDescriptor
@@ -593,26 +595,27 @@ cdef class Loop:
         with nogil:
             self.readClock()
             while self.going:
-                self.serve(self.untilDue())
+                self.serve(self.untilDue(), True)
 
     def turn(self, double now):
         """Serve what is ready, at this time in seconds, without waiting: a turn of run(), for
         tests. Returns how much was ready."""
         self.now = now
-        return self.serve(0)
+        return self.serve(0, False)
 
     cdef void readClock(self) noexcept nogil:
         cdef timespec time
         clock_gettime(CLOCK_MONOTONIC, &time)
         self.now = time.tv_sec + time.tv_nsec * 1e-9
 
-    cdef int serve(self, int milliseconds) noexcept nogil:
+    cdef int serve(self, int milliseconds, bint hasClock) noexcept nogil:
         cdef epoll_event events[EVENTS]
+        cdef double before = self.now
         cdef int ready = epoll_wait(self.epoll, events, EVENTS, milliseconds)
         cdef bint isOrdered = False
         cdef Connection *c
         cdef int i
-        if milliseconds:
+        if hasClock:
             self.readClock()
         for i in range(ready):
             c = <Connection *>events[i].data.ptr
@@ -626,6 +629,9 @@ cdef class Loop:
         # Not before: they may take a connection away of which an event tells.
         if isOrdered:
             self.obey()
+        # Less than it can tell, and no signal: nothing else was there. See keepAlive().
+        if 0 <= ready < EVENTS:
+            self.looked = before
         self.keepAlive()
         if self.hasThrottled and self.held < self.mostHeld:
             self.hasThrottled = False
@@ -986,6 +992,11 @@ cdef class Loop:
     # and returned if nothing has moved at the end of the timeout. Those that were heard of are a
     # ring in the order of time, the silent ones another, so that only the first of each is
     # looked at.
+    #
+    # When a process goes on that was stopped (SIGSTOP, a virtual machine that was paused), time has
+    # passed, and pongs are in the kernel: a stop ends epoll_wait() without a word of them. So
+    # nobody is judged at a time at which not all had been read that had come, nor before each half
+    # of the timeout has passed after the other.
 
     cdef void hearOf(self, Connection *c) noexcept nogil:
         # To a hundredth of the interval: the ring is not touched for each message.
@@ -1004,21 +1015,24 @@ cdef class Loop:
             unlink(c)
             append(&self.silent, c)
             c.isSilent = True
+            c.isLate = False
             c.since = self.now
             c.waiting = unacknowledged(c)
             self.ping(c)
             c = self.heard.after
         c = self.silent.after
-        while c != &self.silent and self.now >= c.since + self.pingTimeout:
+        while c != &self.silent and self.looked >= c.since + self.pingTimeout / 2:
             left = unacknowledged(c)
-            if left < c.waiting:
+            if left >= c.waiting and c.isLate:
+                self.giveBack(c, UNANSWERED, NULL, 0, NULL, 0)
+            else:
                 unlink(c)
                 append(&self.silent, c)
                 c.since = self.now
-                c.waiting = left
-                self.ping(c)
-            else:
-                self.giveBack(c, UNANSWERED, NULL, 0, NULL, 0)
+                c.isLate = left >= c.waiting
+                if not c.isLate:
+                    c.waiting = left
+                    self.ping(c)
             c = self.silent.after
 
     cdef void ping(self, Connection *c) noexcept nogil:
@@ -1035,6 +1049,6 @@ cdef class Loop:
         if self.heard.after != &self.heard:
             due = self.heard.after.since + self.pingInterval
         if self.silent.after != &self.silent and (
-                due < 0 or self.silent.after.since + self.pingTimeout < due):
-            due = self.silent.after.since + self.pingTimeout
+                due < 0 or self.silent.after.since + self.pingTimeout / 2 < due):
+            due = self.silent.after.since + self.pingTimeout / 2
         return -1 if due < 0 else <int>ceil(max(due - self.now, 0) * 1000)

@@ -95,7 +95,7 @@ class Budget:
                 self._relax()
             return
         if self._deadline is None:
-            self._deadline = self._reactor.callLater(self._patience, self._late)
+            self._deadline = self._reactor.callLater(self._patience, self._due)
         size = self._holders.get(holder, 0)
         if size > self._half / len(self._holders) and holder not in self._stopped:
             self._stopped[holder] = None
@@ -112,6 +112,11 @@ class Budget:
         if abs(self._reactor.seconds() - self._refreshed) >= REFRESH:
             self._refreshed = self._reactor.seconds()
             self.refresh()
+
+    def _due(self) -> None:
+        # After a turn: if the process was stopped meanwhile, its clients may have read, and what
+        # is held can go out now.
+        self._deadline = self._reactor.callLater(0, self._late)
 
     def _late(self) -> None:
         self._refresh()

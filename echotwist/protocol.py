@@ -344,18 +344,24 @@ class EchoProtocol(WebSocketServerProtocol):
         self._awaitPong(self._heard, before, self.factory.limits.pingTimeout)
 
     def _awaitPong(self, heard: float, before: int, left: float) -> None:
-        # In steps of the interval: whoever has answered may be due for the next ping.
-        step = min(left, self.factory.limits.pingInterval)
+        # In steps of the interval: whoever has answered may be due for the next ping. In two at
+        # least, each a timer of its own: if the process was stopped, one of them was too short.
+        limits = self.factory.limits
+        step = min(left, limits.pingInterval, limits.pingTimeout / 2)
         self._setTimer(step, self._pongDue, heard, before, left - step)
 
     def _pongDue(self, heard: float, before: int, left: float) -> None:
         """A pong cannot overtake a long message, in either direction. So what counts is that
         something moved since the ping: a byte was received, or some of what was waiting for the
-        client `before` it was acknowledged. There are `left` seconds for that."""
+        client `before` it was acknowledged. There are `left` seconds for that, and then a turn of
+        the reactor: when a process goes on that was stopped (SIGSTOP, a virtual machine that was
+        paused), its timers are due before what the kernel has got meanwhile is read."""
         if self._heard != heard or self._isStopped:  # What is not read cannot be heard.
             self._watch()
         elif left > 0:
             self._awaitPong(heard, before, left)
+        elif left == 0:
+            self._setTimer(0, self._pongDue, heard, before, -1)
         elif (now := waiting(self.transport)) < before:
             self._awaitPong(heard, now, self.factory.limits.pingTimeout)
         else:

@@ -195,6 +195,18 @@ class Unthreaded:
         self.loop.run()  # It was told to stop.
 
 
+class Reactor(MemoryReactorClock):
+    def advance(self, amount: float) -> None:
+        """As the real one: what a timer sets for now has to wait for the next turn."""
+        self.rightNow += amount
+        self._sortCalls()
+        for call in [call for call in self.calls if call.getTime() <= self.seconds()]:
+            if call.active() and call.getTime() <= self.seconds():
+                self.calls.remove(call)
+                call.called = 1
+                call.func(*call.args, **call.kw)
+
+
 class Transport(Connection):
     def __init__(self, skt: Any, protocol: Any, reactor: Any, peer: Any) -> None:
         super().__init__(skt, protocol, reactor)
@@ -281,7 +293,7 @@ class Service:
         options = Options()
         way = [] if self.isFast else ["--no-fast-path"]
         options.parseOptions([*way, *arguments])
-        self.reactor = MemoryReactorClock()
+        self.reactor = Reactor()
         self.tree = makeService(options, self.reactor)
         self.echo: Any = next(s for s in self.tree.services if isinstance(s, EchoService))
         self.site = self.echo._listeners[0].site
@@ -347,9 +359,9 @@ class Service:
     def run(self) -> None:
         """What the reactor does until nothing is left to do."""
         for _ in range(100_000):
-            self.reactor.advance(0)
             turned = [self._turn(client) for client in list(self.clients)]
             turned.append(self._turnLoops())
+            self.reactor.advance(0)
             now = self.reactor.seconds()
             due = any(call.getTime() <= now for call in self.reactor.getDelayedCalls())
             if not any(turned) and not due:

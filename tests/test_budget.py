@@ -393,6 +393,22 @@ def test_who_is_not_read_for_two_reasons_is_read_when_both_are_gone() -> None:
     assert client.reading
 
 
+def test_who_has_read_while_the_process_was_stopped_is_not_refused() -> None:
+    """The timer is due before what is held can go out."""
+    service = Service(*POOR, isFast=False)
+    clients = [service.open() for _ in range(6)]
+    for client in clients:
+        client.socket.window = 0
+        client.send(binary(bytes(90_000)))
+    for client in clients:
+        client.socket.window = float("inf")
+    service.reactor.advance(20)
+    service.run()
+    for client in clients:
+        assert client.frames() == [Frame(BINARY, bytes(90_000))]
+        assert not client.socket.closed
+
+
 def test_headers_are_held_and_counted() -> None:
     service = Service(*POOR)
     client = service.connect()

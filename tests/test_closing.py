@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import random
 import selectors
+import signal
 import socket
 import ssl
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from certificate import tlsEndpoint
-from frames import BINARY, CLOSE, TEXT, Frame, binary, close, frame, text
+from frames import BINARY, CLOSE, PONG, TEXT, Frame, binary, close, frame, text
 from memory import Client, Service
 from process import Twistd
 from test_attacks import Attack, eventually
@@ -327,3 +328,30 @@ def test_over_sockets_who_does_not_read_is_cut(open: Callable[..., Any]) -> None
     service.expect("closed: 1006 'not read to the end'")
     assert time.monotonic() - began > 0.9
     eventually(lambda: service.descriptors() == before)
+
+
+@pytest.mark.parametrize("after", [0, 0.4])
+def test_who_has_answered_while_the_process_was_stopped_is_kept(
+    open: Callable[..., Any], after: float
+) -> None:
+    """As by a supervisor, or in a container; the pongs are in the kernel when it goes on. But the
+    stop ends the wait for them without a word of that, and the timers are due."""
+    service, connect = open("--ping-interval=700ms", "--ping-timeout=600ms")
+    clients = [connect() for _ in range(5)]
+    for client in clients:
+        client.socket.sendall(text(""))
+        client.rest = client.read(2)[2:]
+    for client in clients:
+        client.read(2)  # The ping.
+    time.sleep(after)
+    service.process.send_signal(signal.SIGSTOP)
+    threads = list(Path(f"/proc/{service.pid}/task").glob("*/stat"))
+    eventually(lambda: all(" T " in thread.read_text() for thread in threads))
+    for client in clients:
+        client.socket.sendall(frame(PONG))
+    time.sleep(1)  # Longer than a pong may take.
+    service.process.send_signal(signal.SIGCONT)
+    for client in clients:
+        client.socket.sendall(close(1000, "bye"))
+        assert client.end()[-5:] == b"\x03\xe8bye"
+    assert "not answered" not in service.log

@@ -482,6 +482,29 @@ def test_who_has_answered_is_pinged_after_the_next_interval() -> None:
     assert client.socket.closed
 
 
+@pytest.mark.parametrize("after", [0, 15])
+def test_a_pong_that_came_while_the_process_was_stopped_counts(client: Client, after: int) -> None:
+    """The timer is due before the sockets are read."""
+    client.service.advance(30)
+    assert client.frames() == [Frame(PING, b"")]
+    client.service.advance(after)
+    client.socket.arriving += frame(PONG)
+    client.service.reactor.advance(60)
+    client.service.run()
+    client.send(text("x"))
+    assert client.frames()[-1] == Frame(TEXT, b"x")
+    assert not client.socket.closed
+
+
+def test_who_does_not_answer_after_the_process_was_stopped_is_aborted(client: Client) -> None:
+    client.service.advance(30)
+    client.service.reactor.advance(60)
+    client.service.advance(9.9)
+    assert not client.socket.closed
+    client.service.advance(10.2)
+    assert client.socket.closed
+
+
 def test_pings_can_be_turned_off() -> None:
     client = Service("--ping-interval=0").open()
     client.service.advance(1_000)
