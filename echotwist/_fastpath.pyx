@@ -72,7 +72,7 @@ cdef extern from "<sys/epoll.h>" nogil:
     struct epoll_event:
         uint32_t events
         epoll_data_t data
-    int EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
+    int EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
     int epoll_create1(int flags)
     int epoll_ctl(int epoll, int operation, int fd, epoll_event *event)
     int epoll_wait(int epoll, epoll_event *events, int most, int milliseconds)
@@ -621,6 +621,9 @@ cdef class Loop:
             c = <Connection *>events[i].data.ptr
             if c == NULL:
                 isOrdered = True
+            elif c.unsent != NULL and events[i].events & EPOLLRDHUP and not isPassing(c):
+                # The client's FIN, behind what is not read: there is a deadline for that.
+                self.giveBack(c, UNUSUAL, NULL, 0, NULL, 0)
             elif c.unsent != NULL and (
                     events[i].events & (EPOLLOUT | EPOLLERR | EPOLLHUP) or not isPassing(c)):
                 self.sendUnsent(c)
@@ -706,7 +709,9 @@ cdef class Loop:
             events |= EPOLLOUT
         if c.unsent == NULL:
             events |= EPOLLIN
-        elif isPassing(c):
+        elif not isPassing(c):
+            events |= EPOLLRDHUP
+        else:
             if self.held < self.mostHeld:
                 events |= EPOLLIN
             else:

@@ -181,8 +181,9 @@ class Limits:
     pingInterval: float = _limit(
         "30s",
         secondsOrNever,
-        "A client that is silent for this long is sent a ping; 0 for never. 30s keeps the usual "
-        "proxies (60s) and NATs from forgetting an idle connection.",
+        "A client that is silent for this long is sent a ping; 0 for never: who does not read is "
+        "then waited for until it says that it sends no more. 30s keeps the usual proxies (60s) "
+        "and NATs from forgetting an idle connection.",
     )
     pingTimeout: float = _limit(
         "20s",

@@ -46,6 +46,7 @@ from echotwist.closing import (
     Deadline,
     delivery,
     isAtRest,
+    isEnding,
     isPlain,
     linger,
     send,
@@ -246,16 +247,31 @@ class EchoProtocol(WebSocketServerProtocol):
         if not self._isFull:  # Twisted says it again with each write.
             self._isFull = True
             self.factory.journal.totals.pauses += 1
+            self._watchForEnd()
         self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
         self._isFull = False
+        if not self.factory.limits.pingInterval and self.state == self.STATE_OPEN:
+            self._clearTimer()  # _watchForEnd()'s.
         if not self._isStopped:
             self.transport.resumeProducing()
         self.factory.budget.account(self)
 
     def stopProducing(self) -> None:
         """The connection is gone."""
+
+    def _watchForEnd(self) -> None:
+        """Without pings, who does not read is waited for without end, as the operator wants; but
+        not after it has said that it sends no more. What is not read does not tell."""
+        if not self.factory.limits.pingInterval and self.state == self.STATE_OPEN:
+            self._setDeadline(delivery(self.transport), self._mayEnd)
+
+    def _mayEnd(self) -> None:
+        if isEnding(self.transport):
+            self._cut()
+        else:
+            self._watchForEnd()
 
     # Nor are those that hold most, when all hold too much.
 
@@ -470,9 +486,7 @@ class EchoProtocol(WebSocketServerProtocol):
             isHeard = heard != before and (bool(self.data) or self.inside_message)
             return delivered() or isHeard
 
-        self._clearTimer()
-        timeout = self.factory.limits.closeTimeout
-        self._timer = Deadline(self.factory.reactor, timeout, moved, self._closeIsLate)
+        self._setDeadline(moved, self._closeIsLate)
 
     def _closeIsLate(self) -> None:
         if self._isLent and self.factory.fastPath is not None:
@@ -555,6 +569,11 @@ class EchoProtocol(WebSocketServerProtocol):
     def _setTimer(self, delay: float, call: Any, *args: Any) -> None:
         self._clearTimer()
         self._timer = self.factory.reactor.callLater(delay, call, *args)
+
+    def _setDeadline(self, moved: Callable[[], bool], late: Callable[[], None]) -> None:
+        self._clearTimer()
+        timeout = self.factory.limits.closeTimeout
+        self._timer = Deadline(self.factory.reactor, timeout, moved, late)
 
     def _clearTimer(self) -> None:
         if self._timer is not None and self._timer.active():

@@ -14,7 +14,12 @@ from typing import Any
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IListeningPort,
+    IProtocolFactory,
+    IStreamServerEndpoint,
+)
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.policies import WrappingFactory
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
@@ -110,6 +115,13 @@ class Secured(BufferingTLSTransport):
         elif not self._handshakeDone and _reason(error) in _PLAIN:
             self.transport.write(lastWords(400, PLAIN, False))
         super()._tlsShutdownFinished(reason)
+        if reason is None and self._handshakeDone:
+            # The peer's close_notify, which the protocol above is told as it is told of TCP's FIN.
+            # Twisted only has the transport below close when all is written: without a deadline,
+            # and not at all while a producer is paused.
+            above = IHalfCloseableProtocol(self.wrappedProtocol, None)
+            if above is not None:
+                above.readConnectionLost()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         # Whoever aborts says why.

@@ -147,6 +147,12 @@ def test_tls_ends_a_handshake_through_one_method() -> None:
     assert source.rstrip().endswith("self.transport.loseConnection()")
 
 
+def test_tls_says_close_notify_through_one_method() -> None:
+    """tls.Secured."""
+    source = inspect.getsource(TLSMemoryBIOProtocol._flushReceiveBIO)
+    assert source.count("self._tlsShutdownFinished(None)") == 1
+
+
 @pytest.mark.parametrize(
     "description",
     [

@@ -9,15 +9,18 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from certificate import tlsEndpoint
-from frames import BINARY, CLOSE, PONG, TEXT, Frame, binary, close, frame, text
+from frames import BINARY, CLOSE, PONG, TEXT, Frame, binary, close, frame, length, text
 from memory import Client, Service
 from process import Twistd
 from test_attacks import Attack, eventually
+from test_certificate import Files, issued
+from test_certificate import Peer as Secured
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -355,3 +358,81 @@ def test_who_has_answered_while_the_process_was_stopped_is_kept(
         client.socket.sendall(close(1000, "bye"))
         assert client.end()[-5:] == b"\x03\xe8bye"
     assert "not answered" not in service.log
+
+
+# The end of a client that does not read, as its kernel or its TLS says it.
+
+
+@pytest.fixture
+def secured(tmp_path: Path) -> Secured:
+    """A connection over TLS that is never pinged, to a service in memory."""
+    files = Files(tmp_path)
+    files.write(issued())
+    peer = Secured(files.certificate())
+    factory = peer.client.service.factory
+    factory.limits = replace(factory.limits, pingInterval=0)
+    peer.open()
+    peer.client.socket.window = 0
+    return peer
+
+
+@pytest.mark.parametrize("size", [60_000, 300_000], ids=["not paused", "paused"])
+def test_after_close_notify_who_reads_gets_its_echo(secured: Any, size: int, log: Any) -> None:
+    secured.tls.write(binary(bytes(size)))
+    with pytest.raises(ssl.SSLWantReadError):
+        secured.tls.unwrap()
+    secured.client.send(secured._out.read())
+    for _ in reading(secured.client, 30_000):
+        if secured.client.socket.closed:
+            break
+    assert not secured.client.socket.reset
+    secured._in.write(secured.client.received())
+    echo = b""
+    with contextlib.suppress(ssl.SSLZeroReturnError):
+        while True:
+            echo += secured.tls.read(100_000)
+    assert echo == server(size)
+    assert ended(log) == "1006 'no closing handshake'"
+    assert secured.client.service.timers() <= 1
+
+
+@pytest.mark.parametrize("size", [60_000, 300_000], ids=["not paused", "paused"])
+def test_after_close_notify_who_does_not_read_is_cut(secured: Any, size: int, log: Any) -> None:
+    secured.tls.write(binary(bytes(size)))
+    with pytest.raises(ssl.SSLWantReadError):
+        secured.tls.unwrap()
+    secured.client.send(secured._out.read())
+    secured.client.service.advance(4.9)
+    assert not secured.client.socket.closed
+    secured.client.service.advance(1.2)
+    assert secured.client.socket.closed
+    assert ended(log) == "1006 'not read to the end'"
+    assert secured.client.service.timers() <= 1
+
+
+def server(size: int) -> bytes:
+    """The frame of a server with so many zeros."""
+    return b"\x82" + length(size, masked=False) + bytes(size)
+
+
+@pytest.mark.parametrize("size", [1000, 12 * 2**20])
+def test_without_pings_who_says_it_is_done_and_does_not_read_is_cut(
+    open: Callable[..., Any], size: int
+) -> None:
+    """By FIN, or over TLS by close_notify alone; behind more than the kernel takes for it."""
+    service, connect = open("--ping-interval=0", "--close-timeout=500ms")
+    before = service.descriptors()
+    client = connect()
+    small(client.socket)
+    client.socket.sendall(binary(random.randbytes(size)))
+    client.read(100)
+    time.sleep(1.2)  # Twice the deadline: who only does not read is waited for.
+    assert service.descriptors() == before + 1
+    if isinstance(client.socket, ssl.SSLSocket):
+        client.socket.settimeout(0.1)
+        with contextlib.suppress(OSError):  # Of course: it has data.
+            client.socket.unwrap()
+    else:
+        client.socket.shutdown(socket.SHUT_WR)
+    eventually(lambda: service.descriptors() == before, 10)
+    service.expect(r"#1 .* closed: 1006 '(no closing handshake|not read to the end)'")
