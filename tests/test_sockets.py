@@ -281,6 +281,35 @@ async def test_over_tls_too_there_is_an_end_to_what_is_accepted(start: Any, tls:
     assert not peers[-1].lost.called
 
 
+@pytest.mark.parametrize("kind", ["tcp", "ssl"])
+@pytest_twisted.ensureDeferred
+async def test_without_pings_who_does_not_read_is_waited_for_until_it_ends(
+    start: Any, tls: str, kind: str, log: Any
+) -> None:
+    """By FIN, or over TLS by close_notify alone; neither is read by a service that has stopped."""
+    listen = tls.format(0) if kind == "ssl" else "tcp:0:interface=127.0.0.1"
+    times = ["--ping-interval=0", "--close-timeout=100ms"]
+    service = start(f"--listen={listen}", "--no-fast-path", *times)
+    peer = await (await service.connect(kind)).open()
+    peer.transport.pauseProducing()
+    peer.transport.write(binary(bytes(12 * 2**20)))  # More than the buffers of two kernels take.
+    (connection,) = service.connections
+    while not connection._isFull:
+        await sleep(0.05)
+    await sleep(0.5)
+    assert service.connections == [connection]
+    if kind == "ssl":
+        peer.transport.loseConnection()
+    else:
+        peer.transport.loseWriteConnection()
+    for _ in range(100):
+        await sleep(0.05)
+        if not service.connections:
+            break
+    assert service.connections == []
+    assert " closed: 1006 'not read to the end'" in log.lines()[-1]
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_client_may_say_fin_and_wait_for_its_echo(start: Any) -> None:
     service = start("--listen=tcp:0:interface=127.0.0.1")
