@@ -511,6 +511,22 @@ def test_a_client_that_could_not_be_sent_a_ping_is_sent_one_when_it_reads(
     assert not lent.socket.closed
 
 
+def test_nobody_is_judged_before_all_are_read() -> None:
+    """epoll tells of 256 at a time; the others have answered, too."""
+    service = Service("--threads=1", isFast=True)
+    clients = [service.open() for _ in range(300)]
+    for client in clients:
+        client.send(text("x"))
+        assert client.protocol._isLent
+    service.advance(30 + 11)
+    for client in clients:
+        assert client.frames() == [Frame(TEXT, b"x"), Frame(PING, b"")]
+        client.socket.theirs.send(frame(PONG))
+    service.reactor.advance(60)  # The process was stopped.
+    service.run()
+    assert [client.socket.closed for client in clients] == [False] * 300
+
+
 def test_a_recall_is_obeyed_between_two_large_frames(service: Service, lent: Client) -> None:
     """A read ends inside a frame, almost always: the recall waited for ever."""
     frames = frame(BINARY, bytes(100_000)) * 30
