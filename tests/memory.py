@@ -292,7 +292,8 @@ class Service:
         self.lends = lends
         options = Options()
         way = [] if self.isFast else ["--no-fast-path"]
-        options.parseOptions([*way, *arguments])
+        # Another port is bound for real where a test starts the service.
+        options.parseOptions(["--port=0", *way, *arguments])
         self.reactor = Reactor()
         self.tree = makeService(options, self.reactor)
         self.echo: Any = next(s for s in self.tree.services if isinstance(s, EchoService))

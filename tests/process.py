@@ -14,19 +14,23 @@ from pathlib import Path
 TWISTD = [str(Path(sysconfig.get_path("scripts")) / "twistd"), "--pidfile="]
 
 
+_held: list[socket.socket] = []
+
+
 def freePorts(count: int) -> list[int]:
-    """Ports that nobody listens on, below those that the kernel gives to outgoing connections:
-    one of these could have a replaced echotwist's port when it is to listen again."""
-    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    found: list[int] = []
-    for port in range(first - 1, 1024, -7):
-        with socket.socket() as trial, contextlib.suppress(OSError):
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind(("", port))
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise AssertionError("no free ports")
+    """Ports that nobody listens on, and that nobody else is given while this process lives.
+
+    They are held without listening, which keeps the kernel, and this function in other processes,
+    from giving them away; only who asks for the number, with SO_REUSEADDR as servers do, gets it.
+    Ports that were merely closed again could be anybody's when the service is to listen there.
+    """
+    held = [socket.socket() for _ in range(count)]
+    for skt in held:
+        skt.bind(("", 0))
+        # Not before: another process's held port could be taken then.
+        skt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _held.extend(held)
+    return [skt.getsockname()[1] for skt in held]
 
 
 class Twistd:

@@ -426,7 +426,7 @@ def test_an_idle_client_stays_because_it_is_pinged(kind: type[Proxy]) -> None:
 
 @both
 def test_the_lines_for_tls_work(kind: type[Proxy]) -> None:
-    (port,) = freePorts(5)[4:]
+    (port,) = freePorts(1)
 
     def withTls(text: str) -> str:
         # What is commented out is code if no space stands behind the #.

@@ -311,12 +311,12 @@ def test_an_operator_can_look_on_while_it_drains(log) -> None:
     client = service.open()
     service.tree.stopService()
     service.run()
-    assert stopped == ["port 8080"]
+    assert stopped == ["port 0"]
     assert get(service, "/readyz")[0].startswith(b"HTTP/1.1 503 ")
     assert get(service, "/healthz")[0].startswith(b"HTTP/1.1 200 ")
     client.send(close(1001))
     client.finish()
-    assert stopped == ["port 8080", "tcp:9090:interface=127.0.0.1"]
+    assert stopped == ["port 0", "tcp:9090:interface=127.0.0.1"]
 
 
 def test_the_figures_are_what_prometheus_expects(tmp_path: Path) -> None:

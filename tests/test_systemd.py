@@ -19,7 +19,7 @@ import pytest
 from certificate import tlsEndpoint
 from frames import CLOSE, TEXT, binary, close, parse, text
 from memory import Service, request
-from process import TWISTD, Twistd
+from process import TWISTD, Twistd, freePorts
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
 
@@ -412,8 +412,7 @@ def test_twisted_does_not_shut_an_inherited_socket_down() -> None:
 
 
 def test_systemd_socket_activate_starts_it_for_the_first_client() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = freePorts(1)
     # Twisted takes no socket without a name, and this tool gives none unless told.
     process = subprocess.Popen(
         [needs("systemd-socket-activate"), f"--listen=127.0.0.1:{port}", "--fdname=echotwist",

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from certificate import tlsEndpoint
 from frames import CONTINUATION, TEXT, Frame, close, frame, parse, text
-from memory import request
-from process import TWISTD, Twistd
+from memory import Service, request
+from process import TWISTD, Twistd, freePorts
 
 
 class Raw:
@@ -169,8 +169,7 @@ def test_it_runs_on_every_reactor(reactor: str) -> None:
 
 def test_as_a_daemon_it_leaves_the_terminal_and_keeps_its_log(tmp_path: Path) -> None:
     log, pid = tmp_path / "log", tmp_path / "pid"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = freePorts(1)
     run = subprocess.run(
         [TWISTD[0], f"--pidfile={pid}", f"--logfile={log}", "echotwist", f"--port={port}"],
         capture_output=True, text=True, cwd=tmp_path, timeout=30, check=False,
@@ -299,3 +298,20 @@ def test_what_is_said_is_what_is_served(
             else:
                 with pytest.raises(ConnectionRefusedError):
                     socket.create_connection((host, service.port), timeout=20)
+
+
+def test_a_free_port_is_nobody_elses() -> None:
+    """Or a test could find it taken, on a machine where others work."""
+    (port,) = freePorts(1)
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("", port))
+    for number in (port, port):
+        socket.create_server(("127.0.0.1", number)).close()
+
+
+def test_the_service_in_memory_needs_no_port() -> None:
+    """Somebody may have the README's, 8080: who tries the service out, say."""
+    services = [Service(), Service()]
+    for service in services:
+        service.echo.privilegedStartService()
+        assert service.echo.isListening

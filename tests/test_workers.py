@@ -19,7 +19,7 @@ import aiohttp
 import pytest
 from certificate import tlsEndpoint
 from memory import Service, request
-from process import Twistd
+from process import Twistd, freePorts
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ProcessDone, ProcessExitedAlready
 from twisted.internet.testing import MemoryReactorClock, StringTransport
@@ -719,14 +719,8 @@ def get(url: str) -> tuple[int, str]:
         return e.code, ""
 
 
-def freePort() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as skt:
-        port: int = skt.getsockname()[1]
-    return port
-
-
 def test_a_worker_that_is_killed_is_replaced_and_the_others_never_notice() -> None:
-    admin = f"http://127.0.0.1:{freePort()}"
+    admin = f"http://127.0.0.1:{freePorts(1)[0]}"
     endpoint = f"--admin=tcp:{admin.rpartition(':')[2]}:interface=127.0.0.1"
 
     async def echo(ws: Any, text: str) -> None:

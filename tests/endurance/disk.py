@@ -12,7 +12,7 @@ from pathlib import Path
 
 from figures import MB, Figure, atMost, exactly, told
 from frames import TEXT, Frame, parse, text
-from process import TWISTD
+from process import TWISTD, freePorts
 from test_attacks import eventually
 from traffic import REQUEST
 
@@ -36,8 +36,7 @@ def limited(share: float) -> Sequence[Figure]:
 
 
 def _log(share: float, path: Path, room: int | None) -> Sequence[Figure]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = freePorts(1)
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     process = subprocess.Popen(
         [*TWISTD, "-n", f"--logfile={path}", "echotwist", f"--port={port}", "--log-rate=10000"],

@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import urllib.request
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from functools import partial
 
 from figures import Figure, atMost, exactly, told
 from frames import TEXT, Frame, parse, text
-from process import Twistd
+from process import Twistd, freePorts
 from test_attacks import eventually
 from traffic import REQUEST
 
@@ -29,8 +28,7 @@ def workers(share: float) -> Sequence[Figure]:
     the other is killed (-9). Its clients connect again; those of the other one notice nothing; it
     is replaced."""
     clients = max(round(CLIENTS * share), 20)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        admin = free.getsockname()[1]
+    (admin,) = freePorts(1)
     with Twistd(
         "--workers=2", f"--admin=tcp:{admin}:interface=127.0.0.1", "--log-rate=0",
         ready="workers: 2, all listening",
