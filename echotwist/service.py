@@ -1,5 +1,6 @@
 """The service: listen, be ready, drain."""
 
+import errno
 import math
 import os
 import signal
@@ -310,6 +311,8 @@ def _why(failure: Failure) -> str:
         if error.socketError == "Cannot acquire lock":  # twisted/internet/unix.py, 26.10
             return f"another process does, as {os.fsdecode(error.port)}.lock says"
         error = error.socketError
+    if error == "Cannot acquire lock":  # Of a Unix socket: twisted/internet/unix.py, 26.10.
+        return os.strerror(errno.EADDRINUSE)
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     return str(error)

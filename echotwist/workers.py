@@ -90,7 +90,8 @@ class Sharing:
 class Holding:
     """A reactor that takes ports as `Sharing` does, and does not listen. `held` are the sockets.
 
-    Raises CannotListenError, also for what cannot be shared.
+    Raises CannotListenError, also for what cannot be shared. Nobody else gets a port before
+    `share` is called, nor does this process a second time, by whatever interface.
     """
 
     def __init__(self, reactor: Any) -> None:
@@ -117,21 +118,26 @@ class Holding:
         return self._hold(family, "", port)
 
     def _hold(self, family: int, host: str, port: int) -> int:
-        if any((host, port) == address.getsockname()[:2] for address in self.held):
-            raise CannotListenError(host, port, OSError("it is given twice"))
         held = socket.socket(family, socket.SOCK_STREAM)
         self.held.append(held)
+        # For connections of the last process, which the kernel still knows.
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6 and not host:  # `::` is what the kernel makes of it.
-            held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, False)
+        if family == socket.AF_INET6 and not host:
+            # With a host it is as the kernel has it, as where Twisted listens.
+            held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         try:
             held.bind((host, port))
         except OSError as e:
             raise CannotListenError(host, port, e) from e
-        # Not before: another supervisor's port could be taken then.
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # With it, another one that does not listen either could have the same port.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         number: int = held.getsockname()[1]
         return number
+
+    def share(self) -> None:
+        """Let workers listen on the ports."""
+        for held in self.held:
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
 
 class Relay(Logger):
@@ -231,6 +237,8 @@ class Workers(ProcessMonitor):
                 raise cannotListen(description, failed[0])
         if self.admin is not None:
             self.admin.privilegedStartService()
+        # Not before: its port must be another one.
+        self._holding.share()
 
     def startService(self) -> None:
         if not self._holding.held:

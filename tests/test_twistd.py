@@ -315,3 +315,29 @@ def test_the_service_in_memory_needs_no_port() -> None:
     for service in services:
         service.echo.privilegedStartService()
         assert service.echo.isListening
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--workers=2", "--listen=tcp:{port}", "--admin=tcp:{port}"],
+        ["--listen=tcp:{port}", "--admin=tcp:{port}"],
+        ["--listen=unix:{path}", "--admin=unix:{path}"],
+        ["--listen=unix:{path}:lockfile=0", "--listen=unix:{path}:lockfile=0"],
+    ],
+)
+def test_what_is_given_twice_is_one_clear_line_and_status_1(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    (port,) = freePorts(1)
+    options = [argument.format(port=port, path=tmp_path / "s") for argument in arguments]
+    run = subprocess.run(
+        [*TWISTD, "-n", "echotwist", *options],
+        capture_output=True, text=True, cwd=tmp_path, timeout=30, check=False,
+    )  # fmt: skip
+    assert run.returncode == 1
+    said = [line for line in (run.stdout + run.stderr).splitlines() if "echotwist: " in line]
+    twice = options[-1].partition("=")[2]
+    assert [line.partition("echotwist: ")[2] for line in said] == [
+        f"cannot listen on {twice}: Address already in use"
+    ]

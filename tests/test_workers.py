@@ -22,6 +22,7 @@ from memory import Service, request
 from process import Twistd, freePorts
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ProcessDone, ProcessExitedAlready
+from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import LogLevel
 from twisted.python.failure import Failure
@@ -328,15 +329,33 @@ def test_what_cannot_be_shared_ends_it_at_once(reactor: Reactor, endpoint: str, 
         tree.privilegedStartService()
 
 
-def test_a_port_is_given_once(reactor: Reactor) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    listen = f"--listen=tcp:{port}:interface=127.0.0.1"
-    tree = made(reactor, "--workers=2", listen, listen)
-    with pytest.raises(Fatal, match="it is given twice"):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--listen=tcp:PORT:interface=127.0.0.1", "--listen=tcp:PORT:interface=127.0.0.1"],
+        ["--listen=tcp:PORT", "--listen=tcp:PORT:interface=127.0.0.1"],
+        ["--listen=tcp:PORT:interface=127.0.0.1", "--listen=tcp:PORT"],
+        ["--listen=tcp6:PORT", "--listen=tcp:PORT"],
+        ["--listen=haproxy:tcp:PORT", "--listen=tcp6:PORT"],
+        ["--listen=tcp:PORT", "--admin=tcp:PORT"],
+        ["--listen=tcp:PORT", "--admin=tcp:PORT:interface=127.0.0.1"],
+        ["--port=PORT", "--admin=tcp:PORT:interface=127.0.0.1"],
+    ],
+)
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_port_is_given_once(workers: str, arguments: list[str]) -> None:
+    """The worker that has it second could not start, again and again."""
+    reactor: Any = SelectReactor()  # It takes real ports; the tests' own one is running.
+    (port,) = freePorts(1)
+    options = [argument.replace("PORT", str(port)) for argument in arguments]
+    tree = made(reactor, f"--workers={workers}", *options)
+    second = options[1].partition("=")[2]
+    with pytest.raises(Fatal, match=f"cannot listen on {second}: Address already in use"):
         tree.privilegedStartService()
-    for held in tree.services[1]._holding.held:
-        held.close()
+    if workers == "2":
+        for held in tree.services[1]._holding.held:
+            held.close()
+    reactor.disconnectAll()
 
 
 def test_another_supervisor_does_not_get_the_port_of_workers(reactor: Reactor) -> None:
