@@ -279,7 +279,8 @@ def _supervisor(options: Options, reactor: Any) -> Iterator[IService]:
     limits: Limits = options["limits"]
     holding = Holding(reactor)
     ports = [(text, _endpoint(holding, "listen", text)) for text in options["listen"]]
-    twistd: dict[str, Any] = options.parent or {}
+    # twistd's `reactor` is a name, and that of twist is the reactor, with the name beside it.
+    parent: dict[str, Any] = options.parent or {}
     workers = Workers(
         reactor,
         options.arguments,
@@ -287,7 +288,7 @@ def _supervisor(options: Options, reactor: Any) -> Iterator[IService]:
         limits.drainTimeout,
         holding,
         ports or [(f"port {options['port']}", options["port"])],
-        twistd.get("reactor"),
+        parent.get("reactorName") or parent.get("reactor"),
     )
     certificates = certificatesOf(endpoint for _, endpoint in ports)
     if (admin := options["admin"]) is not None:

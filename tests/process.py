@@ -11,7 +11,12 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-TWISTD = [str(Path(sysconfig.get_path("scripts")) / "twistd"), "--pidfile="]
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+
+TWISTD = [str(SCRIPTS / "twistd"), "--pidfile="]
+
+TWIST = [str(SCRIPTS / "twist"), "--log-format=text"]
+"""Twisted's other command for the same plugins."""
 
 
 _held: list[socket.socket] = []
@@ -46,10 +51,11 @@ class Twistd:
         env: dict[str, str] | None = None,
         check: bool = True,
         passed: Sequence[int] = (),
+        command: Sequence[str] = (*TWISTD, "-n"),
         options: Sequence[str] = (),
         ready: str = "(open http|listening on)",
     ) -> None:
-        """`before` stands before the command, `options` are twistd's own, and `passed` are
+        """`before` stands before the `command`, `options` are that one's own, and `passed` are
         descriptors that it inherits. It is waited for until its log says that it is `ready`."""
         if not any(argument.startswith("--listen") for argument in arguments):
             arguments = (f"--port={port}", *arguments)
@@ -62,7 +68,7 @@ class Twistd:
 
         self.isRead.set()
         self.process = subprocess.Popen(
-            [*before, *TWISTD, "-n", *options, "echotwist", *arguments],
+            [*before, *command, *options, "echotwist", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

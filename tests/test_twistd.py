@@ -14,7 +14,7 @@ import pytest
 from certificate import tlsEndpoint
 from frames import CONTINUATION, TEXT, Frame, close, frame, parse, text
 from memory import Service, request
-from process import TWISTD, Twistd, freePorts
+from process import TWIST, TWISTD, Twistd, freePorts
 
 
 class Raw:
@@ -190,6 +190,35 @@ def test_as_a_daemon_it_leaves_the_terminal_and_keeps_its_log(tmp_path: Path) ->
     waitUntilGone(daemon)
     assert not pid.exists()
     assert "Server Shut Down" in log.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", [[], ["--workers=2"]], ids=["alone", "workers"])
+def test_twist_runs_it_as_twistd_does(workers: list[str], number: int) -> None:
+    ready = "workers: 2, all listening" if workers else "taking up to"
+    with Twistd(*workers, command=TWIST, options=["--reactor=poll"], ready=ready) as service:
+        with Raw(service) as client:
+            client.socket.sendall(text("hello"))
+            service.expect(r"#\d+ 127\.0\.0\.1:\d+ text, 5 bytes: 'hello'")
+            service.process.send_signal(number)
+            data = client.until(lambda data: data.endswith(b"server going away"))
+            assert parse(data)[0] == Frame(TEXT, b"hello")
+            client.socket.sendall(close(1001))
+            assert client.rest() == b""
+        assert service.wait() == 0
+    # The workers' are twistd's lines.
+    assert "reactor class: twisted.internet.pollreactor" in service.log or not workers
+
+
+@pytest.mark.parametrize("arguments", [["--port=x"], ["--listen=unix:/nowhere/s"]])
+def test_twist_says_in_one_line_why_it_does_not_start(arguments: list[str]) -> None:
+    run = subprocess.run(
+        [*TWIST, "echotwist", *arguments], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert run.returncode == 1
+    assert "Traceback" not in run.stdout + run.stderr
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("echotwist: ")
 
 
 def waitUntilGone(pid: int) -> None:

@@ -156,9 +156,14 @@ def test_a_worker_serves_and_supervises_nobody(reactor: Reactor) -> None:
     assert kinds == ["WorkerSignals", "EchoService", "Lifeline", "Notifier"]
 
 
-def test_the_reactor_is_chosen_for_all(reactor: Reactor) -> None:
+@pytest.mark.parametrize(
+    "parent",
+    [{"reactor": "poll"}, {"reactor": Reactor(), "reactorName": "poll"}],
+    ids=["twistd", "twist"],
+)
+def test_the_reactor_is_chosen_for_all(reactor: Reactor, parent: dict[str, Any]) -> None:
     options = Options()
-    options.parent = {"reactor": "poll"}
+    options.parent = parent
     options.parseOptions(["--workers=2", "--port=0"])
     tree: Any = makeService(options, reactor)
     tree.privilegedStartService()
