@@ -1,15 +1,30 @@
 """Packaging. The tool tables are in pyproject.toml."""
 
 import re
+import runpy
+import shutil
 import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build import build
 
 here = Path(__file__).parent
 
 # The free-threaded builds of Python have no limited API yet.
 isLimited = not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+# Run, not imported: a build has none of the dependencies.
+identity = runpy.run_path(str(here / "echotwist/sources.py"))["identity"](here / "echotwist")
+
+
+class Build(build):
+    """Of nothing that an earlier build has left: all that is in its folder goes into the wheel."""
+
+    def run(self) -> None:
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
 
 fastpath = Extension(
     "echotwist._fastpath",
@@ -19,14 +34,16 @@ fastpath = Extension(
     extra_compile_args=["-O3"],
     # One build serves every Python from 3.11 on. It costs nothing: the loop calls none.
     py_limited_api=isLimited,
-    define_macros=[("Py_LIMITED_API", "0x030B0000")] if isLimited else [],
+    define_macros=[
+        ("SOURCES", f'"{identity}"'),
+        *([("Py_LIMITED_API", "0x030B0000")] if isLimited else []),
+    ],
     # Without a compiler, or epoll, Autobahn echoes everything; the service says so at its start.
     optional=True,
 )
 
 setup(
     name="echotwist",
-    # Read, not imported: a build has none of the dependencies.
     version=re.search(r'__version__ = "(.+)"', (here / "echotwist/__init__.py").read_text())[1],
     description="A WebSocket echo service on Twisted and Autobahn that people can trust",
     long_description=(here / "README.md").read_text(),
@@ -73,10 +90,12 @@ setup(
     # Named: find_packages() misses twisted.plugins, which must have no __init__.py.
     packages=["echotwist", "echotwist.resources", "twisted.plugins"],
     package_data={
-        "echotwist": ["py.typed", "_fastpath.pyi"],
+        # The sources, so that what is compiled can be compared with them; see sources.py.
+        "echotwist": ["py.typed", "_fastpath.pyi", "_fastpath.pyx", "_octets.h"],
         "echotwist.resources": ["*.html", "*.css", "*.js", "*.svg"],
     },
     ext_modules=[fastpath],
+    cmdclass={"build": Build},
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if isLimited else {},
     zip_safe=False,
     classifiers=[

@@ -1,5 +1,7 @@
 from typing import Literal
 
+sources: str
+
 Messages = tuple[int, int, int, int]
 
 def echoed(data: bytes, maxMessage: int) -> tuple[bytes, int, Messages]: ...

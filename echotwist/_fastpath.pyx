@@ -66,6 +66,14 @@ cdef extern from "_octets.h" nogil:
     bint still_utf8(utf8 *state, const uint8_t *text, size_t length)
 
 
+cdef extern from *:
+    const char *SOURCES  # setup.py tells it to the compiler.
+
+
+sources = SOURCES.decode()
+"""What this was compiled of; see sources.py."""
+
+
 cdef extern from "<sys/epoll.h>" nogil:
     ctypedef union epoll_data_t:
         void *ptr

@@ -18,6 +18,7 @@ What the reactor wants of a connection that is lent (to close it in a drain, say
 import os
 import signal
 from contextlib import suppress
+from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol
 
@@ -28,13 +29,26 @@ from zope.interface import implementer
 
 from echotwist.journal import Journal
 from echotwist.limits import Limits
+from echotwist.sources import identity
 
-try:
+
+def _whyNot() -> str:
+    """Why the compiled part cannot be used, for the operator; empty if it can."""
+    try:
+        import echotwist._fastpath as compiled
+    except ModuleNotFoundError:  # There was no compiler, or no epoll, where this was installed.
+        return "it is not compiled here"
+    except ImportError as e:
+        return f"the compiled part cannot be loaded: {e}"
+    if getattr(compiled, "sources", None) != identity(Path(__file__).parent):
+        return f"{compiled.__file__} was compiled of other sources"
+    return ""
+
+
+whyNot = _whyNot()
+
+if not whyNot:
     from echotwist._fastpath import Loop, compressed, echoed
-except ImportError:  # There was no compiler, or no epoll, where this was installed.
-    isCompiled = False
-else:
-    isCompiled = True
 
 
 SHOWN = 1000

@@ -168,7 +168,7 @@ class EchoService(Listening):
         if self.factory.fastPath is not None:
             _log.info("fast path: threads: {count}", count=self.factory.fastPath.threads)
         else:
-            why = "it is turned off" if fastpath.isCompiled else "it is not compiled here"
+            why = fastpath.whyNot or "it is turned off"
             _log.info("no fast path, {why}: Autobahn echoes everything", why=why)
         _log.info("taking up to {count:,} connections", count=self.factory.limits.maxConnections)
 

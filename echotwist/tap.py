@@ -155,7 +155,7 @@ class Options(TwistedOptions):
             self["worker"] = _parsed("worker", self["worker"], _worker)
         _, workers = self["worker"] or (1, self["workers"])
         self["threads"] = max(_parsed("threads", self["threads"], _cores) // workers, 1)
-        if self["no-fast-path"] or not fastpath.isCompiled:
+        if self["no-fast-path"] or fastpath.whyNot:
             self["threads"] = 0
         # Each thread of the fast path has two descriptors.
         parsers = {"maxConnections": partial(descriptors, taken=2 * self["threads"])}

@@ -11,6 +11,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from echotwist.sources import identity
+
 ROOT = Path(__file__).parent.parent
 
 OURS = ("tests", "safety", "conformance")
@@ -27,7 +29,8 @@ def build(folder: Path, *flags: str, compiler: str = "gcc") -> dict[str, str]:
     subprocess.run(
         [
             *(compiler, "-shared", "-fPIC", "-O1", "-g", "-fno-omit-frame-pointer", *flags),
-            "-DPy_LIMITED_API=0x030B0000",  # As in setup.py: Cython makes other code for it.
+            # As in setup.py. Cython makes other code for the limited API.
+            *("-DPy_LIMITED_API=0x030B0000", f'-DSOURCES="{identity(folder / "echotwist")}"'),
             *("-I" + sysconfig.get_path("include"), source.with_suffix(".c")),
             *("-o", folder / f"echotwist/_fastpath{sysconfig.get_config_var('EXT_SUFFIX')}"),
         ],

@@ -4,12 +4,16 @@ import importlib.util
 import os
 import random
 import resource
+import shutil
 import sys
+import sysconfig
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+import websockets.sync.client
 from frames import (
     BINARY,
     CLOSE,
@@ -27,12 +31,13 @@ from frames import (
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from memory import Client, Service, Unthreaded
+from process import Twistd
 from test_properties import segments
 from twisted.internet.error import ConnectionDone
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
-from echotwist import fastpath
+from echotwist import _fastpath, fastpath
 from echotwist._fastpath import Loop, compressed, echoed
 from echotwist.fastpath import FastPath
 from echotwist.service import Fatal
@@ -608,20 +613,55 @@ def test_without_descriptors_a_loop_is_an_error() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_without_the_compiled_part_there_is_no_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "echotwist._fastpath", None)
-    spec = importlib.util.spec_from_file_location("uncompiled", fastpath.__file__)
+def importedAgain() -> Any:
+    spec = importlib.util.spec_from_file_location("another", fastpath.__file__)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert not module.isCompiled
-    monkeypatch.setattr(fastpath, "isCompiled", False)
+    return module
+
+
+def test_a_compiled_part_from_before_it_said_so_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(_fastpath, "sources")
+    assert importedAgain().whyNot == f"{_fastpath.__file__} was compiled of other sources"
+
+
+def test_without_the_compiled_part_there_is_no_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "echotwist._fastpath", None)
+    module = importedAgain()
+    assert module.whyNot == "it is not compiled here"
+    monkeypatch.setattr(fastpath, "whyNot", module.whyNot)
     service = Service(isFast=True)
     assert service.factory.fastPath is None
     client = service.open()
     client.send(text("x"))
     assert client.frames() == [Frame(TEXT, b"x")]
+
+
+@pytest.mark.parametrize("kind", ["of other sources", "broken"])
+def test_a_compiled_part_of_another_build_is_not_used(tmp_path: Path, kind: str) -> None:
+    """Python would import it before the right one, which is `_fastpath.abi3.so`."""
+    ours = Path(fastpath.__file__).parent
+    shutil.copytree(ours, tmp_path / "echotwist", ignore=shutil.ignore_patterns("__pycache__"))
+    other = (tmp_path / "echotwist/_fastpath").with_suffix(sysconfig.get_config_var("EXT_SUFFIX"))
+    compiled = Path(_fastpath.__file__).read_bytes()
+    assert _fastpath.sources.encode() in compiled
+    replaced = {
+        "of other sources": (_fastpath.sources.encode(), b"0" * 64),
+        "broken": (b"ELF", b"FLE"),
+    }[kind]
+    other.write_bytes(compiled.replace(*replaced))
+    why = {
+        "broken": f"the compiled part cannot be loaded: {other}: invalid ELF header",
+    }.get(kind, f"{other} was compiled of other sources")
+    with Twistd(env={"PYTHONPATH": str(tmp_path)}, ready="taking up to") as service:
+        assert f"no fast path, {why}: Autobahn echoes everything" in service.log
+        with websockets.sync.client.connect(service.ws) as client:
+            client.send("hello")
+            assert client.recv() == "hello"
 
 
 def test_the_reactor_knows_it_by_name(service: Service) -> None:

@@ -78,7 +78,7 @@ def test_the_wheel_has_the_page_and_the_plugin(distributions: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     for name in (*(f"echotwist/resources/{name}" for name in PAGE),
-                 "echotwist/py.typed", "echotwist/_fastpath.abi3.so",
+                 "echotwist/py.typed", "echotwist/_fastpath.abi3.so", "echotwist/_fastpath.pyx",
                  "twisted/plugins/echotwist_plugin.py"):  # fmt: skip
         assert name in names
     # Either would break the plugins of everybody, or be served to them.
@@ -124,6 +124,19 @@ def test_without_a_compiler_autobahn_echoes(
     twistd = venv(tmp_path / "venv", copy, cwd=tmp_path)
     log, _ = served([twistd, "-n", "--pidfile=", "echotwist", "--port=0"], tmp_path)
     assert "no fast path, it is not compiled here: Autobahn echoes everything" in log
+
+
+def test_what_an_earlier_build_has_left_is_not_in_a_wheel(clone: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    run("git", "clone", "--quiet", clone, copy, cwd=tmp_path)
+    build = [sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, copy]
+    run(*build, cwd=tmp_path)
+    (built,) = (copy / "build").glob("lib*")
+    (built / "echotwist/left.py").touch()
+    run(*build, cwd=tmp_path)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert "echotwist/left.py" not in archive.namelist()
 
 
 def test_the_command_of_the_readme_sets_up_and_runs_it(clone: Path) -> None:
