@@ -181,6 +181,7 @@ WHY = {
 cdef enum Kind:
     LEND, RECALL, GRANT, STOP     # Orders.
     SHOW, RETURN                  # Reports.
+    ASK                           # Is answered by the same.
 
 
 cdef struct Letter:
@@ -545,6 +546,10 @@ cdef class Loop:
         """Show the log the next `messages`, and count the others."""
         self.order(GRANT, -1, messages, False, b"")
 
+    def ask(self):
+        """Report that the loop turns."""
+        self.order(ASK, -1, 0, False, b"")
+
     def stop(self):
         """Return all, and end. Nothing is lent any more."""
         self.order(STOP, -1, 0, False, b"")
@@ -567,6 +572,7 @@ cdef class Loop:
           again, who writes the bytes `unsent`, and reads the bytes `unjudged` before what the
           socket has. With `isInside` it is inside a frame, to its client and from it: nothing
           can be said any more, and nothing understood.
+        - `("turning",)`: it was asked.
         """
         cdef Letter *letter = emptied(&self.told)
         cdef char *behind
@@ -576,6 +582,8 @@ cdef class Loop:
             first = PyBytes_FromStringAndSize(behind, letter.first)
             if letter.kind == SHOW:
                 reports.append(("message", letter.number, letter.size, letter.flag, first))
+            elif letter.kind == ASK:
+                reports.append(("turning",))
             else:
                 self.lent -= 1
                 second = PyBytes_FromStringAndSize(behind + letter.first, letter.second)
@@ -677,6 +685,8 @@ cdef class Loop:
                         c.leftThen = c.left
             elif letter.kind == GRANT:
                 self.showable = letter.number
+            elif letter.kind == ASK:
+                self.tell(newLetter(ASK, 0))
             else:
                 self.going = False
             letter = thrownAway(letter)

@@ -51,6 +51,10 @@ if not whyNot:
     from echotwist._fastpath import Loop, compressed, echoed
 
 
+HANG = 10.0
+"""Seconds without an answer after which a loop is said to hang. A turn takes milliseconds, whatever
+clients do; and the kernel lets no thread wait for so long on a machine that still does anything."""
+
 SHOWN = 1000
 """Messages that a loop shows the log at once, of a rate that is higher. A flood would make more
 than the reactor can print in a second, which then does nothing else."""
@@ -86,6 +90,8 @@ class FastPath:
         self._journal = journal
         self._running: list[tuple[Loop, Thread]] = []
         self._lent: dict[int, tuple[Connection, Loop]] = {}
+        self._asked: dict[int, float] = {}
+        self._hung: set[int] = set()
         self._reported = -1
         self._shown = min(limits.logRate, SHOWN)
         self.messages = 0
@@ -156,6 +162,36 @@ class FastPath:
         _, loop = self._lent[connection.number]
         loop.recall(_descriptorOf(connection), connection.number, atOnce)
 
+    def hanging(self) -> list[int]:
+        """Ask the loops whether they turn. Returns the numbers, from 1 on, of those that have not
+        answered for HANG seconds. Whoever wants to know asks again and again; no timer of the
+        service's does, and nothing is done for it where messages pass."""
+        now = self._reactor.seconds()
+        if any(now - since >= HANG for since in self._asked.values()):
+            # If the process stood still, the answers are there and not read.
+            self.doRead()
+        found = []
+        for number, (loop, _) in enumerate(self._running, 1):
+            if number not in self._asked:
+                self._asked[number] = now
+                loop.ask()
+            elif now - self._asked[number] >= HANG:
+                found.append(number)
+        for number in set(found) - self._hung:
+            _log.error(
+                "thread {number} of the fast path hangs: no answer in {seconds:.0f} s",
+                number=number,
+                seconds=now - self._asked[number],
+            )
+        self._hung.update(found)
+        return found
+
+    def _answered(self, number: int) -> None:
+        del self._asked[number]
+        if number in self._hung:
+            self._hung.remove(number)
+            _log.info("thread {number} of the fast path goes on", number=number)
+
     def echoed(self, data: bytes) -> tuple[bytes, int] | None:
         """The echo of what is plain at the beginning of `data`, and how many bytes that is; for
         a connection that cannot be lent. None while the log shows messages, which takes
@@ -173,8 +209,11 @@ class FastPath:
     def doRead(self) -> None:
         with suppress(BlockingIOError):  # stop() looks without being told.
             os.eventfd_read(self._reported)
-        for loop, _ in self._running:
+        for number, (loop, _) in enumerate(self._running, 1):
             for report in loop.reports():
+                if report[0] == "turning":
+                    self._answered(number)
+                    continue
                 connection = self._lent[report[1]][0]
                 try:
                     self._take(report, connection)

@@ -188,6 +188,11 @@ class EchoCollector(Collector):
             "WebSocket connections that the threads of the fast path serve.",
             0 if fastPath is None else fastPath.lent,
         )
+        yield GaugeMetricFamily(
+            "echotwist_fastpath_hanging",
+            "Threads of the fast path that hang.",
+            0 if fastPath is None else len(fastPath.hanging()),
+        )
         yield CounterMetricFamily(
             "echotwist_backpressure_pauses",
             "How often a client did not read, and was not read until it did.",

@@ -151,6 +151,9 @@ class EchoService(Listening):
     def connected(self) -> int:
         return len(self.factory.connections)
 
+    def isAlive(self) -> bool:
+        return self.factory.fastPath is None or not self.factory.fastPath.hanging()
+
     @property
     def drainTimeout(self) -> float:
         return self.factory.limits.drainTimeout

@@ -2,7 +2,8 @@
 
     /  /websockets.html     the page, and its style and script beside it
     /echo                   the WebSocket endpoint (`upgrade`)
-    /healthz  /readyz       200 while alive; readyz 503 as soon as the service drains
+    /healthz  /readyz       200 while alive; readyz 503 as soon as the service drains, healthz
+                            when a thread hangs
 
 And of --admin, where it listens to the operator: /metrics (`metrics`), /healthz, /readyz.
 """
@@ -50,16 +51,16 @@ def makeRoot(factory: EchoFactory, allowedOrigins: Collection[str]) -> Resource:
     for name in (PAGE, "websockets.css", "websockets.js", "echotwist.svg"):
         root.putChild(name.encode(), Asset(RESOURCES / name))
     root.putChild(b"echo", EchoResource(factory, allowedOrigins))
-    root.putChild(b"healthz", Answer(200, "ok"))
+    root.putChild(b"healthz", Health(factory))
     root.putChild(b"readyz", Readiness(factory))
     return root
 
 
-def makeAdminRoot(metrics: Resource, readiness: Resource) -> Resource:
+def makeAdminRoot(metrics: Resource, health: Resource, readiness: Resource) -> Resource:
     """The URL map of --admin."""
     root = Exact()
     root.putChild(b"metrics", metrics)
-    root.putChild(b"healthz", Answer(200, "ok"))
+    root.putChild(b"healthz", health)
     root.putChild(b"readyz", readiness)
     return root
 
@@ -93,6 +94,21 @@ class Asset(File):
         return b"" if isKnown or request.method == b"HEAD" else self._body
 
     render_HEAD = render_GET
+
+
+class Health(Exact):
+    """`/healthz`: whether the process should be left alone. That it answers says that the reactor
+    turns; the threads of the fast path are asked."""
+
+    def __init__(self, factory: EchoFactory) -> None:
+        super().__init__()
+        self._factory = factory
+
+    def render(self, request: Request) -> bytes:
+        fastPath = self._factory.fastPath
+        if fastPath is not None and (hanging := fastPath.hanging()):
+            return Answer(503, f"thread {hanging[0]} of the fast path hangs").render(request)
+        return Answer(200, "ok").render(request)
 
 
 class Readiness(Exact):

@@ -2,7 +2,8 @@
 
     READY=1       when it listens, and not when its process exists: what waits for it may come
     STATUS=...    the connections, for `systemctl status`
-    WATCHDOG=1    as long as the reactor turns; if it does not, systemd starts the service anew
+    WATCHDOG=1    as long as the reactor turns, and the fast path's threads do; if one of them does
+                  not, systemd starts the service anew
     STOPPING=1    at the first moment of a drain
 
 sd_notify(3) is a datagram of such lines to the socket that NOTIFY_SOCKET names. That is so
@@ -61,6 +62,9 @@ class Served(Protocol):
     def drainTimeout(self) -> float:
         """Seconds."""
 
+    def isAlive(self) -> bool:
+        """Whether what the reactor does not do itself goes on."""
+
 
 class Notifier(Service):
     """Tells systemd of what is `served`. Does nothing where nobody wants to know.
@@ -87,10 +91,13 @@ class Notifier(Service):
         self._every(1, self._tell)
         if interval := _watchdog():
             # Half, as sd_watchdog_enabled(3) has it. From the reactor, so that it stops when the
-            # reactor does; but that is all it says: a loop of the fast path that hangs alone
-            # goes unnoticed. The reactor's clock is the wall's; if that is set back by more than
+            # reactor does. The reactor's clock is the wall's; if that is set back by more than
             # the interval, no deadline of the service holds any more, and to start anew is right.
-            self._every(interval / 2, lambda: self._send("WATCHDOG=1"))
+            self._every(interval / 2, self._live)
+
+    def _live(self) -> None:
+        if self._served.isAlive():
+            self._send("WATCHDOG=1")
 
     def _every(self, seconds: float, call: Any) -> None:
         loop = LoopingCall(call)

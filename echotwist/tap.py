@@ -15,6 +15,7 @@ from twisted.python.usage import Options as TwistedOptions
 from twisted.python.usage import UsageError
 
 from echotwist import __version__, fastpath
+from echotwist.answer import Answer
 from echotwist.certificate import Reminder
 from echotwist.daemon import Daemon, vet
 from echotwist.endpoints import endpointOf, port
@@ -23,7 +24,7 @@ from echotwist.journal import Journal
 from echotwist.limits import Limits, count, descriptors
 from echotwist.protocol import EchoFactory
 from echotwist.service import EchoService, EveryInterface, Fatal, Listener, Listening, Signals
-from echotwist.site import AdminSite, EchoSite, Readiness, makeAdminRoot, makeRoot
+from echotwist.site import AdminSite, EchoSite, Health, Readiness, makeAdminRoot, makeRoot
 from echotwist.systemd import Notifier
 from echotwist.tls import certificatesOf
 from echotwist.upgrade import canonicalOrigin
@@ -259,7 +260,7 @@ def _server(options: Options, reactor: Any) -> Iterator[IService]:
 
         endpoint = _endpoint(reactor, "admin", admin)
         certificates += certificatesOf([endpoint])
-        root = makeAdminRoot(Metrics(site, certificates), Readiness(factory))
+        root = makeAdminRoot(Metrics(site, certificates), Health(factory), Readiness(factory))
         adminSite = AdminSite(factory, root, TrustedProxies([]))
         listeners.append(Listener(admin, endpoint, adminSite))
         beside.append(Lag(reactor, journal.totals.lag))
@@ -299,7 +300,8 @@ def _supervisor(options: Options, reactor: Any) -> Iterator[IService]:
         endpoint = _endpoint(reactor, "admin", admin)
         ours = certificatesOf([endpoint])
         certificates += ours
-        root = makeAdminRoot(WorkersMetrics(workers, ours), WorkersReadiness(workers))
+        metrics, readiness = WorkersMetrics(workers, ours), WorkersReadiness(workers)
+        root = makeAdminRoot(metrics, Answer(200, "ok"), readiness)
         site = AdminSite(factory, root, TrustedProxies([]))
         workers.admin = Listening(reactor, [Listener(admin, endpoint, site)])
     yield Signals(reactor, workers)

@@ -59,8 +59,8 @@ ANSWER = 2.0
 """Seconds that a worker may take to tell its metrics. Prometheus waits for ten."""
 
 SILENCE = 10
-"""Times that a worker that is asked each second may not answer, before it is killed: some 30 s,
-as the watchdog of deploy/systemd gives to one process."""
+"""Times that a worker that is asked each second may not answer, or say that a thread of it hangs,
+before it is killed: some 30 s, as the watchdog of deploy/systemd gives to one process."""
 
 LINE = 1 << 20
 """Bytes of a line that a worker logs; longer ones are left out. A traceback has 80 KB."""
@@ -318,8 +318,12 @@ class Workers(ProcessMonitor):
     @inlineCallbacks
     def _askHowMany(self) -> Any:
         told = yield self.ask("/metrics")
-        found = [re.search(rb"^echotwist_connections_open (\S+)", body or b"", re.M)
-                 for body in told.values()]  # fmt: skip
+        found = [
+            # A thread that hangs makes a worker that hangs.
+            re.search(rb"^echotwist_fastpath_hanging [1-9]", body or b"", re.M) is None
+            and re.search(rb"^echotwist_connections_open (\S+)", body or b"", re.M)
+            for body in told.values()
+        ]
         self.connected = sum(int(float(match[1])) for match in found if match)
         self.isReady = any(found)
         if all(found) and not self.isListening:
@@ -331,8 +335,12 @@ class Workers(ProcessMonitor):
             elif name in self._silent:  # It has answered before.
                 self._silent[name] += 1
                 if self._silent[name] == SILENCE:
-                    _log.error("worker {worker} does not answer; it is killed", worker=name)
+                    _log.error("worker {worker} hangs; it is killed", worker=name)
                     self._signal("KILL", name)
+
+    def isAlive(self) -> bool:
+        """Workers that hang are replaced; what systemd is told is of the supervisor."""
+        return True
 
     def hurry(self) -> None:
         """End a drain at once."""

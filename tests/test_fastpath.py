@@ -4,6 +4,7 @@ import importlib.util
 import os
 import random
 import resource
+import select
 import shutil
 import sys
 import sysconfig
@@ -39,7 +40,7 @@ from twisted.python.failure import Failure
 
 from echotwist import _fastpath, fastpath
 from echotwist._fastpath import Loop, compressed, echoed
-from echotwist.fastpath import FastPath
+from echotwist.fastpath import HANG, FastPath
 from echotwist.service import Fatal
 
 HOLD = 65536
@@ -592,6 +593,68 @@ def test_what_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not fastPath.isRunning
     assert fastPath.fileno() == -1
     assert service.reactor.readers == set()
+
+
+class Hung:
+    """Stands in for the loop on its thread, while that one does not turn."""
+
+    def turn(self, now: float) -> int:
+        return 0
+
+
+def test_a_loop_that_hangs_is_told_of_until_it_goes_on(log) -> None:
+    service = Service("--threads=3", "--log-rate=0", "--admin=tcp:1", isFast=True)
+    fastPath = service.factory.fastPath
+    admin = Service.connect(service)
+
+    def health() -> bytes:
+        admin.send(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        received: bytes = admin.received()
+        return received[9:12] + received.rpartition(b"\r\n")[2]
+
+    _, thread = fastPath._running[1]
+    loop, thread.loop = thread.loop, Hung()
+    assert health() == b"200ok\n"
+    service.advance(HANG - 0.1)
+    assert health() == b"200ok\n"
+    service.advance(0.1)
+    for _ in range(2):
+        assert fastPath.hanging() == [2]
+        assert health() == b"503thread 2 of the fast path hangs\n"
+    thread.loop = loop
+    service.run()
+    assert health() == b"200ok\n"
+    assert log.lines() == [
+        "thread 2 of the fast path hangs: no answer in 10 s",
+        "thread 2 of the fast path goes on",
+    ]
+    log.events.clear()
+
+
+def test_a_process_that_stood_still_does_not_hang() -> None:
+    """As a machine that slept: the answers are there, and not read."""
+    service = Service("--threads=2", isFast=True)
+    fastPath = service.factory.fastPath
+    assert fastPath.hanging() == []
+    for _, thread in fastPath._running:
+        thread.loop.turn(service.reactor.seconds())
+    service.reactor.rightNow += 3600
+    assert fastPath.hanging() == []
+
+
+def test_a_loop_on_its_thread_answers_also_when_it_is_idle() -> None:
+    service = Service(isFast=False)
+    fastPath = FastPath(service.reactor, service.factory.limits, service.factory.journal, 2)
+    fastPath.start()
+    try:
+        for _ in range(3):
+            assert fastPath.hanging() == []
+            while fastPath._asked:
+                assert select.select([fastPath], [], [], 20)[0]
+                fastPath.doRead()
+            service.reactor.rightNow += 3600
+    finally:
+        fastPath.stop()
 
 
 def test_a_loop_that_cannot_be_made_closes_nothing() -> None:

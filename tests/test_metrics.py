@@ -335,6 +335,20 @@ def test_the_figures_are_what_prometheus_expects(tmp_path: Path) -> None:
     assert (told.returncode, told.stdout, told.stderr) == (0, b"", b"")
 
 
+def test_threads_that_hang_are_counted(log) -> None:
+    class Hung:
+        def turn(self, now: float) -> int:
+            return 0
+
+    service = Service(ADMIN, "--threads=2", isFast=True)
+    _, thread = service.factory.fastPath._running[0]
+    thread.loop = Hung()
+    for seconds, hanging in ((10, 0), (0, 1)):
+        assert samples(service)["echotwist_fastpath_hanging"] == hanging
+        service.advance(seconds)
+    log.events.clear()
+
+
 def test_the_end_of_each_certificate_is_told(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in "ab"]
     for folder in folders:

@@ -97,8 +97,8 @@ class Listening:
         pass
 
 
-def started(*arguments: str, listening: Any = None) -> Service:
-    service = Service(*arguments, isFast=False)
+def started(*arguments: str, listening: Any = None, isFast: bool = False) -> Service:
+    service = Service(*arguments, isFast=isFast)
     service.echo._listeners = [
         Listener("x", Endpoint(listening or succeed(Listening())), service.site)
     ]
@@ -184,6 +184,29 @@ def test_the_watchdog_hears_of_it_in_half_of_its_time(
     manager.told()
     service.advance(60)
     assert manager.told() == ["WATCHDOG=1"] * 4  # A long drain is no hang.
+
+
+def test_the_watchdog_hears_nothing_while_a_thread_hangs(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch, log: Any
+) -> None:
+    class Hung:
+        def turn(self, now: float) -> int:
+            return 0
+
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    service = started("--ping-interval=0", "--threads=2", isFast=True)
+    service.advance(60)
+    assert manager.told()[1:] == ["WATCHDOG=1"] * 5
+    thread = service.factory.fastPath._running[0][1]
+    loop, thread.loop = thread.loop, Hung()
+    service.advance(120)
+    assert manager.told() == ["WATCHDOG=1"]  # It had not been asked yet.
+    assert log.errors() == ["thread 1 of the fast path hangs: no answer in 15 s"]
+    log.events.clear()
+    thread.loop = loop
+    service.advance(30)
+    assert manager.told() == ["WATCHDOG=1"] * 2
+    Service.closeAll()
 
 
 @pytest.mark.parametrize(

@@ -522,6 +522,7 @@ def answer(body: bytes, status: int = 200) -> bytes:
 
 
 OPEN = answer(b"echotwist_connections_open 0.0\n")
+HANGING = answer(b"echotwist_connections_open 0.0\nechotwist_fastpath_hanging 1.0\n")
 
 
 @pytest.mark.parametrize("cut", [OPEN[:-3], b"HTTP/1.1 200 X\r\n\r\nechotwist_connections_open 1"])
@@ -531,26 +532,27 @@ def test_half_an_answer_is_none(start: Any, asked: Asked, cut: bytes) -> None:
     assert not workers.isListening
 
 
+@pytest.mark.parametrize("said", [None, HANGING], ids=["nothing", "a thread hangs"])
 def test_a_worker_that_hangs_is_killed(
-    start: Any, reactor: Reactor, asked: Asked, log: Any
+    start: Any, reactor: Reactor, asked: Asked, log: Any, said: bytes | None
 ) -> None:
     start()
-    asked.answer(OPEN, None)  # It has not answered before.
+    asked.answer(OPEN, said)  # It has not answered before.
     for _ in range(SILENCE + 1):
         reactor.advance(1)
-        asked.answer(OPEN, None)
+        asked.answer(OPEN, said)
     one, two = reactor.processes
     assert two.signals == []
     reactor.advance(1)
     asked.answer(OPEN, OPEN)
     for _ in range(SILENCE - 1):
         reactor.advance(1)
-        asked.answer(OPEN, None)
+        asked.answer(OPEN, said)
     assert two.signals == []
     reactor.advance(1)
-    asked.answer(OPEN, None)
+    asked.answer(OPEN, said)
     assert (one.signals, two.signals) == ([], ["KILL"])
-    assert "worker 2 does not answer; it is killed" in log.lines()
+    assert "worker 2 hangs; it is killed" in log.lines()
     log.events[:] = [e for e in log.events if e["log_level"] < LogLevel.warn]
 
 
