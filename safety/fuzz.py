@@ -228,7 +228,7 @@ def main(seconds: int, corpus: Path, build: Path) -> None:
     from instrumented import build as instrumented
     from instrumented import isMissing
 
-    if isMissing("clang"):
+    if isMissing("clang", "clang libclang-rt-dev"):
         return
     env = instrumented(build, "-fsanitize=fuzzer-no-link,address", compiler="clang")
     env["PYTHONSAFEPATH"] = "1"

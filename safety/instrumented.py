@@ -11,6 +11,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from skipped import note
+
 from echotwist.sources import identity
 
 ROOT = Path(__file__).parent.parent
@@ -40,12 +42,13 @@ def build(folder: Path, *flags: str, compiler: str = "gcc") -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path}
 
 
-def isMissing(compiler: str) -> bool:
-    """Whether to skip what needs this compiler; never in CI."""
-    if shutil.which(compiler) or os.environ.get("CI"):
-        return False
-    print(f"skipped: {compiler} is not here")
-    return True
+def isMissing(compiler: str, packages: str) -> bool:
+    """Whether to skip what needs this compiler; noted for the end of `tox`. Never in CI."""
+    skips = [] if shutil.which(compiler) else [f"{compiler} is not installed (Debian: {packages})"]
+    if note(skips):
+        raise SystemExit(skips[0])
+    print(*(f"skipped: {skip}" for skip in skips))
+    return bool(skips)
 
 
 def library(name: str) -> str:

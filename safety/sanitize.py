@@ -77,7 +77,7 @@ def reports(folder: Path) -> list[str]:
 
 
 def main(names: list[str]) -> None:
-    if isMissing("gcc"):
+    if isMissing("gcc", "gcc"):
         return
     for check in (address, thread):
         if names and check.__name__ not in names:

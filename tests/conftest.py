@@ -1,10 +1,25 @@
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import skipped
 from frames import TEXT, Frame, text
 from memory import Client, Service
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Have `tox` tell at its end what was skipped; in CI that is a failure."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    # A report's `longrepr` is where it was skipped, in a path and a line, and why.
+    skips = Counter(
+        f"{report.nodeid.partition('[')[0]}: {report.longrepr[2].removeprefix('Skipped: ')}"
+        for report in reporter.stats.get("skipped", ())
+    )
+    if skipped.note(skips):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 class Log:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,12 +12,22 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 TWISTD = [str(SCRIPTS / "twistd"), "--pidfile="]
 
 TWIST = [str(SCRIPTS / "twist"), "--log-format=text"]
 """Twisted's other command for the same plugins."""
+
+
+def needs(program: str, package: str) -> str:
+    """Where it is, also if only root looks there. Skips the test if it is not installed."""
+    found = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")
+    if found is None:
+        pytest.skip(f"{program} is not installed (Debian: {package})")
+    return found
 
 
 _held: list[socket.socket] = []

@@ -8,7 +8,6 @@ import asyncio
 import os
 import re
 import resource
-import shutil
 import signal
 import socket
 import ssl
@@ -27,7 +26,7 @@ import trustme
 import websockets.exceptions
 import websockets.sync.client
 from crowd import Crowd, connect
-from process import Twistd, freePorts
+from process import Twistd, freePorts, needs
 
 pytestmark = pytest.mark.deploy
 
@@ -151,7 +150,11 @@ class HAProxy(Proxy):
             "ECHOTWIST_TWO": f"127.0.0.1:{self.ports[1]}",
             "ECHOTWIST_STATS": f"127.0.0.1:{self.spare}",
         }
-        return [program("haproxy"), "-f", self._write((DEPLOY / "haproxy/haproxy.cfg").read_text())]
+        return [
+            needs("haproxy", "haproxy"),
+            "-f",
+            self._write((DEPLOY / "haproxy/haproxy.cfg").read_text()),
+        ]
 
     def waitFor(self, number: int) -> None:
         wait(lambda: self._status(number) == "UP", lambda: self.log)
@@ -183,15 +186,7 @@ class Nginx(Proxy):
         ):
             assert text.count(f" {old}") == 1
             text = text.replace(f" {old}", f" {new}")
-        return [program("nginx"), "-p", str(self.folder), "-c", self._write(text)]
-
-
-def program(name: str) -> str:
-    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
-    if found is None:
-        assert "CI" not in os.environ, f"{name} is not installed"
-        pytest.skip(f"{name} is not installed")
-    return found
+        return [needs("nginx", "nginx"), "-p", str(self.folder), "-c", self._write(text)]
 
 
 both = pytest.mark.parametrize("kind", [HAProxy, Nginx])

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import pytest
 import websockets.asyncio.client
 import websockets.exceptions
 import websockets.sync.client
-from process import Twistd
+from process import Twistd, needs
 
 LARGEST = 16 * 2**20
 
@@ -187,8 +186,7 @@ client.on("error", (error) => { console.error(error); process.exit(3); });
 @pytest.fixture(scope="module")
 def ws(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `ws` from npm."""
-    if shutil.which("npm") is None:
-        pytest.skip("node and npm are not installed")
+    needs("npm", "npm")
     folder = tmp_path_factory.mktemp("node")
     (folder / "package.json").write_text('{"dependencies": {"ws": "^8.18.0"}}')
     subprocess.run(["npm", "install", "--silent", "--no-fund"], cwd=folder, check=True, timeout=300)

@@ -20,7 +20,7 @@ import pytest
 import readonly
 import websockets.exceptions
 import websockets.sync.client
-from process import Twistd, freePorts
+from process import Twistd, freePorts, needs
 
 from echotwist.tap import Options
 
@@ -103,9 +103,7 @@ def instructions() -> list[tuple[str, str]]:
 
 
 def test_a_linter_of_dockerfiles_has_nothing_to_say(tmp_path: Path) -> None:
-    if shutil.which("npm") is None:
-        assert "CI" not in os.environ, "npm is not installed"
-        pytest.skip("npm is not installed")
+    needs("npm", "npm")
     (tmp_path / "package.json").write_text('{"dependencies": {"dockerfile-utils": "^0.16.3"}}')
     subprocess.run(
         ["npm", "install", "--silent", "--no-fund"], cwd=tmp_path, check=True, timeout=300
@@ -186,8 +184,7 @@ class Image:
 def test_the_image_works_where_nothing_can_be_written() -> None:
     """As its user, without capabilities, and by Landlock without the right to write any file."""
     if readonly.version() < 3:
-        assert "CI" not in os.environ, "this kernel has no Landlock"
-        pytest.skip("this kernel has no Landlock")
+        pytest.skip("this kernel has no Landlock (Linux 6.2 has)")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)

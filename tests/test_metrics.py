@@ -1,9 +1,7 @@
 """/metrics, and what is counted on the way there."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 from certificate import tlsEndpoint
 from frames import CONTINUATION, TEXT, binary, close, frame, text
 from memory import Client, Service, request
+from process import needs
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import succeed
@@ -321,10 +320,7 @@ def test_an_operator_can_look_on_while_it_drains(log) -> None:
 
 def test_the_figures_are_what_prometheus_expects(tmp_path: Path) -> None:
     """Asks Prometheus's own tool."""
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        assert os.environ.get("CI") != "true", "Debian's prometheus is to be installed"
-        pytest.skip("needs promtool")
+    promtool = needs("promtool", "prometheus")
     service = Service(ADMIN, "--max-connections=1")
     service.open().send(text("x") + close(1000))
     service.connect().send(request(Host=None))

@@ -1,9 +1,7 @@
 """The page, in a real browser, against `twistd` as a process."""
 
 import contextlib
-import os
 import re
-import shutil
 import socket
 import socketserver
 import threading
@@ -22,7 +20,7 @@ from playwright.sync_api import (
     expect,
     sync_playwright,
 )
-from process import Twistd
+from process import Twistd, needs
 
 CHROMIUM = [
     "--no-sandbox",
@@ -51,12 +49,7 @@ HOSTILE = [
 # could run an asyncio loop of its own.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    executable = shutil.which("chromium")
-    if executable is None:
-        why = "there is no `chromium` on the PATH to show the page in"
-        if os.environ.get("CI") == "true":
-            pytest.fail(why)
-        pytest.skip(why)
+    executable = needs("chromium", "chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM)
         yield browser

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import select
-import shutil
 import signal
 import socket
 import ssl
@@ -19,7 +18,7 @@ import pytest
 from certificate import tlsEndpoint
 from frames import CLOSE, TEXT, binary, close, parse, text
 from memory import Service, request
-from process import TWISTD, Twistd, freePorts
+from process import TWISTD, Twistd, freePorts, needs
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
 
@@ -27,16 +26,6 @@ from echotwist.service import Listener
 
 HERE = Path(__file__).parent
 UNITS = HERE.parent / "deploy/systemd"
-
-
-def needs(command: str) -> str:
-    found = shutil.which(command)
-    if found is None:
-        why = f"there is no `{command}` on the PATH"
-        if os.environ.get("CI") == "true":
-            pytest.fail(why)
-        pytest.skip(why)
-    return found
 
 
 class Manager:
@@ -438,7 +427,8 @@ def test_systemd_socket_activate_starts_it_for_the_first_client() -> None:
     (port,) = freePorts(1)
     # Twisted takes no socket without a name, and this tool gives none unless told.
     process = subprocess.Popen(
-        [needs("systemd-socket-activate"), f"--listen=127.0.0.1:{port}", "--fdname=echotwist",
+        [needs("systemd-socket-activate", "systemd"),
+         f"--listen=127.0.0.1:{port}", "--fdname=echotwist",
          "-E", "PYTHONPATH", "-E", "PYTHONUNBUFFERED=1", *TWISTD, "-n", "echotwist",
          "--listen=systemd:domain=INET:index=0"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -540,7 +530,7 @@ def installed(tmp_path: Path) -> Path:
 
 def test_the_units_are_valid(installed: Path) -> None:
     run = subprocess.run(
-        [needs("systemd-analyze"), "verify", *sorted(installed.glob("echotwist*"))],
+        [needs("systemd-analyze", "systemd"), "verify", *sorted(installed.glob("echotwist*"))],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (run.returncode, run.stdout + run.stderr) == (0, "")
@@ -549,8 +539,8 @@ def test_the_units_are_valid(installed: Path) -> None:
 @pytest.mark.parametrize("unit", SERVICES)
 def test_the_exposure_is_at_most_1_2(unit: str) -> None:
     run = subprocess.run(
-        [needs("systemd-analyze"), "security", "--no-pager", "--offline=true", "--threshold=12",
-         UNITS / unit],
+        [needs("systemd-analyze", "systemd"),
+         "security", "--no-pager", "--offline=true", "--threshold=12", UNITS / unit],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
@@ -564,7 +554,7 @@ def test_each_instance_is_confined_like_the_one() -> None:
 @pytest.mark.parametrize("unit", SERVICES)
 def test_its_command_works_where_that_is_forbidden_which_the_unit_forbids(unit: str) -> None:
     """SystemCallFilter=, MemoryDenyWriteExecute= and RestrictAddressFamilies=, each deadly here."""
-    needs("systemd-analyze")
+    needs("systemd-analyze", "systemd")
     (command,) = confined.settings(UNITS / unit, "ExecStart")
     twistd, _, rest = command.partition(" echotwist ")
     assert twistd == ("/opt/echotwist/bin/twistd -n --pidfile= --logger=echotwist.logs.journald")
@@ -595,7 +585,7 @@ def test_its_command_works_where_that_is_forbidden_which_the_unit_forbids(unit: 
 @pytest.mark.parametrize("writesCode", [True, False])
 def test_tls_needs_what_the_unit_says(tmp_path: Path, writesCode: bool) -> None:
     """Once it does not, MemoryDenyWriteExecute= can be for all, and this fails."""
-    needs("systemd-analyze")
+    needs("systemd-analyze", "systemd")
     lines = (UNITS / "echotwist.service").read_text()
     for now, then in (
         ("=AF_UNIX\n", "=AF_UNIX AF_INET AF_INET6\n"),
@@ -621,7 +611,7 @@ def test_tls_needs_what_the_unit_says(tmp_path: Path, writesCode: bool) -> None:
 
 def test_what_the_confinement_forbids_is_deadly(tmp_path: Path) -> None:
     """Or the test above would show nothing."""
-    needs("systemd-analyze")
+    needs("systemd-analyze", "systemd")
     for code in (
         "import socket; socket.socket(socket.AF_INET)",
         "import mmap; mmap.mmap(-1, 4096, prot=mmap.PROT_WRITE | mmap.PROT_EXEC)",

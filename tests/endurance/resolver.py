@@ -24,7 +24,7 @@ def silent(share: float) -> Sequence[Figure]:
     getnameinfo(), and asks the resolver nothing: strace sees no packet to port 53, and nothing said
     to another resolver."""
     if shutil.which("strace") is None or shutil.which("unshare") is None:
-        raise Unavailable("strace and unshare are not installed")
+        raise Unavailable("strace or unshare is not installed (Debian: strace, util-linux)")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         conf, hosts, trace = folder / "resolv.conf", folder / "nsswitch.conf", folder / "trace"

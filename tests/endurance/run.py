@@ -27,6 +27,7 @@ import hostile
 import killed
 import resolver
 from figures import Figure, Trial, Unavailable
+from skipped import note
 
 from echotwist import __version__
 
@@ -103,7 +104,8 @@ def main() -> None:
     if asked.only is None and not asked.quick:
         REPORT.write_text(report(results, files))
         print(f"written: {os.path.relpath(REPORT)}")
-    sys.exit(any(result.isFailed for result in results))
+    isFailed = note(f"{r.name}: {r.why}" for r in results if r.why and not r.isFailed)
+    sys.exit(isFailed or any(result.isFailed for result in results))
 
 
 def raiseFiles() -> int:
