@@ -692,6 +692,19 @@ def test_a_compiled_part_from_before_it_said_so_is_not_used(
     assert importedAgain().whyNot == f"{_fastpath.__file__} was compiled of other sources"
 
 
+def test_a_compiled_part_that_python_cannot_load_is_told_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Finder:
+        def find_spec(self, name: str, *_: Any) -> None:
+            if name == "echotwist._fastpath":
+                raise ImportError("invalid ELF header")
+
+    monkeypatch.delitem(sys.modules, "echotwist._fastpath")
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    assert importedAgain().whyNot == "the compiled part cannot be loaded: invalid ELF header"
+
+
 def test_without_the_compiled_part_there_is_no_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "echotwist._fastpath", None)
     module = importedAgain()

@@ -141,6 +141,7 @@ def test_it_listens_once_whether_or_not_there_are_privileges() -> None:
     ("error", "why"),
     [
         (CannotListenError("", 80, OSError(errno.EADDRINUSE, "x")), "Address already in use"),
+        (CannotListenError(None, "s", "Cannot acquire lock"), "Address already in use"),
         (OSError(errno.EACCES, "x"), "Permission denied"),
         (ValueError("no such thing"), "no such thing"),
         (OSError("odd"), "odd"),

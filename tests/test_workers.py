@@ -556,6 +556,13 @@ def test_a_worker_that_hangs_is_killed(
     log.events[:] = [e for e in log.events if e["log_level"] < LogLevel.warn]
 
 
+def test_a_supervisor_of_a_worker_that_hangs_is_alive(start: Any, asked: Asked) -> None:
+    """It has that one replaced: nobody need replace the others with it."""
+    workers = start()
+    asked.answer(OPEN, HANGING)
+    assert workers.isAlive()
+
+
 def test_it_is_ready_when_all_workers_are(
     start: Any, reactor: Reactor, asked: Asked, log: Any
 ) -> None:
