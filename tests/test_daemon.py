@@ -5,7 +5,6 @@ import errno
 import os
 import pwd
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process import TWISTD, Twistd
+from process import TWISTD, Twistd, needs
 from test_attacks import eventually
 from test_output import works
 from test_twistd import waitUntilGone
@@ -390,10 +389,7 @@ def recipe(what: str) -> str:
 
 
 def logrotate(folder: Path, configuration: str) -> None:
-    program = shutil.which("logrotate", path=os.environ["PATH"] + ":/usr/sbin")
-    if program is None:
-        assert "CI" not in os.environ, "logrotate is not installed"
-        pytest.skip("logrotate is not installed")
+    program = needs("logrotate", "logrotate")
     for was, now in (("/var/log/echotwist.log", "log"), ("/run/echotwist.pid", "pid")):
         configuration = configuration.replace(was, str(folder / now))
     (folder / "conf").write_text(configuration + "\n")

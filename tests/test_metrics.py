@@ -404,10 +404,7 @@ DROPS = (
 def test_the_alerts_are_for_what_an_operator_can_mend(
     tmp_path: Path, end: int, certificate: str, reason: str
 ) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        assert os.environ.get("CI") != "true", "Debian's prometheus is to be installed"
-        pytest.skip("needs promtool")
+    promtool = needs("promtool", "prometheus")
     dropping = "" if "TLS" in reason else DROPS.format(reason=reason)
     trial = tmp_path / "trial.yml"
     trial.write_text(

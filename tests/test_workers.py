@@ -800,7 +800,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_others_never_notice() -> No
 
 
 def test_a_client_that_no_worker_understands_leaves_a_line(tmp_path: Path) -> None:
-    port, adminPort = freePort(), freePort()
+    port, adminPort = freePorts(2)
     admin = f"http://127.0.0.1:{adminPort}"
     with Twistd(
         "--workers=2",
