@@ -1,9 +1,11 @@
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from twisted.internet.task import Clock
 
-from echotwist.journal import Journal, preview
+from echotwist import tls
+from echotwist.journal import DROPPED, Journal, preview
 
 
 @dataclass
@@ -152,3 +154,10 @@ def test_a_client_cannot_write_a_format(clock: Clock, log) -> None:
         "#1 192.0.2.1:5 text, 24 bytes: '{log_time.__class__} {0}'",
         "#1 192.0.2.1:5 closed: 4000 '{log_time.__class__} {0}'",
     ]
+
+
+def test_the_documents_have_every_reason_for_which_a_client_is_dropped() -> None:
+    operations = (Path(__file__).parent.parent / "docs/operations.md").read_text()
+    for why in (*DROPPED, *tls.DROPPED):
+        short = why.removeprefix("TLS handshake failed: ")  # A row has several of them.
+        assert f"`{why}`" in operations or f"`{short}`" in operations, why
