@@ -10,7 +10,6 @@ its parsers' ValueErrors out, each a traceback; and passes on no half-close.
 
 from typing import Any
 
-from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol
@@ -59,14 +58,13 @@ def split(data: bytes) -> tuple[IAddress | None, bytes] | None:
     client = info.source
     if not isinstance(client, IPv4Address | IPv6Address):
         return None, rest
-    isOne = isIPAddress if isinstance(client, IPv4Address) else isIPv6Address
     # What stands behind a % may be anything.
     host, port = client.host.partition("%")[0], client.port
-    if not isOne(host) or not 0 <= port < 65536:
+    if not 0 <= port < 65536 or (":" in host) != isinstance(client, IPv6Address):
         raise Malformed
     try:
         address = parsed(host)
-    except ValueError as e:  # An IPv4 address with leading zeros, which Twisted takes.
+    except ValueError as e:
         raise Malformed from e
     kind = IPv4Address if address.version == 4 else IPv6Address
     return kind("TCP", str(address), port), rest

@@ -312,10 +312,9 @@ def _why(failure: Failure) -> str:
     error: Any = failure.value
     if isinstance(error, CannotListenError):
         if error.socketError == "Cannot acquire lock":  # twisted/internet/unix.py, 26.10
-            return f"another process does, as {os.fsdecode(error.port)}.lock says"
+            taken = os.strerror(errno.EADDRINUSE)
+            return f"{taken}, as {os.fsdecode(error.port)}.lock says"
         error = error.socketError
-    if error == "Cannot acquire lock":  # Of a Unix socket: twisted/internet/unix.py, 26.10.
-        return os.strerror(errno.EADDRINUSE)
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     return str(error)

@@ -119,9 +119,7 @@ class Secured(BufferingTLSTransport):
             # The peer's close_notify, which the protocol above is told as it is told of TCP's FIN.
             # Twisted only has the transport below close when all is written: without a deadline,
             # and not at all while a producer is paused.
-            above = IHalfCloseableProtocol(self.wrappedProtocol, None)
-            if above is not None:
-                above.readConnectionLost()
+            IHalfCloseableProtocol(self.wrappedProtocol).readConnectionLost()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         # Whoever aborts says why.

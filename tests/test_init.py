@@ -9,10 +9,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from process import TWISTD, Twistd
 from test_attacks import eventually
+
+from echotwist import init
 
 
 def test_only_pid_1_has_handlers_before_the_reactor_runs() -> None:
@@ -35,6 +38,43 @@ def test_only_pid_1_has_handlers_before_the_reactor_runs() -> None:
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     """
     subprocess.run([sys.executable, "-c", run], check=True)
+
+
+class Signals:
+    """Stands for the module: handlers of the tests' own process are not to be touched."""
+
+    SIG_IGN = signal.SIG_IGN
+    SIG_UNBLOCK = signal.SIG_UNBLOCK
+
+    def __init__(self) -> None:
+        self.handlers: dict[int, Any] = {signal.SIGHUP: signal.SIG_IGN}
+        self.masked: list[Any] = []
+
+    def getsignal(self, number: int) -> Any:
+        return self.handlers.get(number)
+
+    def signal(self, number: int, handler: Any) -> None:
+        self.handlers[number] = handler
+
+    def pthread_sigmask(self, *arguments: Any) -> None:
+        self.masked.append(arguments)
+
+
+def test_what_is_ignored_stays_so_and_what_is_blocked_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    signals = Signals()
+    ends: list[int] = []
+    monkeypatch.setattr(init, "signal", signals)
+    monkeypatch.setattr(os, "_exit", ends.append)
+    init.mindSignals(2)
+    assert signals.masked == []
+    init.mindSignals(1)
+    assert signals.handlers.pop(signal.SIGHUP) == signal.SIG_IGN
+    assert signals.masked == [(signal.SIG_UNBLOCK, init.DRAINING)]
+    for number, handler in signals.handlers.items():
+        handler(number, None)
+    assert ends == [143, 130]
 
 
 NAMESPACE = [

@@ -141,7 +141,10 @@ def test_it_listens_once_whether_or_not_there_are_privileges() -> None:
     ("error", "why"),
     [
         (CannotListenError("", 80, OSError(errno.EADDRINUSE, "x")), "Address already in use"),
-        (CannotListenError(None, "s", "Cannot acquire lock"), "Address already in use"),
+        (
+            CannotListenError(None, "s", "Cannot acquire lock"),
+            "Address already in use, as s.lock says",
+        ),
         (OSError(errno.EACCES, "x"), "Permission denied"),
         (ValueError("no such thing"), "no such thing"),
         (OSError("odd"), "odd"),
@@ -158,7 +161,7 @@ def test_a_unix_socket_that_another_process_has_is_one_clear_line() -> None:
     with pytest.raises(Fatal) as caught:
         listening("unix:/run/s", error).tree.privilegedStartService()
     assert str(caught.value) == (
-        "echotwist: cannot listen on unix:/run/s: another process does, as /run/s.lock says"
+        "echotwist: cannot listen on unix:/run/s: Address already in use, as /run/s.lock says"
     )
 
 

@@ -151,7 +151,7 @@ def test_a_drain_is_told_at_once_and_asks_for_its_time(manager: Manager) -> None
     ]
     service.advance(2.9)
     assert manager.told() == []
-    service.advance(2)
+    service.advance(3)
     assert done
     assert manager.told() == ["STATUS=draining, 0 connected"]
     assert service.timers() == 0

@@ -299,7 +299,7 @@ def test_a_unix_socket_of_a_process_that_was_killed_is_taken_over(tmp_path: Path
             capture_output=True, text=True, timeout=30, check=False,
         )  # fmt: skip
         assert again.returncode == 1
-        assert f"another process does, as {where}.lock says\n" in again.stdout + again.stderr
+        assert f"Address already in use, as {where}.lock says\n" in again.stdout + again.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -367,6 +367,5 @@ def test_what_is_given_twice_is_one_clear_line_and_status_1(
     assert run.returncode == 1
     said = [line for line in (run.stdout + run.stderr).splitlines() if "echotwist: " in line]
     twice = options[-1].partition("=")[2]
-    assert [line.partition("echotwist: ")[2] for line in said] == [
-        f"cannot listen on {twice}: Address already in use"
-    ]
+    (found,) = [line.partition("echotwist: ")[2] for line in said]
+    assert found.startswith(f"cannot listen on {twice}: Address already in use")
