@@ -16,8 +16,9 @@ import socket
 from typing import Any, Protocol
 
 from twisted.application.service import Service
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet import tcp, unix
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
@@ -44,8 +45,53 @@ def inherited(reactor: Any, description: str) -> IStreamServerEndpoint:
         raise ValueError("what systemd has passed to this process is no socket") from e
     if family != endpoint.addressFamily:
         raise ValueError(f"the socket is domain={family.name.removeprefix('AF_')}")
+    if family == socket.AF_UNIX:
+        endpoint = AdoptedStreamServerEndpoint(_UnixAdopter(reactor), endpoint.fileno, family)
     given: IStreamServerEndpoint = endpoint
     return given
+
+
+class _UnixAdopter:
+    """Stands for the reactor where that is to adopt a Unix socket."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def adoptStreamPort(self, descriptor: int, family: int, factory: Any) -> IListeningPort:
+        port: Any = _UnixPort._fromListeningDescriptor(self._reactor, descriptor, factory)
+        port.startListening()
+        adopted: IListeningPort = port
+        return adopted
+
+
+class _UnixPort(unix.Port):
+    """A Unix socket that stays systemd's.
+
+    Twisted (26.10, `internet/unix.py`, `Port.startListening` and `connectionLost`) treats it as its
+    own: it has the file's mode changed, which a DynamicUser may not, so that nothing started;
+    shortens the queue to 50; and at the end shuts the socket down and removes its file, so that
+    nobody gets to the next process. With a TCP socket (`internet/tcp.py`) it does none of this, and
+    this does as that does. `tcp.Port.startListening` itself would log a letter of the path as the
+    port's number.
+    """
+
+    # Of an inherited socket, in tcp.Port.
+    _shouldShutdown = False
+
+    def startListening(self) -> None:
+        tcp._reservedFD.reserve()
+        factory: Any = self.factory
+        factory.doStart()
+        held: Any = self._preexistingSocket
+        self._preexistingSocket = None
+        self.socket = held
+        self.fileno = held.fileno  # type: ignore[method-assign]
+        self.connected = True
+        self.numberAccepts = 100
+        self.startReading()
+
+    def connectionLost(self, reason: Any) -> None:
+        tcp.Port.connectionLost(self, reason)
 
 
 class Served(Protocol):

@@ -16,7 +16,7 @@ from autobahn.websocket.protocol import WebSocketProtocol, WebSocketServerProtoc
 from memory import Client, Service, request
 from process import TWISTD
 from twisted.application.app import AppLogger
-from twisted.internet import endpoints
+from twisted.internet import endpoints, tcp, unix
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IHalfCloseableDescriptor
 from twisted.protocols.tls import TLSMemoryBIOProtocol
@@ -219,3 +219,24 @@ def test_twistd_looks_up_users_before_it_loads_a_plugin(tmp_path: Path) -> None:
         assert run.returncode == 1
         assert run.stderr.splitlines()[-1].startswith("KeyError: ")
         assert "echotwist/tap.py" not in run.stderr
+
+
+def test_twisted_takes_an_inherited_unix_socket_for_its_own() -> None:
+    """systemd._UnixPort. If it does not any more, that class can go."""
+    start = inspect.getsource(unix.Port.startListening)
+    for line in (
+        "os.chmod(self._bindPath, self.mode)",
+        "skt.listen(self.backlog)",
+        # And what that class does as well.
+        "tcp._reservedFD.reserve()",
+        "self.factory.doStart()",
+        "skt = self._preexistingSocket",
+        "self.fileno = self.socket.fileno",
+        "self.numberAccepts = 100",
+        "self.startReading()",
+    ):
+        assert line in start
+    assert "_shouldShutdown" not in start
+    assert "self._shouldShutdown = False" in inspect.getsource(tcp.Port.startListening)
+    assert "os.unlink(self._bindPath)" in inspect.getsource(unix.Port.connectionLost)
+    assert "unlink" not in inspect.getsource(tcp.Port.connectionLost)

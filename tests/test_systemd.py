@@ -15,6 +15,7 @@ from typing import Any
 
 import confined
 import pytest
+import pytest_twisted
 from certificate import tlsEndpoint
 from frames import CLOSE, TEXT, binary, close, parse, text
 from memory import Service, request
@@ -23,6 +24,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
 
 from echotwist.service import Listener
+from echotwist.systemd import inherited
 
 HERE = Path(__file__).parent
 UNITS = HERE.parent / "deploy/systemd"
@@ -423,6 +425,41 @@ def test_twisted_does_not_shut_an_inherited_socket_down() -> None:
         assert holder.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
 
 
+def test_a_unix_socket_of_systemds_stays_as_it_is(tmp_path: Path) -> None:
+    """Its mode, its queue and its file; whoever comes while nobody is there waits."""
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as held:
+        held.bind(str(path))
+        held.listen(200)
+        path.chmod(0o600)
+        activated = [sys.executable, str(HERE / "activated.py"), str(held.fileno())]
+
+        def run() -> Twistd:
+            return Twistd(
+                "--listen=systemd:domain=UNIX:index=0",
+                before=activated, passed=[held.fileno()], ready="taking up to",
+            )  # fmt: skip
+
+        def connect() -> socket.socket:
+            s = socket.socket(socket.AF_UNIX)
+            s.settimeout(20)
+            s.connect(str(path))
+            return s
+
+        with run() as service:
+            with connect() as s:
+                echo(s)
+            assert f"listening on unix:{path}" in service.log
+            assert path.stat().st_mode & 0o777 == 0o600
+        assert path.is_socket()
+        # The queue of a Unix socket is as long as was told last, and then a connection fails.
+        waiting = [connect() for _ in range(100)]
+        with run():
+            for s in waiting:
+                echo(s)
+                s.close()
+
+
 def test_systemd_socket_activate_starts_it_for_the_first_client() -> None:
     (port,) = freePorts(1)
     # Twisted takes no socket without a name, and this tool gives none unless told.
@@ -512,6 +549,30 @@ def test_what_is_no_socket_is_one_clear_line(
         monkeypatch.setattr(_SystemdParser, "_sddaemon", ListenFDs([file.fileno()], ["a"]))
         with pytest.raises(SystemExit, match=r"what systemd has passed .* is no socket"):
             Service("--listen=systemd:domain=INET6:index=0", isFast=False)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_inherited_unix_socket_is_given_back_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from twisted.internet import reactor
+    from twisted.internet.endpoints import UNIXClientEndpoint, _SystemdParser, connectProtocol
+    from twisted.internet.protocol import Factory, Protocol
+    from twisted.python.systemd import ListenFDs
+
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as held:
+        held.bind(str(path))
+        held.listen(200)
+        path.chmod(0o600)
+        monkeypatch.setattr(_SystemdParser, "_sddaemon", ListenFDs([os.dup(held.fileno())], ["a"]))
+        endpoint = inherited(reactor, "systemd:domain=UNIX:index=0")
+        port: Any = await endpoint.listen(Factory.forProtocol(Protocol))
+        client = await connectProtocol(UNIXClientEndpoint(reactor, str(path)), Protocol())
+        client.transport.loseConnection()
+        await port.stopListening()
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
 
 
 # The units.
