@@ -1,4 +1,5 @@
-"""What systemd is told, and its units; as far as that goes without systemd itself."""
+"""What systemd is told, and its units; as far as that goes without systemd itself, which is in
+`tests/machine`."""
 
 import contextlib
 import os
