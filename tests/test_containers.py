@@ -1,5 +1,6 @@
 """The Dockerfile and the Kubernetes objects of deploy/, as far as they can be tested without a
-container engine and without a cluster. Run by `tox -e deploy` alone. `tox -e machine` has an engine.
+container engine and without a cluster. Run by `tox -e deploy` alone; `tox -e machine` has an
+engine.
 """
 
 import contextlib
