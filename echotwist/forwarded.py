@@ -83,7 +83,7 @@ class TrustedProxies:
     def _trustsPeer(self, peer: IAddress | None) -> bool:
         if isinstance(peer, UNIXAddress):
             return self._isUnixTrusted
-        address = addressOf(peer)
+        address = addressOf(peer) if self._networks else None
         return address is not None and self._trusts(address)
 
 

@@ -37,6 +37,8 @@ def networkOf(address: Address) -> Hashable:
 
 def nameOf(peer: IAddress | None) -> str:
     """A peer in a log line: `127.0.0.1:40312`, `[::1]:40312` or `unix`."""
+    if isinstance(peer, IPv4Address):  # The kernel, or `proxy`, has spelled it.
+        return f"{peer.host}:{peer.port}"
     if isinstance(peer, UNIXAddress):
         return "unix"
     address = addressOf(peer)

@@ -56,7 +56,6 @@ from echotwist.closing import (
 from echotwist.fastpath import FastPath
 from echotwist.journal import Journal
 from echotwist.limits import FRAGMENT, Limits
-from echotwist.peer import Address, networkOf
 
 # Registered since, by IANA, as Bad Gateway; Autobahn 26.10.2 refuses it (P:812).
 WebSocketServerProtocol.CLOSE_STATUS_CODES_ALLOWED.append(1014)
@@ -657,22 +656,17 @@ class EchoFactory(WebSocketServerFactory):
             {**options, "perMessageCompressionAccept": accept, "CONFIG_ATTRS": []},
         )
 
-    def unavailable(self, client: Address | None = None) -> str | None:
-        """Why there is no place for a further connection of `client`, or None if there is."""
+    def unavailable(self, network: Hashable = None) -> str | None:
+        """Why there is no place for a further connection of the client that `network` stands for,
+        or None if there is."""
         if self.draining:
             return "the server is going away"
         if len(self.connections) >= self.limits.maxConnections:
             return "all connections are taken"
-        network, most = self.networkOf(client), self.limits.maxConnectionsPerAddress
+        most = self.limits.maxConnectionsPerAddress
         if network is not None and self._perNetwork[network] >= most:
             return "all connections of this address are taken"
         return None
-
-    def networkOf(self, client: Address | None) -> Hashable:
-        """What counts as one client, or None if nothing does."""
-        if client is None or not self.limits.maxConnectionsPerAddress:
-            return None
-        return networkOf(client)
 
     def opened(self, connection: EchoProtocol) -> None:
         if connection.network is not None:

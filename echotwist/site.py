@@ -10,7 +10,7 @@ And of --admin, where it listens to the operator: /metrics (`metrics`), /healthz
 
 import hashlib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from pathlib import Path
 from urllib.parse import unquote_to_bytes as unquote
 
@@ -24,7 +24,7 @@ from echotwist.answer import NOTHING, SERVER, Answer, Exact, Refused
 from echotwist.channel import Channel, Request
 from echotwist.forwarded import TrustedProxies
 from echotwist.limits import OPERATORS, OVERFLOW
-from echotwist.peer import Address, addressOf, nameOf
+from echotwist.peer import addressOf, nameOf, networkOf
 from echotwist.protocol import EchoFactory
 from echotwist.upgrade import HOST, EchoResource
 
@@ -152,12 +152,16 @@ class EchoSite(Site):
         most = self.factory.limits.maxConnections + OVERFLOW
         return len(self.channels) + len(self.factory.connections) >= most
 
-    def callerOf(self, request: Request) -> tuple[str, Address | None]:
-        """Who is calling, as the log has it, and the address: the peer's, or that of whom a
-        trusted proxy speaks for. None on a Unix socket."""
+    def callerOf(self, request: Request) -> tuple[str, Hashable]:
+        """Who is calling: the peer, or whom a trusted proxy speaks for. As the log has it; and as
+        --max-connections-per-address counts it, None if it does not."""
         peer = request.getClientAddress()
         client = self._proxies.clientOf(peer, request.requestHeaders)
-        return (nameOf(peer), addressOf(peer)) if client is None else (str(client), client)
+        name = nameOf(peer) if client is None else str(client)
+        if not self.factory.limits.maxConnectionsPerAddress:
+            return name, None
+        address = addressOf(peer) if client is None else client
+        return name, None if address is None else networkOf(address)
 
     def refusal(self, request: Request, refused: Refused) -> Resource:
         """The answer to a request that is refused; it leaves a line in the log, and a count."""
@@ -195,7 +199,7 @@ class EchoSite(Site):
             raise Refused(400, "the target is no path, and no URL with a host")
         found: IResource = super().getResourceFor(request)
         # RFC 9110, 7.8 would have the page for it; but a client that is told 200 finds nothing out.
-        if "websocket" in request.tokens("Upgrade") and not isinstance(found, EchoResource):
+        if not isinstance(found, EchoResource) and "websocket" in request.tokens("Upgrade"):
             raise Refused(404, "there is nothing to upgrade here; try /echo")
         return found
 

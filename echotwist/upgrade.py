@@ -29,18 +29,6 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 _STRANGE = re.compile(rb"[^\x20-\x7e]")
 
-_READ = {
-    b"host",
-    b"upgrade",
-    b"connection",
-    b"origin",
-    b"sec-websocket-key",
-    b"sec-websocket-version",
-    b"sec-websocket-protocol",
-    b"sec-websocket-extensions",
-}
-"""The headers that a handshake is made of."""
-
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._~-]+)(?::(\d{1,5}))?")
 _PORTS = {"http": 80, "https": 443}
@@ -62,17 +50,17 @@ class EchoResource(Exact):
 
     def render_GET(self, request: Request) -> bytes | int:
         site: Any = request.site  # An EchoSite, whose module imports this one.
-        name, client = site.callerOf(request)
+        name, network = site.callerOf(request)
         try:
             handshake = self._vet(request)
-            if (why := self._factory.unavailable(client)) is not None:
+            if (why := self._factory.unavailable(network)) is not None:
                 raise Refused(503, why, Retry_After="5")
         except Refused as refused:
             answer: bytes = site.refusal(request, refused).render(request)
             return answer
         protocol: Any = self._factory.buildProtocol(request.getClientAddress())
         protocol.address = name
-        protocol.network = self._factory.networkOf(client)
+        protocol.network = network
         protocol.handshake = handshake
         channel: Any = request.channel
         channel.upgrade(protocol)
@@ -83,7 +71,10 @@ class EchoResource(Exact):
         headers = request.requestHeaders
 
         def values(name: str) -> list[str]:
-            return [value.decode("ascii") for value in headers.getRawHeaders(name.encode(), [])]
+            raw = headers.getRawHeaders(name.encode(), [])
+            if not all(map(bytes.isascii, raw)):
+                raise Refused(400, f"the {name} header has a non-ASCII byte")
+            return [value.decode("ascii") for value in raw]
 
         def one(name: str) -> str:
             match values(name):
@@ -94,18 +85,19 @@ class EchoResource(Exact):
                 case _:
                     raise Refused(400, f"the {name} header came twice")
 
-        if request.method != b"GET" or "websocket" not in request.tokens("Upgrade"):
+        def tokens(name: str) -> list[str]:
+            return elements(map(str.lower, values(name)))
+
+        if request.method != b"GET" or "websocket" not in tokens("Upgrade"):
             raise Refused(
                 426,
                 "this is a WebSocket endpoint: connect to it with a WebSocket client, "
                 "such as new WebSocket(url) in a browser",
                 **_VERSION,
             )
-        for name, raw in headers.getAllRawHeaders():
-            if any(_CONTROL.search(text) for text in (name, *raw)):
-                raise Refused(400, "a header has a control byte")
-            if name.lower() in _READ and not all(value.isascii() for value in raw):
-                raise Refused(400, f"the {name.decode()} header has a non-ASCII byte")
+        texts = [text for name, raw in headers.getAllRawHeaders() for text in (name, *raw)]
+        if _CONTROL.search(b"".join(texts)):
+            raise Refused(400, "a header has a control byte")
         if _STRANGE.search(request.uri):
             raise Refused(400, "the target has a control or non-ASCII byte")
         if request.clientproto != b"HTTP/1.1":
@@ -116,7 +108,7 @@ class EchoResource(Exact):
         if request.authority is not None:  # It counts instead (RFC 9112, 3.2.2), and is vetted.
             host = HOST.fullmatch(request.authority.decode("ascii"))
             assert host is not None
-        if "upgrade" not in request.tokens("Connection"):
+        if "upgrade" not in tokens("Connection"):
             raise Refused(400, "the Connection header does not say Upgrade")
         if one("Sec-WebSocket-Version") != "13":
             raise Refused(426, "only version 13 is spoken here", **_VERSION)
