@@ -102,6 +102,13 @@ class Socket:
         self.closed = True
 
 
+def isReady(file: Any, events: int) -> bool:
+    """Whether a descriptor has one of these events. select() knows none above 1023."""
+    poll = select.poll()
+    poll.register(file, events)
+    return any(found & (events | select.POLLERR) for _, found in poll.poll(0))
+
+
 class KernelSocket(socket.socket):
     """As Socket, with a descriptor. `window` is how many bytes the peer still reads; the kernel
     takes a few thousand more."""
@@ -145,10 +152,10 @@ class KernelSocket(socket.socket):
         self.theirs.close()
 
     def isReadable(self) -> bool:
-        return not self.closed and bool(select.select([self], [], [], 0)[0])
+        return not self.closed and isReady(self, select.POLLIN | select.POLLHUP)
 
     def isWritable(self) -> bool:
-        return not self.closed and bool(select.select([], [self], [], 0)[1])
+        return not self.closed and isReady(self, select.POLLOUT)
 
     def unread(self) -> int:
         """Bytes that the service has not read yet."""
@@ -390,7 +397,7 @@ class Service:
         if not self.isFast or not fastPath.isRunning:
             return False
         ready = [thread.loop.turn(self.reactor.seconds()) for _, thread in fastPath._running]
-        if select.select([fastPath], [], [], 0)[0]:
+        if isReady(fastPath, select.POLLIN):
             fastPath.doRead()
             return True
         # A loop that only looked at its clock may have sent a ping.
