@@ -68,6 +68,8 @@ class Daemon(MultiService):
             raise Fatal(f"--logfile {path}: {e.strerror}") from e
         if isinstance(log.output, LogFile):
             self._file = log.output
+            if twistd["uid"] is not None:
+                log.output.giveTo(twistd["uid"])
         return log
 
 

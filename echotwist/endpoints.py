@@ -45,8 +45,11 @@ def endpointOf(reactor: Any, description: str) -> IStreamServerEndpoint:
     kind, *_ = description.removeprefix(PROXIED).split(":", 1)
     if kind not in _KINDS:
         *most, last = (f"{name}:" for name in _KINDS)
-        tls = " (TLS is ssl:)" if kind == "tls" else ""
-        raise ValueError(f"takes {', '.join(most)} or {last}, also behind {PROXIED}{tls}")
+        tls = "; TLS is ssl:" if kind == "tls" else ""
+        raise ValueError(
+            f"begins with {', '.join(most)} or {last}, such as tcp:8080, "
+            f"or with {PROXIED} before one of these{tls}"
+        )
     make, example = _KINDS[kind]
     return make(reactor, **_values(description.removeprefix(PROXIED), make, example))
 
@@ -58,7 +61,10 @@ def _values(
     (kind, *positional), named = arguments(description)
     names = list(signature(make).parameters)[1:]
     if "=" in description and re.search(r"=[0-9A-Fa-f:]*::", description):
-        raise ValueError(r"a colon in a value is written \:, as in interface=\:\:1")
+        raise ValueError(
+            r"a colon in a value is written \:, as in 'tcp:8080:interface=\:\:1', "
+            "which a shell wants in quotes"
+        )
     if len(positional) > len(names):
         raise ValueError(f"{kind}: takes only {', '.join(names)}")
     values: dict[str, Any] = {}

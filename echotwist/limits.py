@@ -98,7 +98,7 @@ def secondsOrNever(text: str) -> float:
     """As `seconds`, and 0 is allowed."""
     match = _TIME.fullmatch(text)
     if match is None:
-        raise ValueError("takes a time such as 500ms, 10s or 2m")
+        raise ValueError("takes a time such as 500ms, 10s, 2m or 1h")
     value = float(match[1]) * {"ms": 0.001, "s": 1, None: 1, "m": 60, "h": 3600}[match[2]]
     if value > LONGEST:
         raise ValueError("takes a time of at most 168h")

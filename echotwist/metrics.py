@@ -159,7 +159,7 @@ class EchoCollector(Collector):
         yield _byLabels(
             "echotwist_connections_closed",
             "WebSocket connections ended, by close code (RFC 6455, 7.4.1): 1005 if the close frame "
-            "had none, 1006 if there was no close frame.",
+            "had none, 1006 if there was no close frame, or its echo was not read.",
             ["code"],
             _byCode(totals.closed),
         )

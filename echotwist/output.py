@@ -106,6 +106,12 @@ class LogFile:
         self._isToReopen = False
         self._stays = ""
 
+    def giveTo(self, uid: int) -> None:
+        """Make the file that of the user whom this process becomes, as nginx does with its own.
+        That of root could not be opened anew, and the log would go to a file that is deleted."""
+        with suppress(PermissionError):  # Who is not root becomes nobody else.
+            os.fchown(self._descriptor, uid, -1)
+
     def reopen(self) -> None:
         """Have the next line written to what is at `path` then. For a signal handler."""
         self._isToReopen = True

@@ -186,7 +186,8 @@ class EchoSite(Site):
         # RFC 9112, 3.2.
         hosts = request.requestHeaders.getRawHeaders(b"Host", [])
         if request.clientproto == b"HTTP/1.1" and len(hosts) != 1:
-            raise Refused(400, "a request has one Host header")
+            how = "came twice" if hosts else "is missing"
+            raise Refused(400, f"the Host header {how}")
         if request.method not in (b"GET", b"HEAD", b"OPTIONS"):
             raise Refused(405, "only GET, HEAD and OPTIONS are answered", Allow=_ALLOW)
         if request.path == b"*" and request.method == b"OPTIONS":

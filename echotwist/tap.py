@@ -48,7 +48,7 @@ class Options(TwistedOptions):
 
     longdesc = (
         "Serves a page at / and echoes every WebSocket message at /echo. "
-        "Sizes take 65536, 64k, 16M; times take 500ms, 10s, 2m. "
+        "Sizes take 65536, 64k, 16M, 1G; times take 500ms, 10s, 2m, 1h, up to 168h. "
         "SIGTERM, SIGINT and SIGHUP drain it: every client is told 1001 and given time to leave. "
         "SIGUSR1 opens the file of twistd's --logfile anew, as after logrotate."
     )

@@ -9,13 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from process import TWISTD, Twistd, needs
+from process import TWISTD, Twistd, freePorts, needs
 from test_attacks import eventually
 from test_output import works
 from test_twistd import waitUntilGone
@@ -314,8 +315,7 @@ def hasHandler(pid: int, number: int) -> bool:
 @pytest.mark.parametrize("form", [[], ["--logger=echotwist.logs.json"], ["--logfile=log"]])
 def test_usr1_ends_nobody(form: Sequence[str], tmp_path: Path) -> None:
     if form == ["--logfile=log"]:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        (port,) = freePorts(1)
         process = subprocess.Popen(
             [*TWISTD, "-n", *form, "echotwist", f"--port={port}"], cwd=tmp_path
         )
@@ -351,8 +351,7 @@ def test_usr1_ends_neither_the_supervisor_nor_a_worker() -> None:
 @contextlib.contextmanager
 def running(folder: Path, *arguments: str, twistd: Sequence[str] = ()) -> Iterator[tuple[int, int]]:
     """A daemon in `folder`, its pid and port."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = freePorts(1)
     run = ended(
         f"--pidfile={folder}/pid", f"--logfile={folder}/log", *twistd,
         "echotwist", f"--port={port}", *arguments, cwd=folder,
@@ -428,14 +427,30 @@ def test_logrotate_rotates_it_as_the_documents_say(what: str, tmp_path: Path) ->
         assert "Server Shut Down" in whole
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_logrotate_rotates_the_log_of_a_service_that_gave_up_root() -> None:
+    """It opened its log as root, and opens it anew as nobody."""
+    with tempfile.TemporaryDirectory() as name:  # Not pytest's, which nobody may not enter.
+        folder = Path(name)
+        folder.chmod(0o755)
+        log = folder / "log"
+        with running(folder, twistd=["--uid=nobody"]) as (_, port):
+            assert log.stat().st_uid == pwd.getpwnam("nobody").pw_uid
+            logrotate(folder, recipe("USR1"))
+            visit(port, 1)
+            eventually(lambda: " refused: 426 " in log.read_text())
+        assert "stays in the same file" not in "".join(
+            each.read_text() for each in folder.glob("log*")
+        )
+
+
 # A folder that whoever runs it may not write.
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_the_documented_wait_ends_also_where_the_pid_file_stays(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = freePorts(1)
     run = ended(
         "--pidfile=one.pid", "--logfile=one.log", "--uid=nobody", "echotwist", f"--port={port}",
         cwd=tmp_path,

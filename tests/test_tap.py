@@ -90,7 +90,10 @@ def test_a_bad_value_is_one_clear_line(argument: str, error: str) -> None:
     assert isinstance(caught.value.code, str)
 
 
-KINDS = "takes tcp:, tcp6:, ssl:, unix: or systemd:, also behind haproxy:"
+KINDS = (
+    "begins with tcp:, tcp6:, ssl:, unix: or systemd:, such as tcp:8080, or with haproxy: before "
+    "one of these"
+)
 
 
 @pytest.mark.parametrize("option", ["listen", "admin"])
@@ -106,8 +109,8 @@ KINDS = "takes tcp:, tcp6:, ssl:, unix: or systemd:, also behind haproxy:"
         ("haproxy:", KINDS),
         ("haproxy:haproxy:tcp:1", KINDS),
         ("HAPROXY:tcp:1", KINDS),
-        ("tls:8443", f"{KINDS} (TLS is ssl:)"),
-        ("haproxy:tls:/etc/certificates:8443", f"{KINDS} (TLS is ssl:)"),
+        ("tls:8443", f"{KINDS}; TLS is ssl:"),
+        ("haproxy:tls:/etc/certificates:8443", f"{KINDS}; TLS is ssl:"),
         ("TLS:/etc/certificates:8443", KINDS),
         ("tcp", "wants the port, as in tcp:8080"),
         ("tcp:interface=127.0.0.1", "wants the port, as in tcp:8080"),
@@ -128,7 +131,7 @@ KINDS = "takes tcp:, tcp6:, ssl:, unix: or systemd:, also behind haproxy:"
         ("tcp:1:backlog=2147483648", "backlog='2147483648': takes a whole number from 1 on"),
         ("tcp:1:interface=nonsense", r"interface='nonsense': takes an address, such as 127.0.0.1"),
         ("tcp:1:interface=1.2.3", r"interface='1.2.3': takes an address, such as 127.0.0.1"),
-        ("tcp:1:interface=::1", r"a colon in a value is written \:, as in interface=\:\:1"),
+        ("tcp:1:interface=::1", r"a colon in a value is written \:, as in 'tcp:8080:inter"),
         ("tcp6:1:interface=1.2.3.4", r"interface= takes an IPv6 address in tcp6:, such as \:\:1"),
         ("tcp6:1:interface=localhost", r"interface= takes an IPv6 address in tcp6:, such as"),
         ("tcp:1\\", r"ends with a \ that escapes nothing"),
