@@ -512,3 +512,17 @@ def test_a_haproxy_that_asks_as_it_does_by_default_finds_it_up() -> None:
         for number in (0, 1):
             proxy.waitFor(number)
             wait(lambda: "L7OK" in proxy.checks(), proxy.checks)
+
+
+@both
+def test_a_client_with_many_cookies_gets_through(kind: type[Proxy]) -> None:
+    """In one line of 15 KB. nginx's own limit is 8 KB, and HAProxy's a buffer of 16 KB."""
+
+    async def run(proxy: Proxy) -> None:
+        connection = await connect(proxy.ws, forged={"Cookie": "x" * 15_000})
+        connection.send("still me")
+        assert await connection.next() == "still me"
+        await connection.leave()
+
+    with kind(*(["--trusted-proxy=127.0.0.1"] if kind is Nginx else [])) as proxy:
+        asyncio.run(run(proxy))
