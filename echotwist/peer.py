@@ -37,12 +37,18 @@ def networkOf(address: Address) -> Hashable:
 
 def nameOf(peer: IAddress | None) -> str:
     """A peer in a log line: `127.0.0.1:40312`, `[::1]:40312` or `unix`."""
-    if isinstance(peer, IPv4Address):  # The kernel, or `proxy`, has spelled it.
-        return f"{peer.host}:{peer.port}"
     if isinstance(peer, UNIXAddress):
         return "unix"
-    address = addressOf(peer)
-    if address is None:
-        return "unknown"
-    host = str(address) if address.version == 4 else f"[{address}]"
-    return f"{host}:{peer.port}"  # type: ignore[union-attr]  # It has an address, so a port.
+    if isinstance(peer, IPv4Address):  # The kernel, or `proxy`, has spelled it.
+        return f"{peer.host}:{peer.port}"
+    if isinstance(peer, IPv6Address):
+        mapped = peer.host.removeprefix("::ffff:")
+        if (
+            "." in mapped and mapped is not peer.host
+        ):  # As the kernel spells it; parsing takes 10 us.
+            return f"{mapped}:{peer.port}"
+        address = addressOf(peer)
+        if address is not None:
+            host = str(address) if address.version == 4 else f"[{address}]"
+            return f"{host}:{peer.port}"
+    return "unknown"

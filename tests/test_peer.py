@@ -24,3 +24,7 @@ from echotwist.peer import nameOf
 )
 def test_peers_have_readable_names(address, name: str) -> None:
     assert nameOf(address) == name
+
+
+def test_an_address_that_is_none_is_unknown() -> None:
+    assert nameOf(IPv6Address("TCP", "no address", 80)) == "unknown"
