@@ -242,6 +242,12 @@ class Channel(HTTPChannel):
             return False
         return True
 
+    def allContentReceived(self) -> None:
+        """The request is whole, and was in time. Its answer may take some, as /metrics of workers
+        does."""
+        self._clearDeadline()
+        super().allContentReceived()
+
     def requestDone(self, request: Request) -> None:
         self.isAnswered = self._isFirst = True
         self._count = self._size = self._kept = 0

@@ -7,7 +7,10 @@ from frames import BINARY, TEXT, Frame, binary, close, parse, text
 from memory import Client, Service, request
 from twisted.python.filepath import FilePath
 from twisted.web.http_headers import Headers
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
 
+from echotwist.channel import Request
 from echotwist.closing import unsent
 from echotwist.site import RESOURCES
 
@@ -395,6 +398,33 @@ def test_a_byte_now_and_then_wins_no_time(service: Service) -> None:
         client.send(b"x")
         service.advance(0.1)
     assert client.socket.closed
+
+
+def test_an_answer_that_takes_its_time_is_not_late(service: Service) -> None:
+    pending = []
+
+    class Slow(Resource):
+        def render(self, request: Request) -> int:
+            pending.append(request)
+            return NOT_DONE_YET
+
+    service.site.resource.putChild(b"slow", Slow())
+    client, gone, evicted = service.connect(), service.connect(), service.connect()
+    for each in (client, gone, evicted):
+        each.send(get("/slow"))
+    service.advance(60)
+    gone.finish()
+    evicted.protocol.makeRoom()
+    assert evicted.socket.closed
+    first, *others = pending
+    first.write(b"at last")
+    first.finish()
+    service.run()
+    assert answer(client)[::2] == (200, b"7\r\nat last\r\n0\r\n\r\n")
+    assert [other.channel for other in others][-1] is None
+    service.advance(60)
+    assert service.site.channels == {}
+    assert service.timers() == 0
 
 
 def test_an_open_connection_has_no_handshake_deadline(client: Client) -> None:
