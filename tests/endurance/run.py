@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=TRIALS, metavar="TRIAL", help=", ".join(TRIALS)
     )
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK:.0%} of the clients")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK:.0%}% of the clients")
     asked = parser.parse_args()
     files = raiseFiles()
     share = (QUICK if asked.quick else 1) * files / FILES
