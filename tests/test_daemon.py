@@ -81,6 +81,15 @@ def test_the_log_is_the_standard_output_or_a_file(
     assert {each.name for each in tmp_path.iterdir()} == {"stdout", "log", "twistd.log"}
 
 
+def test_the_file_is_that_of_the_user_whom_the_service_becomes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+    monkeypatch.setattr(os, "fchown", lambda fd, uid, gid: given.append((uid, gid)))
+    observer("-n", f"--logfile={tmp_path}/log", "--uid=65534")
+    assert given == [(65534, -1)]
+
+
 @pytest.mark.parametrize("option", ["--syslog", "--logger=echotwist.logs.json"])
 def test_a_log_that_twistd_is_told_to_make_is_twistds(option: str) -> None:
     assert observer("-n", option) is None

@@ -646,9 +646,12 @@ def test_in_a_tiny_window_everything_can_be_reached(
     assert box["height"] >= 100
 
 
-def test_a_cookie_in_utf8_keeps_nobody_out(page: Page) -> None:
+def test_a_cookie_in_utf8_keeps_nobody_out(page: Page, twistd: Twistd) -> None:
     """Cookies know no ports: what another service on this host sets, comes here too."""
-    page.evaluate("document.cookie = 'n=Zoë'")
-    page.reload()
-    shows(page, "Status: Connected")
-    assert page.evaluate("document.cookie") == "n=Zoë"
+    connected = """url => new Promise((resolve, reject) => {
+        document.cookie = "n=Zoë";
+        const socket = new WebSocket(url);
+        socket.onopen = () => resolve(document.cookie);
+        socket.onerror = () => reject(new Error("refused"));
+    })"""
+    assert page.evaluate(connected, twistd.ws) == "n=Zoë"
