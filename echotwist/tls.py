@@ -89,7 +89,8 @@ class Secured(BufferingTLSTransport):
     """A connection with TLS.
 
     Here, and nowhere else, are private parts of Twisted's (twisted/protocols/tls.py,
-    TLSMemoryBIOProtocol, 26.10): `_handshakeDone`, `_reason`, `_tlsShutdownFinished`.
+    TLSMemoryBIOProtocol, 26.10): `_handshakeDone`, `_reason`, `_tlsShutdownFinished`,
+    `_shutdownTLS`; and `_aggregator` of BufferingTLSTransport.
     """
 
     factory: "TlsFactory"
@@ -105,6 +106,12 @@ class Secured(BufferingTLSTransport):
     def lateness(self) -> str | None:
         """What the client was too late with, if it is the handshake."""
         return LATE if self._hasBegun and not self._handshakeDone else None
+
+    def _shutdownTLS(self) -> None:
+        # The answer to what came in one segment with the peer's close_notify waits for more to
+        # write, and after ours nothing can be written: Twisted loses it.
+        self._aggregator.flush()
+        super()._shutdownTLS()
 
     def _tlsShutdownFinished(self, reason: Failure | None) -> None:
         error = None if reason is None else reason.value

@@ -1,10 +1,12 @@
 """A TLS handshake that fails: what the client is told, and the trace that it leaves."""
 
+import contextlib
 import ssl
 from typing import Any
 
 import pytest
 import trustme
+from frames import text
 from memory import Client, Service, request
 from OpenSSL import SSL
 from secure import TLS12, Files, Peer, connected, issued, trusting
@@ -279,3 +281,26 @@ def test_the_reasons_are_few_and_fixed() -> None:
         assert tls._wordsFor(error) in tls.DROPPED
     assert len(tls.DROPPED) < 15
     assert max(map(len, tls.DROPPED)) < 80
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", request() + text("hello")],
+    ids=["page", "echo"],
+)
+def test_what_comes_in_one_segment_with_close_notify_is_answered(
+    certificate: Certificate, isProxied: bool, data: bytes
+) -> None:
+    """The answer waits for more to write when Twisted sends its own close_notify."""
+    peer = Peer(certificate, isProxied=isProxied)
+    peer.tls.write(V1 * isProxied + data)
+    with pytest.raises(ssl.SSLWantReadError):
+        peer.tls.unwrap()
+    peer.client.send(peer._out.read())
+    peer._in.write(peer.client.received())
+    answer = b""
+    with contextlib.suppress(ssl.SSLZeroReturnError):
+        while True:
+            answer += peer.tls.read(10_000)
+    assert answer.endswith((b"\r\n\r\nok\n", b"\x81\x05hello"))
+    assert not peer.client.socket.reset
