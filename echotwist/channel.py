@@ -23,7 +23,7 @@ from twisted.web.server import Request as TwistedRequest
 from zope.interface import implementer
 
 from echotwist.answer import lastWords
-from echotwist.closing import Deadline, linger, lowest, unsent
+from echotwist.closing import Deadline, delivery, linger, lowest, unsent
 from echotwist.limits import HEADER, HEADERS, HEADERS_BYTES, TARGET
 from echotwist.peer import nameOf
 
@@ -85,6 +85,11 @@ class Channel(HTTPChannel):
     _hasSent = False
     """Whether a byte has come."""
 
+    _isAnswering = False
+    """Whether a request is whole, and its answer is not."""
+
+    _isEnding = False
+
     _isFirst = True
     """Whether the next line is the first of a request."""
 
@@ -134,7 +139,10 @@ class Channel(HTTPChannel):
 
     def readConnectionLost(self) -> None:
         """The client has said FIN. Twisted would drop the answer that it waits for."""
-        self.transport.loseConnection()
+        if self._isAnswering and not self._isEnding:
+            self.persistent = 0  # requestDone() ends it.
+        else:
+            self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
         """The answer is out; `loseConnection` says what happens until the client has followed."""
@@ -168,7 +176,7 @@ class Channel(HTTPChannel):
             self.transport.resumeProducing()
 
     def refuse(self) -> None:
-        if unsent(self.transport) or self.isAnswered:
+        if unsent(self.transport) or self.isAnswered or self._isAnswering:
             # Behind what the client does not read, or has been told, there is nothing to say.
             self.transport.abortConnection()
             return
@@ -245,10 +253,15 @@ class Channel(HTTPChannel):
     def allContentReceived(self) -> None:
         """The request is whole, and was in time. Its answer may take some, as /metrics of workers
         does."""
+        self._isAnswering = True
         self._clearDeadline()
         super().allContentReceived()
 
     def requestDone(self, request: Request) -> None:
+        if self._isEnding:  # Nothing is sent any more.
+            self.requests.clear()
+            return
+        self._isAnswering = False
         self.isAnswered = self._isFirst = True
         self._count = self._size = self._kept = 0
         # It has asked something; those that have not are the first to make room.
@@ -258,7 +271,7 @@ class Channel(HTTPChannel):
 
     def loseConnection(self) -> None:
         """What is written goes out; what is not yet looked at, or still arrives, is discarded."""
-        self.isAnswered = True
+        self.isAnswered = self._isEnding = True
         self.clearLineBuffer()
         self.dataReceived = lambda data: None  # type: ignore[method-assign]
         self._clearDeadline()
@@ -303,10 +316,23 @@ class Channel(HTTPChannel):
             if late := getattr(self.transport, "lateness", None):
                 self._drop(late)
             self.transport.abortConnection()
+        elif self.paused:
+            # There are requests, but the client does not read the answers, or slowly. As long as
+            # it does, it has its time.
+            timeout = self.site.factory.limits.closeTimeout
+            moved = delivery(self.transport)
+            self._deadline = Deadline(self.site.reactor, timeout, moved, self._stalled)
         elif self._isFirst and not self._buffer:
             self.loseConnection()  # It was kept for another request, which did not come.
         else:
             self._refuse(408, "the request did not come in time")
+
+    def _stalled(self) -> None:
+        if self.paused:
+            self._drop("its answers were not read")
+            self.transport.abortConnection()
+        else:
+            self._late()
 
     def _clearDeadline(self) -> None:
         if self._deadline is not None and self._deadline.active():

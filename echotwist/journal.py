@@ -35,6 +35,7 @@ DROPPED = (
     "its place was needed for another",
     "no header of the PROXY protocol",
     "half a header of the PROXY protocol",
+    "its answers were not read",
 )
 """Why connections are dropped. /metrics has each from the start: Prometheus's rate() does not see
 an event that made its own series."""

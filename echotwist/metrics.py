@@ -20,10 +20,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 from twisted.web.server import NOT_DONE_YET, Request
 
 from echotwist import __version__, tls
-from echotwist.answer import Exact
+from echotwist.answer import Answer, Exact
 from echotwist.certificate import Certificate
 from echotwist.journal import DROPPED
 from echotwist.site import EchoSite
@@ -34,6 +35,8 @@ NO_CODE = 1005
 """RFC 6455, 7.4.1: what stands for a close frame without a code."""
 
 _USUAL = (1000, 1001, 1002, NO_CODE, 1006, 1007, 1009, 1013)
+
+_log = Logger(namespace="echotwist")
 
 _MEASURED = 0.25
 """Seconds between two measurements of the reactor's lag."""
@@ -69,7 +72,12 @@ class WorkersMetrics(Exact):
         return NOT_DONE_YET
 
     def _answer(self, told: dict[str, bytes | None], request: Request) -> None:
-        body = _encoded(_Collected(list(self._collect(told))), request)
+        try:
+            body = _encoded(_Collected(list(self._collect(told))), request)
+        except Exception:
+            # Nobody else ends the request.
+            _log.failure("what the workers count cannot be read")
+            body = Answer(503, "what the workers count cannot be read").render(request)
         if request.channel is not None:  # Whoever asked may be gone.
             request.write(body)
             request.finish()

@@ -120,15 +120,24 @@ class LogFile:
         with self._lock:
             try:
                 if self._isToReopen:
-                    self._isToReopen = False
-                    self._open()
+                    self._reopen()
                 elif os.fstat(self._descriptor).st_size >= LOG_FILE:
                     self._rotate()
+                    self._stays = ""
             except OSError as e:
                 if self._stays != str(e):  # It is tried with each line.
                     self._stays = str(e)
                     lines += self._remark("the log stays in the same file: {why}", why=str(e))
             self._writer.put(self._descriptor, lines)
+
+    def _reopen(self) -> None:
+        self._isToReopen = False  # Before: the signal may come again meanwhile.
+        try:
+            self._open()
+        except OSError:
+            self._isToReopen = True
+            raise
+        self._stays = ""
 
     def _rotate(self) -> None:
         # Unless somebody has done so, or it was done and the new one could not be opened.
@@ -195,8 +204,10 @@ class Stream:
                 self._size += len(lines)
             self._changed.notify_all()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="log", daemon=True)
+                with suppress(RuntimeError):  # There can be no more threads, for now.
+                    thread.start()
+                    self._thread = thread
 
     def flush(self, seconds: float = LOG_EXIT) -> None:
         """Wait until all is written, or for so long."""

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import termios
+import threading
 import time
 import tty
 import urllib.request
@@ -182,7 +183,35 @@ def test_a_file_that_cannot_be_reopened_goes_on_where_it_was(path: Path) -> None
     log.reopen()
     log.write("one\n")
     log.write("two\n")
+    # Said once, and tried with each line.
     assert moved.read_text().splitlines()[::2] == ["one", "two"]
+    path.rmdir()
+    log.write("three\n")
+    assert path.read_text() == "three\n"
+    # And said again if it happens again.
+    again = path.rename(path.with_name("again"))
+    path.mkdir()
+    log.reopen()
+    log.write("four\n")
+    assert again.read_text().startswith("three\n")
+    assert "the log stays in the same file" in again.read_text()
+
+
+def test_a_thread_that_cannot_be_started_now_is_started_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(thread: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    ours, theirs = os.pipe()
+    stream = Stream(theirs, remark)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        stream.write("one\n")
+    stream.write("two\n")
+    stream.flush(20)
+    assert os.read(ours, 100) == b"one\ntwo\n"
+    os.close(ours)
 
 
 @contextlib.contextmanager

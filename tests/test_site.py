@@ -5,6 +5,8 @@ import re
 import pytest
 from frames import BINARY, TEXT, Frame, binary, close, parse, text
 from memory import Client, Service, request
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
 from twisted.python.filepath import FilePath
 from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
@@ -400,28 +402,127 @@ def test_a_byte_now_and_then_wins_no_time(service: Service) -> None:
     assert client.socket.closed
 
 
-def test_an_answer_that_takes_its_time_is_not_late(service: Service) -> None:
-    pending = []
+class Slow(Resource):
+    """Answers when it is told to. `pending` are the requests."""
 
-    class Slow(Resource):
-        def render(self, request: Request) -> int:
-            pending.append(request)
-            return NOT_DONE_YET
+    def __init__(self) -> None:
+        super().__init__()
+        self.pending: list[Request] = []
 
-    service.site.resource.putChild(b"slow", Slow())
+    def render(self, request: Request) -> int:
+        self.pending.append(request)
+        return NOT_DONE_YET
+
+    def finish(self, service: Service) -> None:
+        request = self.pending.pop(0)
+        if request.channel is not None:  # The client may be gone.
+            request.write(b"at last")
+            request.finish()
+        service.run()
+
+
+AT_LAST = b"7\r\nat last\r\n0\r\n\r\n"
+
+
+@pytest.fixture
+def slow(service: Service) -> Slow:
+    slow = Slow()
+    service.site.resource.putChild(b"slow", slow)
+    return slow
+
+
+def test_a_client_that_says_fin_gets_an_answer_that_takes_its_time(
+    service: Service, slow: Slow
+) -> None:
+    client = service.connect()
+    client.socket.peerDone = True
+    client.send(get("/slow"))
+    assert not client.socket.closed
+    slow.finish(service)
+    assert answer(client)[::2] == (200, AT_LAST)
+    assert client.socket.closed
+    assert service.timers() == 0
+
+
+@pytest.mark.parametrize("how", ["loseConnection", "refuse"])
+def test_an_answer_behind_the_end_changes_nothing(service: Service, slow: Slow, how: str) -> None:
+    client = service.connect()
+    client.send(get("/slow"))
+    getattr(client.protocol, how)()
+    service.run()
+    slow.finish(service)
+    service.advance(6)
+    assert client.socket.closed
+    assert client.received() == b""
+    assert service.site.channels == {}
+    assert service.timers() == 0
+
+
+def test_a_client_that_reads_its_answers_slowly_is_not_late(service: Service, log) -> None:
+    client = service.connect()
+    client.socket.window = 0
+    client.send(get() * 200)
+    got = b""
+    while got.count(b"HTTP/1.1 200 OK") < 200:
+        client.socket.window = 4000
+        service.run()
+        service.advance(1)
+        assert not client.socket.closed
+        got += client.received()
+    assert log.events == []
+
+
+def test_a_client_that_stops_reading_its_answers_is_dropped_with_a_word(
+    service: Service, log
+) -> None:
+    client = service.connect()
+    client.socket.window = 0
+    client.send(get() * 200)
+    service.advance(16)
+    assert client.socket.closed
+    assert log.lines() == ["127.0.0.1:40000 dropped: its answers were not read"]
+
+
+def test_a_client_that_reads_at_last_has_its_time_again(service: Service, log) -> None:
+    client = service.connect()
+    client.socket.window = 0
+    client.send(get() * 200 + b"GET /half")
+    service.advance(12)
+    client.socket.window = float("inf")
+    service.run()
+    assert client.received().count(b"HTTP/1.1 200 OK") == 200
+    service.advance(10.1)
+    assert answer(client)[0] == 408
+
+
+def test_a_client_that_reads_at_last_and_asks_no_more_is_let_go(service: Service, log) -> None:
+    client = service.connect()
+    client.socket.window = 0
+    while not client.protocol.paused:
+        client.send(get())
+    service.advance(12)
+    client.socket.window = float("inf")
+    service.run()
+    assert not client.socket.fin
+    service.advance(7)
+    assert client.socket.fin
+    client.finish()
+    assert client.socket.closed
+    assert log.events == []
+    assert service.timers() == 0
+
+
+def test_an_answer_that_takes_its_time_is_not_late(service: Service, slow: Slow) -> None:
     client, gone, evicted = service.connect(), service.connect(), service.connect()
     for each in (client, gone, evicted):
         each.send(get("/slow"))
     service.advance(60)
-    gone.finish()
     evicted.protocol.makeRoom()
     assert evicted.socket.closed
-    first, *others = pending
-    first.write(b"at last")
-    first.finish()
-    service.run()
-    assert answer(client)[::2] == (200, b"7\r\nat last\r\n0\r\n\r\n")
-    assert [other.channel for other in others][-1] is None
+    slow.finish(service)
+    assert answer(client)[::2] == (200, AT_LAST)
+    gone.transport.connectionLost(Failure(ConnectionDone()))
+    assert [request.channel for request in slow.pending] == [None, None]
     service.advance(60)
     assert service.site.channels == {}
     assert service.timers() == 0

@@ -627,6 +627,18 @@ def test_the_metrics_are_of_all(start: Any, asked: Asked) -> None:
         assert line in http.received()
 
 
+def test_metrics_that_cannot_be_read_are_an_answer_all_the_same(
+    start: Any, asked: Asked, log: Any
+) -> None:
+    """Without one the connection would stay for ever."""
+    http = Http(start(ADMIN), b"/metrics")
+    asked.answer(answer(b"no { metric\n"), answer(b""))
+    assert b"what the workers count cannot be read\n" in http.received()
+    (error,) = log.errors()
+    assert error.startswith("what the workers count cannot be read")
+    log.events.clear()
+
+
 def test_the_ends_of_certificates_are_those_of_workers_and_of_admin(
     start: Any, asked: Asked, tmp_path: Path
 ) -> None:
