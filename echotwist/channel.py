@@ -111,9 +111,11 @@ class Channel(HTTPChannel):
         self._forget()
         super().connectionLost(reason)
 
-    def makeRoom(self) -> None:
+    def evict(self) -> None:
         """End at once, for a connection that comes and finds no place."""
         self._drop("its place was needed for another")
+        # TLS and the PROXY protocol have nothing to add.
+        self.transport.abortConnection()
         # Now: Twisted accepts a hundred at a time, and aborts only afterwards.
         lowest(self.transport).connectionLost(Failure(ConnectionAborted()))
 

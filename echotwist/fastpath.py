@@ -40,7 +40,11 @@ def _whyNot() -> str:
         return "it is not compiled here"
     except ImportError as e:
         return f"the compiled part cannot be loaded: {e}"
-    if getattr(compiled, "sources", None) != identity(Path(__file__).parent):
+    try:
+        sources = identity(Path(__file__).parent)
+    except OSError as e:
+        return f"its source {e.filename} cannot be read, to compare: {e.strerror}"
+    if getattr(compiled, "sources", None) != sources:
         return f"{compiled.__file__} was compiled of other sources"
     return ""
 

@@ -39,6 +39,10 @@ HEADERS_BYTES = (16 << 10) + 512
 """Bytes of all headers of a request: 16 KB of cookies and tokens, as most servers take, beside
 the 200 bytes or so of a handshake itself."""
 
+PROXY_HEADER = 4096
+"""Bytes of a header of the PROXY protocol, version 2, which no budget counts. It could have 65,551;
+proxies send some hundred, or a thousand with the name in a client's certificate."""
+
 HEADER = 300
 """Bytes that a header of a request takes beside its own, as Python keeps it (measured)."""
 

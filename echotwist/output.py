@@ -161,11 +161,15 @@ class LogFile:
         except FileExistsError:  # Whoever made it has chosen its mode.
             new = os.open(self._path, _FLAGS)
         else:
-            with suppress(PermissionError):
+            # Not every file system has them.
+            with suppress(OSError):
                 os.fchown(new, was.st_uid, was.st_gid)
-            os.fchmod(new, mode)
-        os.dup2(new, self._descriptor, inheritable=False)
-        os.close(new)
+            with suppress(OSError):
+                os.fchmod(new, mode)
+        try:
+            os.dup2(new, self._descriptor, inheritable=False)
+        finally:
+            os.close(new)
 
 
 class Stream:

@@ -20,6 +20,7 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from echotwist.limits import PROXY_HEADER
 from echotwist.peer import nameOf, parsed
 
 HALF = "half a header of the PROXY protocol"
@@ -40,7 +41,11 @@ def split(data: bytes) -> tuple[IAddress | None, bytes] | None:
     """
     signature = V2Parser.PREFIX
     if data[: len(signature)] == signature[: len(data)]:
-        if len(data) < 16 or len(data) < (size := 16 + int.from_bytes(data[14:16], "big")):
+        if len(data) < 16:
+            return None
+        if (size := 16 + int.from_bytes(data[14:16], "big")) > PROXY_HEADER:
+            raise Malformed
+        if len(data) < size:
             return None
         header, rest = data[:size], data[size:]
     elif b"\r\n" in data[:LONGEST_V1]:

@@ -145,7 +145,7 @@ class EchoSite(Site):
     def makeRoom(self) -> None:
         """For a connection that comes. Twisted would accept until no descriptor is left."""
         if self.isFull():
-            next(iter(self.channels)).makeRoom()
+            next(iter(self.channels)).evict()
 
     def isFull(self) -> bool:
         """Whether no further connection can be answered, not even with 503."""

@@ -693,6 +693,23 @@ def test_a_compiled_part_from_before_it_said_so_is_not_used(
     assert importedAgain().whyNot == f"{_fastpath.__file__} was compiled of other sources"
 
 
+def test_a_compiled_part_without_its_sources_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Some images strip them; it was a traceback."""
+    spec = importlib.util.spec_from_file_location("another", fastpath.__file__)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    module.__file__ = str(tmp_path / "fastpath.py")
+    assert spec.loader is not None
+    code = compile(Path(fastpath.__file__).read_text(), module.__file__, "exec")
+    exec(code, module.__dict__)
+    missing = tmp_path / "_fastpath.pyx"
+    assert module.whyNot == (
+        f"its source {missing} cannot be read, to compare: No such file or directory"
+    )
+
+
 def test_a_compiled_part_that_python_cannot_load_is_told_of(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

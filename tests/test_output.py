@@ -1,6 +1,7 @@
 """Where the log goes, in memory as far as that is possible: files, pipes, and who does not read."""
 
 import contextlib
+import errno
 import os
 import re
 import resource
@@ -131,6 +132,27 @@ def test_a_file_that_was_renamed_is_reopened_and_not_rotated(path: Path) -> None
     log.write("four\n")
     assert path.read_text() == "three\nfour\n"
     assert sorted(path.parent.iterdir()) == [path, moved]
+
+
+def test_a_rotation_that_cannot_keep_owner_and_mode_keeps_no_descriptor(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems, and users that a namespace does not map, have neither."""
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    log = file(path)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "fchown", fail)
+    monkeypatch.setattr(os, "fchmod", fail)
+    for number in range(5):
+        log.write(f"{number}\n")
+        path.rename(path.with_name(str(number)))
+        log.reopen()
+    log.write("end\n")
+    assert path.read_text() == "end\n"
+    assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
 def test_a_file_that_others_made_keeps_the_mode_that_they_gave_it(path: Path) -> None:

@@ -517,7 +517,7 @@ def test_an_answer_that_takes_its_time_is_not_late(service: Service, slow: Slow)
     for each in (client, gone, evicted):
         each.send(get("/slow"))
     service.advance(60)
-    evicted.protocol.makeRoom()
+    evicted.protocol.evict()
     assert evicted.socket.closed
     slow.finish(service)
     assert answer(client)[::2] == (200, AT_LAST)

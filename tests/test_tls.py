@@ -257,6 +257,19 @@ def test_a_handshake_that_makes_room_for_another_is_told_once(
     assert log.lines() == [f"{PEER} dropped: its place was needed for another"]
 
 
+def test_half_a_proxy_header_that_makes_room_for_another_is_told_once(
+    certificate: Certificate, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS gives the connection's end a reason of its own."""
+    peer = Peer(certificate, isProxied=True)
+    peer.call(peer.tls.write, V1[:10])
+    service = peer.client.service
+    monkeypatch.setattr(type(service.echo._listeners[0].site), "isFull", lambda site: True)
+    service.connect()
+    assert peer.client.socket.closed
+    assert log.lines() == [f"{PEER} dropped: its place was needed for another"]
+
+
 def test_a_flood_of_bad_handshakes_stays_within_the_log_rate(
     certificate: Certificate, log: Any
 ) -> None:
