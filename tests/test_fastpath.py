@@ -702,7 +702,7 @@ def test_a_compiled_part_without_its_sources_is_not_used(
     module = importlib.util.module_from_spec(spec)
     module.__file__ = str(tmp_path / "fastpath.py")
     assert spec.loader is not None
-    code = compile(Path(fastpath.__file__).read_text(), module.__file__, "exec")
+    code = compile(Path(fastpath.__file__).read_text(), fastpath.__file__, "exec")
     exec(code, module.__dict__)
     missing = tmp_path / "_fastpath.pyx"
     assert module.whyNot == (
