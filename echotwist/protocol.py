@@ -156,8 +156,9 @@ class EchoProtocol(WebSocketServerProtocol):
         self._heard = self.factory.reactor.seconds()
         self._out = []
         self.succeedHandshake(handshake.subprotocol)
-        # RFC 6455, 4.2.2: "websocket", which strict clients compare. Autobahn 26.10.2 (P:3457) has
-        # no option for it; what its answer begins with is no client's text.
+        # RFC 6455, 4.2.2: "websocket", which strict clients compare. Autobahn has no option for it
+        # (26.10.2, autobahn/websocket/protocol.py, succeedHandshake); what its answer begins with
+        # is no client's text.
         self._out[0] = self._out[0].replace(b"Upgrade: WebSocket", b"Upgrade: websocket", 1)
         self._flush()
 
