@@ -15,7 +15,11 @@ here = Path(__file__).parent
 isLimited = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 # Run, not imported: a build has none of the dependencies.
-identity = runpy.run_path(str(here / "echotwist/sources.py"))["identity"](here / "echotwist")
+identity = runpy.run_path(str(here / "echotwist/fastpath/sources.py"))["identity"](
+    here / "echotwist/fastpath"
+)
+
+ROOMS = ("fastpath", "http", "listen", "observe", "operate", "websocket", "wire")
 
 
 class Build(build):
@@ -27,10 +31,10 @@ class Build(build):
 
 
 fastpath = Extension(
-    "echotwist._fastpath",
-    ["echotwist/_fastpath.pyx"],
-    depends=["echotwist/_octets.h"],
-    include_dirs=["echotwist"],
+    "echotwist.fastpath._loop",
+    ["echotwist/fastpath/_loop.pyx"],
+    depends=["echotwist/fastpath/_octets.h"],
+    include_dirs=["echotwist/fastpath"],
     extra_compile_args=["-O3"],
     # One build serves every Python from 3.11 on. It costs nothing: the loop calls none.
     py_limited_api=isLimited,
@@ -88,10 +92,16 @@ setup(
     # An editable install is then a plain path: twistd looks for plugins in folders of sys.path.
     package_dir={"": "."},
     # Named: find_packages() misses twisted.plugins, which must have no __init__.py.
-    packages=["echotwist", "echotwist.resources", "twisted.plugins"],
+    packages=[
+        "echotwist",
+        *(f"echotwist.{room}" for room in ROOMS),
+        "echotwist.resources",
+        "twisted.plugins",
+    ],
     package_data={
         # The sources, so that what is compiled can be compared with them; see sources.py.
-        "echotwist": ["py.typed", "_fastpath.pyi", "_fastpath.pyx", "_octets.h"],
+        "echotwist": ["py.typed"],
+        "echotwist.fastpath": ["*.h", "*.pxd", "*.pyi", "*.pyx"],
         "echotwist.resources": ["*.html", "*.css", "*.js", "*.svg"],
     },
     ext_modules=[fastpath],

@@ -29,7 +29,7 @@ from twisted.logger import (
 from twisted.python.reflect import safe_str
 from zope.interface import implementer
 
-from echotwist.output import Output, Remark, Stream
+from echotwist.observe.output import Output, Remark, Stream
 
 _LEGACY = {"message", "time", "system", "isError", "format", "failure"}
 """Keys of events from `twisted.python.log`; what they say is in the new keys as well."""

@@ -14,20 +14,24 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.usage import Options as TwistedOptions
 from twisted.python.usage import UsageError
 
-from echotwist import __version__, fastpath
-from echotwist.answer import Answer
-from echotwist.certificate import Reminder
-from echotwist.daemon import Daemon, vet
-from echotwist.endpoints import endpointOf, port
-from echotwist.forwarded import TrustedProxies, trustedProxy
-from echotwist.journal import Journal
+from echotwist import __version__
+from echotwist.fastpath import lending
+from echotwist.fatal import Fatal
+from echotwist.http.answer import Answer
+from echotwist.http.forwarded import TrustedProxies, trustedProxy
+from echotwist.http.site import AdminSite, EchoSite, Health, Readiness, makeAdminRoot, makeRoot
+from echotwist.http.upgrade import canonicalOrigin
 from echotwist.limits import Limits, count, descriptors
-from echotwist.protocol import EchoFactory
-from echotwist.service import EchoService, EveryInterface, Fatal, Listener, Listening, Signals
-from echotwist.site import AdminSite, EchoSite, Health, Readiness, makeAdminRoot, makeRoot
-from echotwist.systemd import Notifier
-from echotwist.tls import certificatesOf
-from echotwist.upgrade import canonicalOrigin
+from echotwist.listen.certificate import Reminder
+from echotwist.listen.endpoints import endpointOf, port
+from echotwist.listen.ports import EveryInterface, Listener, Listening
+from echotwist.listen.tls import certificatesOf
+from echotwist.observe.journal import Journal
+from echotwist.operate.daemon import Daemon, vet
+from echotwist.operate.signals import Signals
+from echotwist.operate.systemd import Notifier
+from echotwist.service import EchoService
+from echotwist.websocket.connection import EchoFactory
 
 
 def optionOf(field: str) -> str:
@@ -156,7 +160,7 @@ class Options(TwistedOptions):
             self["worker"] = _parsed("worker", self["worker"], _worker)
         _, workers = self["worker"] or (1, self["workers"])
         self["threads"] = max(_parsed("threads", self["threads"], _cores) // workers, 1)
-        if self["no-fast-path"] or fastpath.whyNot:
+        if self["no-fast-path"] or lending.whyNot:
             self["threads"] = 0
         # Each thread of the fast path has two descriptors.
         parsers = {"maxConnections": partial(descriptors, taken=2 * self["threads"])}
@@ -225,7 +229,7 @@ def _server(options: Options, reactor: Any) -> Iterator[IService]:
     journal = Journal(limits.logRate, reactor)
     fastPath = None
     if options["threads"]:
-        fastPath = fastpath.FastPath(reactor, limits, journal, options["threads"])
+        fastPath = lending.FastPath(reactor, limits, journal, options["threads"])
     number, step = options["worker"] or (1, 1)
     factory = EchoFactory(
         limits,
@@ -244,7 +248,7 @@ def _server(options: Options, reactor: Any) -> Iterator[IService]:
     beside: list[IService] = []
     if isShared:
         # Not at the top: ProcessMonitor's module installs a reactor (26.10).
-        from echotwist.workers import Lifeline, Sharing, WorkerSignals
+        from echotwist.operate.workers import Lifeline, Sharing, WorkerSignals
 
         opener, signals, beside = Sharing(reactor), WorkerSignals, [Lifeline(reactor)]
     listeners = [
@@ -256,7 +260,7 @@ def _server(options: Options, reactor: Any) -> Iterator[IService]:
     certificates = certificatesOf(listener.endpoint for listener in listeners)
     if (admin := options["admin"]) is not None:
         # Not at the top: it takes 0.1 s, which a service without it need not wait for.
-        from echotwist.metrics import Lag, Metrics
+        from echotwist.operate.metrics import Lag, Metrics
 
         endpoint = _endpoint(reactor, "admin", admin)
         certificates += certificatesOf([endpoint])
@@ -275,7 +279,7 @@ def _server(options: Options, reactor: Any) -> Iterator[IService]:
 
 def _supervisor(options: Options, reactor: Any) -> Iterator[IService]:
     """What has others serve them."""
-    from echotwist.workers import Holding, Workers, WorkersReadiness
+    from echotwist.operate.workers import Holding, Workers, WorkersReadiness
 
     limits: Limits = options["limits"]
     holding = Holding(reactor)
@@ -293,7 +297,7 @@ def _supervisor(options: Options, reactor: Any) -> Iterator[IService]:
     )
     certificates = certificatesOf(endpoint for _, endpoint in ports)
     if (admin := options["admin"]) is not None:
-        from echotwist.metrics import WorkersMetrics
+        from echotwist.operate.metrics import WorkersMetrics
 
         # The limits of its HTTP.
         factory = EchoFactory(limits, Journal(0, reactor), reactor)

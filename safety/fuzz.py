@@ -113,7 +113,7 @@ number = 0
 @cache
 def theLoop() -> Any:
     """One for all inputs: after each of them it has nothing left."""
-    from echotwist._fastpath import Loop
+    from echotwist.fastpath._loop import Loop
 
     return Loop(MOST, 1 << 30, 0, 0, os.eventfd(0))
 

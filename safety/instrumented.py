@@ -13,7 +13,7 @@ from pathlib import Path
 
 from skipped import note
 
-from echotwist.sources import identity
+from echotwist.fastpath.sources import identity
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,17 +24,20 @@ OURS = ("tests", "safety", "conformance")
 def build(folder: Path, *flags: str, compiler: str = "gcc") -> dict[str, str]:
     """Make the copy in `folder`. Returns the environment in which it is what is imported."""
     for package in ("echotwist", "twisted/plugins"):
-        unwanted = shutil.ignore_patterns("__pycache__", "_fastpath.c", "*.so", "dropin.cache")
+        unwanted = shutil.ignore_patterns("__pycache__", "_loop.c", "*.so", "dropin.cache")
         shutil.copytree(ROOT / package, folder / package, ignore=unwanted)
-    source = folder / "echotwist/_fastpath.pyx"
+    source = folder / "echotwist/fastpath/_loop.pyx"
     subprocess.run([sys.executable, "-m", "cython", "-3", source], check=True)
     subprocess.run(
         [
             *(compiler, "-shared", "-fPIC", "-O1", "-g", "-fno-omit-frame-pointer", *flags),
             # As in setup.py. Cython makes other code for the limited API.
-            *("-DPy_LIMITED_API=0x030B0000", f'-DSOURCES="{identity(folder / "echotwist")}"'),
+            *(
+                "-DPy_LIMITED_API=0x030B0000",
+                f'-DSOURCES="{identity(folder / "echotwist/fastpath")}"',
+            ),
             *("-I" + sysconfig.get_path("include"), source.with_suffix(".c")),
-            *("-o", folder / f"echotwist/_fastpath{sysconfig.get_config_var('EXT_SUFFIX')}"),
+            *("-o", folder / f"echotwist/fastpath/_loop{sysconfig.get_config_var('EXT_SUFFIX')}"),
         ],
         check=True,
     )

@@ -52,7 +52,7 @@ def thread(folder: Path) -> None:
 
 def isLoaded(folder: Path, env: dict[str, str]) -> None:
     """Fail unless it is this build that is tested: without one, all would pass, in Python."""
-    code = "import echotwist._fastpath as it; print(it.__file__)"
+    code = "import echotwist.fastpath._loop as it; print(it.__file__)"
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.stdout.startswith(str(folder)), done.stdout + done.stderr
 
@@ -71,7 +71,7 @@ def reports(folder: Path) -> list[str]:
             found.append(text)
         # One is the extension's if that is who called malloc().
         for leak in re.findall(r"^Direct leak.*?(?=^$)", text, re.DOTALL | re.MULTILINE):
-            if re.search(r"#1 .*_fastpath", leak):
+            if re.search(r"#1 .*_loop", leak):
                 found.append(leak)
     return found
 

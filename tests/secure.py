@@ -9,9 +9,9 @@ from frames import TEXT, Frame, parse, text
 from memory import Client, Service, request
 from twisted.internet.task import Clock
 
-from echotwist.certificate import Certificate
-from echotwist.proxy import ProxyFactory
-from echotwist.tls import TlsFactory
+from echotwist.listen.certificate import Certificate
+from echotwist.listen.proxy import ProxyFactory
+from echotwist.listen.tls import TlsFactory
 
 CA = trustme.CA()
 

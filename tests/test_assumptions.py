@@ -23,10 +23,10 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.scripts._twistd_unix import UnixApplicationRunner, UnixAppLogger
 from twisted.web.http import HTTPChannel
 
-from echotwist.closing import unsent
-from echotwist.deflate import Deflate
-from echotwist.endpoints import arguments
-from echotwist.protocol import EchoProtocol
+from echotwist.listen.endpoints import arguments
+from echotwist.websocket.connection import EchoProtocol
+from echotwist.websocket.deflate import Deflate
+from echotwist.wire.transport import unsent
 
 
 def test_autobahn_says_what_failed_through_one_method() -> None:

@@ -8,10 +8,10 @@ from frames import BINARY, CLOSE, CONTINUATION, TEXT, Frame, binary, frame, pars
 from memory import Client, Service, request
 from twisted.internet.task import Clock
 
-from echotwist.budget import AT_A_TIME, PAUSE, Budget
-from echotwist.closing import unsent
-from echotwist.deflate import INFLATOR
 from echotwist.limits import HEADER
+from echotwist.websocket.deflate import INFLATOR
+from echotwist.wire.budget import AT_A_TIME, PAUSE, Budget
+from echotwist.wire.transport import unsent
 
 
 class Holder:

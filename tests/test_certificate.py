@@ -23,10 +23,10 @@ from secure import CA, TLS12, Files, Peer, connected, issued, trusting
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 
-from echotwist.certificate import DAY, Certificate, Reminder, Unusable
-from echotwist.endpoints import endpointOf
-from echotwist.proxy import ProxyFactory
-from echotwist.tls import TlsFactory
+from echotwist.listen.certificate import DAY, Certificate, Reminder, Unusable
+from echotwist.listen.endpoints import endpointOf
+from echotwist.listen.proxy import ProxyFactory
+from echotwist.listen.tls import TlsFactory
 
 RSA, ECDSA = trustme.KeyType.RSA, trustme.KeyType.ECDSA
 

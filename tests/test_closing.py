@@ -25,7 +25,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from echotwist.closing import STEPS, Deadline
+from echotwist.wire.transport import STEPS, Deadline
 
 BYE = Frame(CLOSE, b"\x03\xe8bye")
 

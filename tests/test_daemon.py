@@ -24,11 +24,11 @@ from twisted.application.service import Application
 from twisted.logger import ILogObserver
 from twisted.scripts.twistd import ServerOptions
 
-from echotwist import daemon
-from echotwist.daemon import Daemon, vet
+from echotwist.fatal import Fatal
 from echotwist.logs import Log
-from echotwist.output import LogFile, Stream
-from echotwist.service import Fatal
+from echotwist.observe.output import LogFile, Stream
+from echotwist.operate import daemon
+from echotwist.operate.daemon import Daemon, vet
 
 
 def options(*arguments: str, debug: bool = False) -> ServerOptions:

@@ -38,10 +38,10 @@ from twisted.internet.error import ConnectionDone
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
-from echotwist import _fastpath, fastpath
-from echotwist._fastpath import Loop, compressed, echoed
-from echotwist.fastpath import HANG, FastPath
-from echotwist.service import Fatal
+from echotwist.fastpath import _loop, lending
+from echotwist.fastpath._loop import Loop, compressed, echoed
+from echotwist.fastpath.lending import HANG, FastPath
+from echotwist.fatal import Fatal
 
 HOLD = 65536
 """Bytes of payload above which a frame is passed on as it comes."""
@@ -678,7 +678,7 @@ def test_without_descriptors_a_loop_is_an_error() -> None:
 
 
 def importedAgain() -> Any:
-    spec = importlib.util.spec_from_file_location("another", fastpath.__file__)
+    spec = importlib.util.spec_from_file_location("another", lending.__file__)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -689,22 +689,22 @@ def importedAgain() -> Any:
 def test_a_compiled_part_from_before_it_said_so_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delattr(_fastpath, "sources")
-    assert importedAgain().whyNot == f"{_fastpath.__file__} was compiled of other sources"
+    monkeypatch.delattr(_loop, "sources")
+    assert importedAgain().whyNot == f"{_loop.__file__} was compiled of other sources"
 
 
 def test_a_compiled_part_without_its_sources_is_not_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Some images strip them; it was a traceback."""
-    spec = importlib.util.spec_from_file_location("another", fastpath.__file__)
+    spec = importlib.util.spec_from_file_location("another", lending.__file__)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    module.__file__ = str(tmp_path / "fastpath.py")
+    module.__file__ = str(tmp_path / "lending.py")
     assert spec.loader is not None
-    code = compile(Path(fastpath.__file__).read_text(), fastpath.__file__, "exec")
+    code = compile(Path(lending.__file__).read_text(), lending.__file__, "exec")
     exec(code, module.__dict__)
-    missing = tmp_path / "_fastpath.pyx"
+    missing = tmp_path / "_loop.pyx"
     assert module.whyNot == (
         f"its source {missing} cannot be read, to compare: No such file or directory"
     )
@@ -715,19 +715,19 @@ def test_a_compiled_part_that_python_cannot_load_is_told_of(
 ) -> None:
     class Finder:
         def find_spec(self, name: str, *_: Any) -> None:
-            if name == "echotwist._fastpath":
+            if name == "echotwist.fastpath._loop":
                 raise ImportError("invalid ELF header")
 
-    monkeypatch.delitem(sys.modules, "echotwist._fastpath")
+    monkeypatch.delitem(sys.modules, "echotwist.fastpath._loop")
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
     assert importedAgain().whyNot == "the compiled part cannot be loaded: invalid ELF header"
 
 
 def test_without_the_compiled_part_there_is_no_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "echotwist._fastpath", None)
+    monkeypatch.setitem(sys.modules, "echotwist.fastpath._loop", None)
     module = importedAgain()
     assert module.whyNot == "it is not compiled here"
-    monkeypatch.setattr(fastpath, "whyNot", module.whyNot)
+    monkeypatch.setattr(lending, "whyNot", module.whyNot)
     service = Service(isFast=True)
     assert service.factory.fastPath is None
     client = service.open()
@@ -737,14 +737,16 @@ def test_without_the_compiled_part_there_is_no_fast_path(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("kind", ["of other sources", "broken"])
 def test_a_compiled_part_of_another_build_is_not_used(tmp_path: Path, kind: str) -> None:
-    """Python would import it before the right one, which is `_fastpath.abi3.so`."""
-    ours = Path(fastpath.__file__).parent
+    """Python would import it before the right one, which is `_loop.abi3.so`."""
+    ours = Path(lending.__file__).parents[1]
     shutil.copytree(ours, tmp_path / "echotwist", ignore=shutil.ignore_patterns("__pycache__"))
-    other = (tmp_path / "echotwist/_fastpath").with_suffix(sysconfig.get_config_var("EXT_SUFFIX"))
-    compiled = Path(_fastpath.__file__).read_bytes()
-    assert _fastpath.sources.encode() in compiled
+    other = (tmp_path / "echotwist/fastpath/_loop").with_suffix(
+        sysconfig.get_config_var("EXT_SUFFIX")
+    )
+    compiled = Path(_loop.__file__).read_bytes()
+    assert _loop.sources.encode() in compiled
     replaced = {
-        "of other sources": (_fastpath.sources.encode(), b"0" * 64),
+        "of other sources": (_loop.sources.encode(), b"0" * 64),
         "broken": (b"ELF", b"FLE"),
     }[kind]
     other.write_bytes(compiled.replace(*replaced))

@@ -11,8 +11,8 @@ from memory import Client, Service, request
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.web.http_headers import Headers
 
-from echotwist.forwarded import HOPS, TrustedProxies, trustedProxy
-from echotwist.proxy import ProxyFactory
+from echotwist.http.forwarded import HOPS, TrustedProxies, trustedProxy
+from echotwist.listen.proxy import ProxyFactory
 
 PROXY = IPv4Address("TCP", "10.0.0.1", 40000)
 

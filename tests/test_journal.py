@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from twisted.internet.task import Clock
 
-from echotwist import tls
-from echotwist.journal import DROPPED, Journal, preview
+from echotwist.listen import tls
+from echotwist.observe.journal import DROPPED, Journal, preview
 
 
 @dataclass

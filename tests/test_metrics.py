@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IListeningPort
 from zope.interface import implementer
 
 from echotwist import __version__
-from echotwist.totals import Histogram
+from echotwist.observe.totals import Histogram
 
 DASHBOARD = Path(__file__).parent.parent / "deploy" / "grafana" / "echotwist.json"
 

@@ -24,8 +24,8 @@ from memory import request
 from process import TWISTD, Twistd
 from test_attacks import eventually
 
-from echotwist import output
-from echotwist.output import LogFile, Stream, opened
+from echotwist.observe import output
+from echotwist.observe.output import LogFile, Stream, opened
 
 
 def remark(format: str, **values: Any) -> str:
@@ -430,7 +430,7 @@ def test_a_line_that_is_longer_than_what_may_wait_is_lost(pipe: tuple[int, int])
 
 def test_what_waits_at_the_end_is_written_and_a_child_does_not_write_it_again() -> None:
     code = (
-        "import os, sys; from echotwist.output import Stream\n"
+        "import os, sys; from echotwist.observe.output import Stream\n"
         "log = Stream(1, None)\n"
         "for n in range(1000): log.write(f'{n}\\n')\n"
         "if child := os.fork():\n"

@@ -3,7 +3,7 @@
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
-from echotwist.peer import nameOf
+from echotwist.wire.peer import nameOf
 
 
 @pytest.mark.parametrize(

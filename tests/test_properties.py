@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from memory import Service, request
 from twisted.protocols.haproxy._v2parser import V2Parser
 
-from echotwist.proxy import Malformed, split
+from echotwist.listen.proxy import Malformed, split
 
 texts = st.text().map(lambda text: (TEXT, text.encode()))
 binaries = st.binary(max_size=300).map(lambda data: (BINARY, data))

@@ -23,7 +23,7 @@ from frames import (
 from memory import Client, Service, request
 from twisted.internet.address import IPv4Address
 
-from echotwist.channel import Request
+from echotwist.http.channel import Request
 
 pytestmark = pytest.mark.usefixtures("way")
 

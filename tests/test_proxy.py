@@ -10,8 +10,8 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
-from echotwist.peer import nameOf
-from echotwist.proxy import Malformed, ProxyFactory, split
+from echotwist.listen.proxy import Malformed, ProxyFactory, split
+from echotwist.wire.peer import nameOf
 
 pytestmark = pytest.mark.usefixtures("way")
 

@@ -15,7 +15,8 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from zope.interface import implementer
 
-from echotwist.service import EveryInterface, Fatal, Listener
+from echotwist.fatal import Fatal
+from echotwist.listen.ports import EveryInterface, Listener
 
 pytestmark = pytest.mark.usefixtures("way")
 

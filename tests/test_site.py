@@ -12,9 +12,9 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from echotwist.channel import Request
-from echotwist.closing import unsent
-from echotwist.site import RESOURCES
+from echotwist.http.channel import Request
+from echotwist.http.site import RESOURCES
+from echotwist.wire.transport import unsent
 
 
 def get(target: str = "/", method: str = "GET", headers: str = "") -> bytes:

@@ -17,8 +17,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions
 
-from echotwist.closing import unsent
 from echotwist.tap import Options, makeService
+from echotwist.wire.transport import unsent
 
 pytestmark = pytest.mark.usefixtures("log")
 

@@ -24,8 +24,8 @@ from process import TWISTD, Twistd, freePorts, needs
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
 
-from echotwist.service import Listener
-from echotwist.systemd import inherited
+from echotwist.listen.activation import inherited
+from echotwist.listen.ports import Listener
 
 HERE = Path(__file__).parent
 UNITS = HERE.parent / "deploy/systemd"

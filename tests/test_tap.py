@@ -10,9 +10,12 @@ from memory import Service
 from twisted.internet.testing import MemoryReactorClock
 
 from echotwist import __version__
+from echotwist.fatal import Fatal
 from echotwist.limits import Limits
-from echotwist.service import EchoService, EveryInterface, Fatal, Signals
-from echotwist.systemd import Notifier
+from echotwist.listen.ports import EveryInterface
+from echotwist.operate.signals import Signals
+from echotwist.operate.systemd import Notifier
+from echotwist.service import EchoService
 from echotwist.tap import Options, makeService, optionOf
 
 README = Path(__file__).parent.parent / "README.md"

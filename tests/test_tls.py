@@ -13,8 +13,8 @@ from secure import TLS12, Files, Peer, connected, issued, trusting
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
-from echotwist import tls
-from echotwist.certificate import Certificate
+from echotwist.listen import tls
+from echotwist.listen.certificate import Certificate
 
 LOST = Failure(ConnectionLost())
 

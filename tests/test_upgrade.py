@@ -8,7 +8,7 @@ from frames import TEXT, Frame, text
 from memory import KEY, Client, Service, request
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
-from echotwist.upgrade import canonicalOrigin
+from echotwist.http.upgrade import canonicalOrigin
 
 
 def answer(client: Client) -> tuple[int, dict[str, str], str]:

@@ -27,12 +27,11 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import LogLevel
 from twisted.python.failure import Failure
 
-from echotwist import workers
-from echotwist.certificate import Reminder
+from echotwist.fatal import Fatal
 from echotwist.limits import Limits
-from echotwist.service import Fatal
-from echotwist.tap import Options, makeService
-from echotwist.workers import (
+from echotwist.listen.certificate import Reminder
+from echotwist.operate import workers
+from echotwist.operate.workers import (
     ANSWER,
     PATIENCE,
     SILENCE,
@@ -41,6 +40,7 @@ from echotwist.workers import (
     Workers,
     WorkerSignals,
 )
+from echotwist.tap import Options, makeService
 
 
 class Process:

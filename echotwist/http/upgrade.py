@@ -16,10 +16,10 @@ from typing import Any
 
 from twisted.web.server import NOT_DONE_YET
 
-from echotwist import deflate
-from echotwist.answer import Exact, Refused
-from echotwist.channel import Request, elements
-from echotwist.protocol import EchoFactory, Handshake
+from echotwist.http.answer import Exact, Refused
+from echotwist.http.channel import Request, elements
+from echotwist.websocket import deflate
+from echotwist.websocket.connection import EchoFactory, Handshake
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _PARAMETER = rf'{_TOKEN}(?:[ \t]*=[ \t]*(?:{_TOKEN}|"{_TOKEN}"))?'

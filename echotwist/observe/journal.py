@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from echotwist.totals import Totals
+from echotwist.observe.totals import Totals
 
 TEXT_PREVIEW = 64
 """Characters of a text message that a line shows: with the rest of it, a line of most terminals."""

@@ -40,9 +40,13 @@ from twisted.python.failure import Failure
 from txaio.tx import make_logger
 from zope.interface import implementer
 
-from echotwist import __version__, deflate
-from echotwist.budget import Budget
-from echotwist.closing import (
+from echotwist import __version__
+from echotwist.fastpath.lending import FastPath
+from echotwist.limits import FRAGMENT, Limits
+from echotwist.observe.journal import Journal
+from echotwist.websocket import deflate
+from echotwist.wire.budget import Budget
+from echotwist.wire.transport import (
     Deadline,
     delivery,
     isAtRest,
@@ -53,9 +57,6 @@ from echotwist.closing import (
     unsent,
     waiting,
 )
-from echotwist.fastpath import FastPath
-from echotwist.journal import Journal
-from echotwist.limits import FRAGMENT, Limits
 
 # Registered since, by IANA, as Bad Gateway; Autobahn 26.10.2 refuses it (P:812).
 WebSocketServerProtocol.CLOSE_STATUS_CODES_ALLOWED.append(1014)

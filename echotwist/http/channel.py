@@ -22,10 +22,10 @@ from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.server import Request as TwistedRequest
 from zope.interface import implementer
 
-from echotwist.answer import lastWords
-from echotwist.closing import Deadline, delivery, linger, lowest, unsent
+from echotwist.http.answer import lastWords
 from echotwist.limits import HEADER, HEADERS, HEADERS_BYTES, TARGET
-from echotwist.peer import nameOf
+from echotwist.wire.peer import nameOf
+from echotwist.wire.transport import Deadline, delivery, linger, lowest, unsent
 
 _TCHAR = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z\r\n]")
 """What a request begins with: a method (RFC 9110, 5.6.2), or an empty line (RFC 9112, 2.2)."""

@@ -26,10 +26,10 @@ from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from echotwist.answer import lastWords
-from echotwist.certificate import Certificate
-from echotwist.journal import Journal
-from echotwist.peer import nameOf
+from echotwist.http.answer import lastWords
+from echotwist.listen.certificate import Certificate
+from echotwist.observe.journal import Journal
+from echotwist.wire.peer import nameOf
 
 _PLAIN = ("http request", "https proxy request")
 """How OpenSSL says that a request came where TLS is spoken."""

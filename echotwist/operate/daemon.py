@@ -21,9 +21,9 @@ from twisted.application.service import MultiService
 from twisted.logger import ILogObserver, formatEventAsClassicLogText
 from twisted.python.components import Componentized
 
+from echotwist.fatal import Fatal
 from echotwist.logs import Log, standardOutput
-from echotwist.output import LogFile, opened
-from echotwist.service import Fatal
+from echotwist.observe.output import LogFile, opened
 
 
 class Daemon(MultiService):
@@ -149,7 +149,7 @@ def _clarify() -> None:
     """Have a daemon's parent say in words why it could not start.
 
     It would print the repr() of bytes, cut off at a hundred: "An error has occurred:
-    b'echotwist.service.Fatal: echotwist: cannot listen on ..." (UnixApplicationRunner in
+    b'echotwist.fatal.Fatal: echotwist: cannot listen on ..." (UnixApplicationRunner in
     twisted/scripts/_twistd_unix.py, 26.10). There is no way but to replace both ends of that pipe.
     """
     from twisted.scripts._twistd_unix import UnixApplicationRunner

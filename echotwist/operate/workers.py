@@ -46,8 +46,10 @@ from twisted.runner.procmon import ProcessMonitor
 from twisted.web.server import Request
 from zope.interface import implementer
 
-from echotwist.answer import Answer, Exact
-from echotwist.service import Fatal, Listening, Signals, cannotListen
+from echotwist.fatal import Fatal
+from echotwist.http.answer import Answer, Exact
+from echotwist.listen.ports import Listening, cannotListen
+from echotwist.operate.signals import Signals
 
 PATIENCE = 5.0
 """Seconds that a worker may take beyond the drain limit, before it is killed."""

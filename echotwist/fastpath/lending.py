@@ -3,7 +3,7 @@
 Autobahn decides everything. But most of an echo's life is complete text and binary frames on a
 plain socket, and Python need not be woken for each of them. So, as in a router, there is a
 control plane, the reactor with Autobahn, and a data plane: threads that each run a `Loop`
-(`_fastpath.pyx`) on a core of its own.
+(`_loop.pyx`) on a core of its own.
 
 A connection belongs to the reactor or to one loop, and moves between them by messages only:
 
@@ -27,15 +27,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from echotwist.journal import Journal
+from echotwist.fastpath.sources import identity
 from echotwist.limits import Limits
-from echotwist.sources import identity
+from echotwist.observe.journal import Journal
 
 
 def _whyNot() -> str:
     """Why the compiled part cannot be used, for the operator; empty if it can."""
     try:
-        import echotwist._fastpath as compiled
+        import echotwist.fastpath._loop as compiled
     except ModuleNotFoundError:  # There was no compiler, or no epoll, where this was installed.
         return "it is not compiled here"
     except ImportError as e:
@@ -52,7 +52,7 @@ def _whyNot() -> str:
 whyNot = _whyNot()
 
 if not whyNot:
-    from echotwist._fastpath import Loop, compressed, echoed
+    from echotwist.fastpath._loop import Loop, compressed, echoed
 
 
 HANG = 10.0
@@ -207,7 +207,7 @@ class FastPath:
         return echo, used
 
     def compressed(self, data: bytes) -> tuple[bool, bytes, int] | None:
-        """The compressed message that `data` begins with; see `_fastpath`."""
+        """The compressed message that `data` begins with; see `_loop`."""
         return compressed(data, self._limits.wireMessage)
 
     def doRead(self) -> None:

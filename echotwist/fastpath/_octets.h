@@ -1,6 +1,6 @@
 /* What is done to every byte: unmasking (RFC 6455, 5.3), and whether text is UTF-8 (RFC 3629).
 
-Apart from the loop in _fastpath.pyx, because Cython has no word for vectors: a loop over single
+Apart from the loop in _loop.pyx, because Cython has no word for vectors: a loop over single
 bytes takes ten times as long. Nothing here allocates, and nothing outside [from, from + length)
 is read. All loops count upwards over sizes that fit a read of the socket, so nothing overflows.
 */

@@ -25,10 +25,10 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.interfaces import IStreamServerEndpoint
 
-from echotwist.certificate import Certificate
 from echotwist.limits import BACKLOG, count
-from echotwist.systemd import inherited
-from echotwist.tls import TlsEndpoint
+from echotwist.listen.activation import inherited
+from echotwist.listen.certificate import Certificate
+from echotwist.listen.tls import TlsEndpoint
 
 PROXIED = "haproxy:"
 """Stands before an endpoint on which a proxy speaks the PROXY protocol."""

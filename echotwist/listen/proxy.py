@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from echotwist.limits import PROXY_HEADER
-from echotwist.peer import nameOf, parsed
+from echotwist.wire.peer import nameOf, parsed
 
 HALF = "half a header of the PROXY protocol"
 

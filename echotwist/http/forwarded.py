@@ -22,7 +22,7 @@ from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IAddress
 from twisted.web.http_headers import Headers
 
-from echotwist.peer import Address, addressOf, parsed
+from echotwist.wire.peer import Address, addressOf, parsed
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -23,13 +23,14 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.web.server import NOT_DONE_YET, Request
 
-from echotwist import __version__, tls
-from echotwist.answer import Answer, Exact
-from echotwist.certificate import Certificate
-from echotwist.journal import DROPPED
-from echotwist.site import EchoSite
-from echotwist.totals import Histogram
-from echotwist.workers import Workers
+from echotwist import __version__
+from echotwist.http.answer import Answer, Exact
+from echotwist.http.site import EchoSite
+from echotwist.listen import tls
+from echotwist.listen.certificate import Certificate
+from echotwist.observe.journal import DROPPED
+from echotwist.observe.totals import Histogram
+from echotwist.operate.workers import Workers
 
 NO_CODE = 1005
 """RFC 6455, 7.4.1: what stands for a close frame without a code."""

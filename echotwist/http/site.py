@@ -20,15 +20,15 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import Site
 from twisted.web.static import File, getTypeAndEncoding
 
-from echotwist.answer import NOTHING, SERVER, Answer, Exact, Refused
-from echotwist.channel import Channel, Request
-from echotwist.forwarded import TrustedProxies
+from echotwist.http.answer import NOTHING, SERVER, Answer, Exact, Refused
+from echotwist.http.channel import Channel, Request
+from echotwist.http.forwarded import TrustedProxies
+from echotwist.http.upgrade import HOST, EchoResource
 from echotwist.limits import OPERATORS, OVERFLOW
-from echotwist.peer import addressOf, nameOf, networkOf
-from echotwist.protocol import EchoFactory
-from echotwist.upgrade import HOST, EchoResource
+from echotwist.websocket.connection import EchoFactory
+from echotwist.wire.peer import addressOf, nameOf, networkOf
 
-RESOURCES = Path(__file__).with_name("resources")
+RESOURCES = Path(__file__).parents[1] / "resources"
 
 PAGE = "websockets.html"
 

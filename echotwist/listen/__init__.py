@@ -1,0 +1,1 @@
+"""Where connections come from: endpoints, TLS, the PROXY protocol, systemd's sockets."""

@@ -1,0 +1,1 @@
+"""What the service saw: the journal, the totals, and where the lines go."""

@@ -1,0 +1,1 @@
+"""WebSocket: a connection from its handshake to its end, and the echo."""
