@@ -3,9 +3,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import skipped
-from frames import TEXT, Frame, text
-from memory import Client, Service
+from support import skipped
+from support.frames import TEXT, Frame, text
+from support.memory import Client, Service
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 
 

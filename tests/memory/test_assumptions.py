@@ -1,0 +1,242 @@
+"""What the service takes for granted of the private parts of Twisted and Autobahn.
+
+An upgrade of either that changes one of these fails here, and says where to look.
+"""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from autobahn.twisted.websocket import WebSocketAdapterProtocol
+from autobahn.websocket.compress import PERMESSAGE_COMPRESSION_EXTENSION, PerMessageDeflate
+from autobahn.websocket.protocol import WebSocketProtocol, WebSocketServerProtocol
+from support.memory import Client, Service, request
+from support.process import TWISTD
+from twisted.application.app import AppLogger
+from twisted.internet import endpoints, tcp, unix
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.interfaces import IHalfCloseableDescriptor
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.scripts._twistd_unix import UnixApplicationRunner, UnixAppLogger
+from twisted.web.http import HTTPChannel
+
+from echotwist.listen.endpoints import arguments
+from echotwist.websocket.connection import EchoProtocol
+from echotwist.websocket.deflate import Deflate
+from echotwist.wire.transport import unsent
+
+
+def test_autobahn_says_what_failed_through_one_method() -> None:
+    """EchoProtocol._fail_connection."""
+    assert list(inspect.signature(WebSocketProtocol._fail_connection).parameters) == [
+        "self",
+        "code",
+        "reason",
+    ]
+    for method in ("_protocol_violation", "_invalid_payload", "_max_message_size_exceeded"):
+        assert "self._fail_connection(" in inspect.getsource(getattr(WebSocketProtocol, method))
+    source = inspect.getsource(WebSocketProtocol._protocol_violation)
+    assert "if self.failByDrop:\n            return True" in source
+
+
+def test_autobahn_ends_a_transport_through_one_method() -> None:
+    """EchoProtocol._closeConnection."""
+    assert "self._closeConnection(abort)" in inspect.getsource(WebSocketProtocol.dropConnection)
+    source = inspect.getsource(WebSocketAdapterProtocol._closeConnection)
+    assert "loseConnection" in source
+
+
+def test_autobahn_collects_messages_in_the_methods_that_are_replaced(client: Client) -> None:
+    source = inspect.getsource(WebSocketProtocol.onFrameBegin)
+    assert source.index("self._onMessageBegin(") < source.index("self._onMessageFrameBegin(")
+    assert client.protocol.current_frame is None
+    for name in ("onMessageFrameData", "onMessageFrameEnd", "onMessageEnd", "onMessageFrameBegin"):
+        assert getattr(EchoProtocol, name) is not getattr(WebSocketProtocol, name)
+        assert f"self.{name}(" in inspect.getsource(getattr(WebSocketAdapterProtocol, f"_{name}"))
+
+
+def test_autobahn_sends_nothing_of_the_clients_text(service: Service) -> None:
+    """Its handshake parses what `upgrade` composed; only these headers come from the client."""
+    client = service.connect()
+    client.send(request("/echo?secret", Host="secret", Origin="http://secret", Cookie="secret"))
+    kept = vars(client.protocol)
+    assert not [name for name, value in kept.items() if "secret" in str(value)]
+    assert b"secret" not in client.received()
+    assert service.factory.webStatus is False
+    assert service.factory.versions == [13]
+
+
+def test_autobahn_answers_an_upgrade_in_its_own_spelling(service: Service) -> None:
+    """EchoProtocol._shakeHands mends it. Once Autobahn says `websocket` itself, it need not; and
+    if it sends something else first, it would mend that."""
+    source = inspect.getsource(WebSocketServerProtocol.succeedHandshake)
+    assert source.count('response += "Upgrade: WebSocket\\x0d\\x0a"') == 1
+    assert source.count("self.sendData(") == 1
+    client = service.connect()
+    client.send(request(Sec_WebSocket_Protocol="Upgrade"))
+    lines = client.received().split(b"\r\n")
+    assert lines[0] == b"HTTP/1.1 101 Switching Protocols"
+    assert [line for line in lines if line.lower().startswith(b"upgrade")] == [
+        b"Upgrade: websocket"
+    ]
+
+
+def test_autobahn_does_not_know_close_1014_itself() -> None:
+    """Once it does, protocol.py need not add it."""
+    assert WebSocketProtocol.CLOSE_STATUS_CODES_ALLOWED.count(1014) == 1
+
+
+def test_autobahn_timers_are_off(service: Service) -> None:
+    factory = service.factory
+    assert (factory.openHandshakeTimeout, factory.closeHandshakeTimeout) == (0, 0)
+    assert (factory.autoPingInterval, factory.autoPingTimeout) == (0, 0)
+
+
+def test_the_deflate_in_use_is_ours() -> None:
+    assert PERMESSAGE_COMPRESSION_EXTENSION["permessage-deflate"]["PMCE"] is Deflate
+    for name in ("_compressor", "_decompressor"):
+        assert f"self.{name} = None" in inspect.getsource(PerMessageDeflate.__init__)
+
+
+def test_unsent_counts_what_the_kernel_did_not_take(client: Client) -> None:
+    transport = client.transport
+    assert unsent(transport) == 0
+    client.socket.window = 0
+    transport.write(b"x" * 300_000)
+    assert unsent(transport) == 300_000
+    client.socket.window = 7
+    client.service.run()
+    assert unsent(transport) == 300_000 - 7
+    transport.write(b"yy")
+    assert unsent(transport) == 300_000 - 5
+    client.socket.window = float("inf")
+    client.service.run()
+    assert unsent(transport) == 0
+
+
+def test_a_transport_pauses_its_producer_over_64_kib() -> None:
+    assert FileDescriptor.bufferSize == 65536
+    assert IHalfCloseableDescriptor.implementedBy(FileDescriptor)
+
+
+def test_tls_delegates_to_the_socket() -> None:
+    """closing.linger must not half-close below TLS; closing.unsent must see the socket's buffer."""
+
+    class Below:
+        dataBuffer, offset, _tempDataLen = b"xyz", 1, 5
+
+    tls: Any = TLSMemoryBIOProtocol.__new__(TLSMemoryBIOProtocol)
+    tls.transport = Below()
+    assert unsent(tls) == 7
+    assert "loseWriteConnection" not in vars(TLSMemoryBIOProtocol)
+
+
+def test_tls_ends_a_handshake_through_one_method() -> None:
+    """tls.Secured: Twisted does not say in public why it failed, and whether it was done."""
+    assert TLSMemoryBIOProtocol._handshakeDone is False
+    assert TLSMemoryBIOProtocol._reason is None
+    source = inspect.getsource(TLSMemoryBIOProtocol._checkHandshakeStatus)
+    assert "except Error:\n            self._tlsShutdownFinished(Failure())" in source
+    assert "self._handshakeDone = True" in source
+    source = inspect.getsource(TLSMemoryBIOProtocol._tlsShutdownFinished)
+    assert "self._reason = reason" in source
+    # What is written before it goes out: it does not abort.
+    assert source.rstrip().endswith("self.transport.loseConnection()")
+
+
+def test_tls_says_close_notify_through_one_method() -> None:
+    """tls.Secured."""
+    source = inspect.getsource(TLSMemoryBIOProtocol._flushReceiveBIO)
+    assert source.count("self._tlsShutdownFinished(None)") == 1
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "ssl:443",
+        "ssl:443:privateKey=/a/key.pem:certKey=/a/chain.pem:interface=\\:\\:1",
+        "ssl:privateKey=a=b\\=c:port=1:x",
+        r"ssl:a\=b\:c:d\=e=f\\:g\\\:h",
+        "ssl::=::a=:=b",
+        "",
+    ],
+)
+def test_arguments_are_those_of_twisteds_descriptions(description: str) -> None:
+    """Its own parser is private."""
+    positional, named = arguments(description)
+    assert (positional, dict(named)) == endpoints._parse(description)  # type: ignore[attr-defined]
+
+
+def test_http_channel_calls_what_channel_replaces() -> None:
+    assert "self.loseConnection()" in inspect.getsource(
+        HTTPChannel._respondToBadRequestAndDisconnect
+    )
+    assert "self.headerReceived(" in inspect.getsource(HTTPChannel.lineReceived)
+    # A refused header is the last line that is looked at: see Channel.loseConnection.
+    source = inspect.getsource(HTTPChannel.lineReceived)
+    assert "ok = self.headerReceived(self.__header)" in source
+
+
+def test_importing_the_plugin_and_the_options_installs_no_reactor() -> None:
+    code = "import sys, echotwist.tap; sys.exit('twisted.internet.reactor' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_twistd_logs_to_what_the_application_has() -> None:
+    """Daemon: it is asked after --logger, and before twistd makes a log of its own."""
+    source = inspect.getsource(AppLogger.start)
+    assert (
+        source.index("self._observerFactory()")
+        < source.index("application.getComponent(logger.ILogObserver, None)")
+        < source.index("self._getLogObserver()")
+    )
+    assert UnixAppLogger.start is AppLogger.start
+    source = inspect.getsource(UnixAppLogger._getLogObserver)
+    assert source.index("self._syslog:") < source.index('self._logfilename == "-"')
+    assert 'self._logfilename = "twistd.log"' in source
+
+
+def test_twistd_has_a_daemons_parent_told_by_two_methods() -> None:
+    """daemon._clarify: both are replaced."""
+    source = inspect.getsource(UnixApplicationRunner.postApplication)
+    assert "message = self._formatChildException(ex)" in source
+    assert "untilConcludes(os.write, statusPipe, message)" in source
+    source = inspect.getsource(UnixApplicationRunner.daemonize)
+    assert "code = self._waitForStart(r)" in source
+    assert "os._exit(code)" in source
+
+
+def test_twistd_looks_up_users_before_it_loads_a_plugin(tmp_path: Path) -> None:
+    """Once it has a message of its own, the table in docs/operations.md need not say so."""
+    for option in ("--uid=nosuchuser", "--gid=nosuchgroup"):
+        run = subprocess.run(
+            [*TWISTD, "-n", option, "echotwist", "--port=0"],
+            capture_output=True, text=True, cwd=tmp_path, timeout=30, check=False,
+        )  # fmt: skip
+        assert run.returncode == 1
+        assert run.stderr.splitlines()[-1].startswith("KeyError: ")
+        assert "echotwist/tap.py" not in run.stderr
+
+
+def test_twisted_takes_an_inherited_unix_socket_for_its_own() -> None:
+    """systemd._UnixPort. If it does not any more, that class can go."""
+    start = inspect.getsource(unix.Port.startListening)
+    for line in (
+        "os.chmod(self._bindPath, self.mode)",
+        "skt.listen(self.backlog)",
+        # And what that class does as well.
+        "tcp._reservedFD.reserve()",
+        "self.factory.doStart()",
+        "skt = self._preexistingSocket",
+        "self.fileno = self.socket.fileno",
+        "self.numberAccepts = 100",
+        "self.startReading()",
+    ):
+        assert line in start
+    assert "_shouldShutdown" not in start
+    assert "self._shouldShutdown = False" in inspect.getsource(tcp.Port.startListening)
+    assert "os.unlink(self._bindPath)" in inspect.getsource(unix.Port.connectionLost)
+    assert "unlink" not in inspect.getsource(tcp.Port.connectionLost)

@@ -1,0 +1,438 @@
+"""How a connection ends: what a client is given time for, what it is not, and what the log says."""
+
+import contextlib
+import itertools
+import random
+import selectors
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.attack import Attack, eventually
+from support.certificate import tlsEndpoint
+from support.frames import BINARY, CLOSE, PONG, TEXT, Frame, binary, close, frame, length, text
+from support.memory import Client, Service
+from support.process import Twistd
+from support.secure import Files, issued
+from support.secure import Peer as Secured
+from twisted.internet.error import ConnectionLost
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from echotwist.wire.transport import STEPS, Deadline
+
+BYE = Frame(CLOSE, b"\x03\xe8bye")
+
+GOING_AWAY = Frame(CLOSE, b"\x03\xe9server going away")
+
+
+def ended(log: Any) -> str:
+    """How the log says that the last connection ended."""
+    *_, line = (line for line in log.lines() if " closed: " in line)
+    return str(line).split(" closed: ")[1]
+
+
+def reading(client: Client, rate: int) -> Iterator[float]:
+    """The client reads `rate` bytes a second. Gives the seconds that have passed."""
+    for seconds in itertools.count(1):
+        client.socket.window = rate
+        client.service.advance(1)
+        yield seconds
+        assert seconds < 1000
+
+
+# In memory.
+
+
+@pytest.mark.usefixtures("way")
+def test_who_reads_slowly_gets_its_whole_echo_and_the_close(client: Client, log: Any) -> None:
+    client.socket.window = 0
+    client.send(binary(bytes(60_000)) + close(1000, "bye"))
+    for seconds in reading(client, 2000):  # noqa: B007
+        assert not client.socket.closed
+        if client.socket.fin and len(client.socket.sent) > 60_000:
+            break
+    assert seconds >= 29
+    assert client.frames() == [Frame(BINARY, bytes(60_000)), BYE]
+    client.finish()
+    assert client.socket.closed
+    assert not client.socket.reset
+    assert ended(log) == "1000 'bye'"
+    assert client.service.timers() <= 1
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("sent", [b"", b"x"], ids=["silent", "still sending"])
+def test_who_stops_reading_after_a_close_is_cut_and_that_is_no_clean_end(
+    client: Client, log: Any, sent: bytes
+) -> None:
+    """What it sends counts for nothing."""
+    client.socket.window = 0
+    client.send(binary(bytes(60_000)) + close(1000, "bye"))
+    for seconds in reading(client, 2000):
+        client.send(sent)
+        if seconds == 8:
+            break
+    client.socket.window = 0
+    for _ in range(49):
+        client.send(sent)
+        assert not client.socket.closed
+        client.service.advance(0.1)
+    client.service.advance(1.2)
+    assert client.socket.reset
+    assert ended(log) == "1006 'not read to the end'"
+    assert client.service.timers() <= 1
+
+
+@pytest.mark.usefixtures("way")
+def test_who_has_read_all_has_the_close_timeout_to_follow_whatever_it_sends(
+    client: Client, log: Any
+) -> None:
+    """All was delivered, and the handshake complete: this is a clean end of the WebSocket."""
+    client.send(text("x") + close(1000, "bye"))
+    for _ in range(49):
+        assert not client.socket.closed
+        client.send(b"more")
+        client.service.advance(0.1)
+    client.service.advance(1.2)
+    assert client.frames() == [Frame(TEXT, b"x"), BYE]
+    assert client.socket.reset
+    assert ended(log) == "1000 'bye'"
+
+
+@pytest.mark.usefixtures("way")
+def test_who_leaves_before_it_has_read_its_echo_has_not_ended_cleanly(
+    client: Client, log: Any
+) -> None:
+    client.socket.window = 0
+    client.send(binary(bytes(60_000)) + close(1000, "bye"))
+    client.transport.connectionLost(Failure(ConnectionLost()))
+    assert ended(log) == "1006 'not read to the end'"
+
+
+@pytest.mark.usefixtures("way")
+def test_an_error_is_waited_for_as_a_close_is(client: Client, log: Any) -> None:
+    client.socket.window = 0
+    client.send(binary(bytes(60_000)) + frame(3))
+    for _ in reading(client, 4000):
+        assert not client.socket.closed
+        if client.socket.fin and len(client.socket.sent) > 60_000:
+            break
+    echo, last = client.frames()
+    assert (len(echo.payload), last.payload[:2]) == (60_000, b"\x03\xea")
+
+
+@pytest.mark.usefixtures("way")
+def test_the_budget_ends_also_who_is_closing(client: Client, log: Any) -> None:
+    client.socket.window = 0
+    client.send(binary(bytes(60_000)) + close(1000, "bye"))
+    assert client.service.factory.budget.held >= 50_000
+    client.protocol.refuse()
+    client.service.run()
+    assert client.socket.reset
+    assert ended(log).startswith("1013 ")
+
+
+@pytest.mark.usefixtures("way")
+def test_in_a_drain_who_reads_slowly_has_until_its_end(client: Client, log: Any) -> None:
+    client.socket.window = 0
+    client.send(binary(bytes(60_000)))
+    client.service.echo.stopService()
+    for seconds in reading(client, 8000):  # noqa: B007
+        assert not client.socket.closed
+        if len(client.socket.sent) > 60_004:
+            break
+    assert 7 <= seconds < 10
+    assert client.frames() == [Frame(BINARY, bytes(60_000)), GOING_AWAY]
+    client.send(close(1001))
+    client.finish()
+    assert client.socket.closed
+    assert not client.socket.reset
+    assert ended(log) == "1001 ''"
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(("rate", "limit"), [(0, 5), (1000, 10)])
+def test_in_a_drain_who_does_not_come_to_its_end_is_cut(
+    client: Client, log: Any, rate: int, limit: int
+) -> None:
+    client.socket.window = 0
+    client.send(binary(bytes(60_000)))
+    client.service.echo.stopService()
+    for seconds in reading(client, rate):
+        if seconds == limit - 1:
+            break
+    assert not client.socket.closed
+    client.socket.window = rate
+    client.service.advance(1.1)
+    assert client.socket.reset
+    assert ended(log) == "1006 'not read to the end'"
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("size", [30_000, 1_000_000])
+def test_in_a_drain_who_is_sending_a_message_may_end_it(client: Client, size: int) -> None:
+    """It cannot answer before; and inside a frame that is passing it cannot be asked."""
+    message = frame(BINARY, bytes(size), fin=size > 65536)
+    client.send(message[: size // 2])
+    client.service.echo.stopService()
+    for n in range(size // 2, size // 2 + 8):
+        client.service.advance(1)
+        client.send(message[n : n + 1])
+    assert not client.socket.closed
+    client.send(message[size // 2 + 8 :])
+    *_, last = client.frames()
+    assert last == GOING_AWAY
+    client.send(close(1001))
+    client.finish()
+    assert client.socket.closed
+    assert not client.socket.reset
+
+
+@pytest.mark.usefixtures("way")
+def test_in_a_drain_who_sends_and_does_not_answer_is_cut(client: Client, log: Any) -> None:
+    client.service.echo.stopService()
+    for _ in range(49):
+        client.service.advance(0.1)
+        assert not client.socket.closed
+        client.send(text("x"))
+    client.service.advance(1.1)
+    assert client.socket.reset
+    assert ended(log) == "1006 'no closing handshake'"
+
+
+def test_a_page_that_is_read_slowly_comes_whole() -> None:
+    client = Service(isFast=False).connect()
+    client.socket.window = 0
+    client.send(b"GET /websockets.js HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    for seconds in reading(client, 200):  # noqa: B007
+        assert not client.socket.reset
+        head, _, body = bytes(client.socket.sent).partition(b"\r\n\r\n")
+        if b"Content-Length: %d\r\n" % len(body) in head:
+            break
+    assert seconds > 10
+    assert client.socket.fin
+
+
+def test_a_deadline_waits_for_what_moves() -> None:
+    clock, moves, late = Clock(), [], []
+    deadline = Deadline(clock, 5, lambda: bool(moves and moves.pop()), lambda: late.append(1))
+    clock.pump([0.25] * 19)
+    moves.append(1)
+    clock.pump([0.25] * 19)
+    assert late == []
+    assert deadline.active()
+    clock.pump([0.25] * 2)
+    assert late == [1]
+    assert not deadline.active()
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_deadline_can_be_cancelled() -> None:
+    clock = Clock()
+    deadline = Deadline(clock, 5, lambda: False, clock.advance)
+    clock.advance(2)
+    deadline.cancel()
+    assert not deadline.active()
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_process_that_was_stopped_still_waits() -> None:
+    """But for one step."""
+    clock, late = Clock(), []
+    Deadline(clock, 5, lambda: False, lambda: late.append(clock.seconds()))
+    clock.advance(60)
+    for _ in range(50):
+        clock.advance(0.1)
+    assert late == [pytest.approx(60 + 5 - 5 / STEPS, abs=0.2)]
+
+
+# Over real sockets, all ways. A client reads two megabytes in three times the close timeout.
+
+SIZE = 2 * 2**20
+
+
+def small(s: Any) -> Any:
+    """With a small buffer, so that what is not read waits in the service."""
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+    return s
+
+
+WAYS: dict[str, tuple[list[str], str | None, bool]] = {
+    "fast path": ([], None, False),
+    "Autobahn": (["--no-fast-path"], None, False),
+    "deflate": ([], "permessage-deflate", False),
+    "TLS": ([], None, True),
+}
+
+
+@pytest.fixture(params=WAYS)
+def open(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Starts a service with these options; gives it, and a way to open connections to it."""
+    options, extensions, isTls = WAYS[request.param]
+    with contextlib.ExitStack() as stack:
+
+        def begin(*more: str) -> Any:
+            arguments = [*options, *more]
+            if isTls:
+                arguments.append(f"--listen={tlsEndpoint(tmp_path)}:interface=127.0.0.1")
+            service = stack.enter_context(Twistd(*arguments))
+
+            def connect() -> Attack:
+                if not isTls:
+                    client = Attack(service, Sec_WebSocket_Extensions=extensions)
+                else:
+                    client = Attack(service, upgrade=False)
+                    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+                    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                    client.socket = context.wrap_socket(client.socket)
+                    client.upgrade()
+                stack.enter_context(client)
+                return client
+
+            return service, connect
+
+        yield begin
+
+
+def test_over_sockets_who_reads_slowly_gets_its_whole_echo(open: Callable[..., Any]) -> None:
+    service, connect = open("--close-timeout=1s")
+    client = connect()
+    small(client.socket)
+    client.socket.sendall(binary(random.randbytes(SIZE)) + close(1000, "bye"))
+    began = time.monotonic()
+    while data := client.socket.recv(8192):
+        client.rest += data
+        if len(client.rest) < SIZE:
+            selectors.DefaultSelector().select(
+                max(0, began + len(client.rest) / SIZE * 3 - time.monotonic())
+            )
+    assert time.monotonic() - began > 2
+    assert client.rest[-5:] == b"\x03\xe8bye"
+    assert len(client.rest) >= SIZE + 10 + 7
+    service.expect("closed: 1000 'bye'")
+    client.socket.close()
+
+
+def test_over_sockets_who_does_not_read_is_cut(open: Callable[..., Any]) -> None:
+    service, connect = open("--close-timeout=1s")
+    before = service.descriptors()
+    client = connect()
+    small(client.socket)
+    client.socket.sendall(binary(random.randbytes(SIZE)) + close(1000, "bye"))
+    client.read(100_000)
+    began = time.monotonic()
+    service.expect("closed: 1006 'not read to the end'")
+    assert time.monotonic() - began > 0.9
+    eventually(lambda: service.descriptors() == before)
+
+
+@pytest.mark.parametrize("after", [0, 0.4])
+def test_who_has_answered_while_the_process_was_stopped_is_kept(
+    open: Callable[..., Any], after: float
+) -> None:
+    """As by a supervisor, or in a container; the pongs are in the kernel when it goes on. But the
+    stop ends the wait for them without a word of that, and the timers are due."""
+    service, connect = open("--ping-interval=700ms", "--ping-timeout=600ms")
+    clients = [connect() for _ in range(5)]
+    for client in clients:
+        client.socket.sendall(text(""))
+        client.rest = client.read(2)[2:]
+    for client in clients:
+        client.read(2)  # The ping.
+    time.sleep(after)
+    service.process.send_signal(signal.SIGSTOP)
+    threads = list(Path(f"/proc/{service.pid}/task").glob("*/stat"))
+    eventually(lambda: all(" T " in thread.read_text() for thread in threads))
+    for client in clients:
+        client.socket.sendall(frame(PONG))
+    time.sleep(1)  # Longer than a pong may take.
+    service.process.send_signal(signal.SIGCONT)
+    for client in clients:
+        client.socket.sendall(close(1000, "bye"))
+        assert client.end()[-5:] == b"\x03\xe8bye"
+    assert "not answered" not in service.log
+
+
+# The end of a client that does not read, as its kernel or its TLS says it.
+
+
+@pytest.fixture
+def secured(tmp_path: Path) -> Secured:
+    """A connection over TLS that is never pinged, to a service in memory."""
+    files = Files(tmp_path)
+    files.write(issued())
+    peer = Secured(files.certificate())
+    factory = peer.client.service.factory
+    factory.limits = replace(factory.limits, pingInterval=0)
+    peer.open()
+    peer.client.socket.window = 0
+    return peer
+
+
+@pytest.mark.parametrize("size", [60_000, 300_000], ids=["not paused", "paused"])
+def test_after_close_notify_who_reads_gets_its_echo(secured: Any, size: int, log: Any) -> None:
+    secured.tls.write(binary(bytes(size)))
+    with pytest.raises(ssl.SSLWantReadError):
+        secured.tls.unwrap()
+    secured.client.send(secured._out.read())
+    for _ in reading(secured.client, 30_000):
+        if secured.client.socket.closed:
+            break
+    assert not secured.client.socket.reset
+    secured._in.write(secured.client.received())
+    echo = b""
+    with contextlib.suppress(ssl.SSLZeroReturnError):
+        while True:
+            echo += secured.tls.read(100_000)
+    assert echo == server(size)
+    assert ended(log) == "1006 'no closing handshake'"
+    assert secured.client.service.timers() <= 1
+
+
+@pytest.mark.parametrize("size", [60_000, 300_000], ids=["not paused", "paused"])
+def test_after_close_notify_who_does_not_read_is_cut(secured: Any, size: int, log: Any) -> None:
+    secured.tls.write(binary(bytes(size)))
+    with pytest.raises(ssl.SSLWantReadError):
+        secured.tls.unwrap()
+    secured.client.send(secured._out.read())
+    secured.client.service.advance(4.9)
+    assert not secured.client.socket.closed
+    secured.client.service.advance(1.2)
+    assert secured.client.socket.closed
+    assert ended(log) == "1006 'not read to the end'"
+    assert secured.client.service.timers() <= 1
+
+
+def server(size: int) -> bytes:
+    """The frame of a server with so many zeros."""
+    return b"\x82" + length(size, masked=False) + bytes(size)
+
+
+@pytest.mark.parametrize("size", [1000, 12 * 2**20])
+def test_without_pings_who_says_it_is_done_and_does_not_read_is_cut(
+    open: Callable[..., Any], size: int
+) -> None:
+    """By FIN, or over TLS by close_notify alone; behind more than the kernel takes for it."""
+    service, connect = open("--ping-interval=0", "--close-timeout=500ms")
+    before = service.descriptors()
+    client = connect()
+    small(client.socket)
+    client.socket.sendall(binary(random.randbytes(size)))
+    client.read(100)
+    time.sleep(1.2)  # Twice the deadline: who only does not read is waited for.
+    assert service.descriptors() == before + 1
+    if isinstance(client.socket, ssl.SSLSocket):
+        client.socket.settimeout(0.1)
+        with contextlib.suppress(OSError):  # Of course: it has data.
+            client.socket.unwrap()
+    else:
+        client.socket.shutdown(socket.SHUT_WR)
+    eventually(lambda: service.descriptors() == before, 10)
+    service.expect(r"#1 .* closed: 1006 '(no closing handshake|not read to the end)'")

@@ -1,0 +1,821 @@
+"""The fast path beside Autobahn: the same bytes in, the same bytes out; and who owns what when."""
+
+import importlib.util
+import os
+import random
+import resource
+import select
+import shutil
+import sys
+import sysconfig
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import websockets.sync.client
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from support.differential import outcome, segments
+from support.frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    Frame,
+    binary,
+    close,
+    frame,
+    parse,
+    text,
+)
+from support.memory import Client, Service, Unthreaded
+from support.process import Twistd
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
+
+from echotwist.fastpath import _loop, lending
+from echotwist.fastpath._loop import Loop, compressed, echoed
+from echotwist.fastpath.lending import HANG, FastPath
+from echotwist.fatal import Fatal
+
+HOLD = 65536
+"""Bytes of payload above which a frame is passed on as it comes."""
+
+small = st.binary(max_size=200)
+sizes = st.sampled_from([0, 1, 125, 126, 127, 300, 65535, 65536])
+opcodes = st.sampled_from([TEXT, BINARY])
+
+
+def filled(opcode: int, size: int, seed: int) -> bytes:
+    """A payload of this size; if it is text, of characters of all lengths."""
+    if opcode == BINARY:
+        return random.Random(seed).randbytes(size)
+    characters = "aé€🙂"[seed % 4] * (size // 4)
+    return (characters.encode() + b"x" * size)[:size].decode("utf-8", "ignore").encode().ljust(size)
+
+
+whole = st.builds(lambda o, n, s: frame(o, filled(o, n, s)), opcodes, sizes, st.integers(0, 99))
+odd = st.one_of(
+    # Fragments, whole or not.
+    st.builds(lambda o, p: frame(o, p, fin=False), opcodes, small),
+    st.builds(lambda p, fin: frame(CONTINUATION, p, fin=fin), small, st.booleans()),
+    st.builds(
+        lambda o, p, q: frame(o, p, fin=False) + frame(CONTINUATION, q), opcodes, small, small
+    ),
+    # Control frames.
+    st.builds(lambda o, p: frame(o, p), st.sampled_from([PING, PONG]), st.binary(max_size=125)),
+    st.builds(frame, st.sampled_from([PING, PONG, CLOSE]), st.binary(max_size=130)),
+    st.just(close(1000, "bye")),
+    # Text that may be UTF-8.
+    st.builds(lambda p: frame(TEXT, p), small),
+    st.builds(
+        lambda s, p, n: frame(TEXT, (filled(TEXT, n, s) + p)[-HOLD:]),
+        st.integers(0, 3),
+        small,
+        sizes,
+    ),
+    # Headers that are wrong, or not wrong.
+    st.builds(lambda o, r, f: frame(o, b"x", rsv=r, fin=f), st.integers(0, 15), st.integers(0, 7),
+              st.booleans()),
+    st.builds(lambda n: bytes([0x82, 0xFE]) + n.to_bytes(2, "big") + bytes(4 + n % 200),
+              st.integers(0, 65535)),
+    st.builds(lambda n: bytes([0x82, 0xFF]) + n.to_bytes(8, "big") + bytes(100),
+              # Not above HOLD and allowed: that is half echoed, below.
+              st.one_of(st.integers(0, HOLD), st.integers(2**20 + 1, 2**64 - 1))),
+    small,
+)  # fmt: skip
+
+
+class Stream(bytes):
+    """With a repr() that can be read."""
+
+    def __repr__(self) -> str:
+        return repr(bytes(self)) if len(self) < 400 else f"<{bytes(self[:400])!r}... {len(self)}>"
+
+
+streams = st.lists(st.one_of(whole, whole, whole, odd), max_size=10).map(b"".join).map(Stream)
+cuts = st.lists(st.one_of(st.integers(1, 20), st.integers(1, 70_000)), max_size=40)
+
+
+both = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=300)
+
+
+@both
+@given(streams, cuts, st.booleans())
+@example(text("x") + frame(TEXT, b"\xc3", fin=False) + frame(CONTINUATION, b"\xa9"), [3], False)
+@example(text("x") + frame(TEXT, b"\xed\xa0\x80" + b"y" * 300)[:20], [], False)
+def test_all_ways_are_one(stream: bytes, sizes: list[int], isFinished: bool) -> None:
+    slow, fast = (outcome(stream, sizes, isFinished, isFast) for isFast in (False, True))
+    assert fast == slow
+    assert outcome(stream, sizes, isFinished, isFast=True, lends=False) == slow
+    assert outcome(stream, sizes, isFinished, isFast=True, holds=False) == slow
+
+
+@both
+@given(
+    st.lists(st.one_of(whole, st.builds(
+        lambda o, n, s: frame(o, filled(o, n, s)),
+        opcodes, st.sampled_from([HOLD + 1, 100_000, 300_000]), st.integers(0, 99),
+    )), max_size=4).map(b"".join).map(Stream),
+    cuts, st.integers(0, 400_000), st.booleans(),
+)  # fmt: skip
+def test_a_large_frame_that_is_cut_off_is_half_echoed(
+    stream: bytes, sizes: list[int], missing: int, isFinished: bool
+) -> None:
+    """And what is whole comes back whole."""
+    stream = stream[: len(stream) - missing]
+    slow, fast = (outcome(stream, sizes, isFinished, isFast) for isFast in (False, True))
+    assert fast.received.startswith(slow.received)
+    half = fast.received[len(slow.received) :]
+    assert len(half) <= 300_014
+    assert not half or half[1] == 127
+    assert (fast.messages, fast.bytes) == (slow.messages, slow.bytes)
+    assert fast.closed == slow.closed
+
+
+# What happens once the beginning of a frame is sent.
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service(isFast=True)
+
+
+@pytest.fixture
+def lent(service: Service) -> Client:
+    client = service.open()
+    client.send(text("lend me"))
+    assert client.frames() == [Frame(TEXT, b"lend me")]
+    assert client.protocol._isLent
+    return client
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Any:
+    yield
+    Service.closeAll()
+
+
+LARGE = 3_000_000
+
+GOING_AWAY = Frame(CLOSE, b"\x03\xe9server going away")
+
+
+def half(opcode: int = BINARY, payload: bytes = bytes(LARGE)) -> tuple[bytes, bytes]:
+    """The halves of a large frame."""
+    whole = frame(opcode, payload)
+    return whole[: len(whole) // 2], whole[len(whole) // 2 :]
+
+
+def test_a_large_frame_is_echoed_as_it_comes(lent: Client) -> None:
+    first, second = half()
+    lent.send(first)
+    begun = lent.received()
+    assert len(begun) == len(first) - 4
+    lent.send(second)
+    lent.socket.sent[:0] = begun
+    assert lent.frames() == [Frame(BINARY, bytes(LARGE))]
+    assert lent.protocol._isLent
+
+
+def test_a_client_may_send_a_large_message_before_it_reads(lent: Client) -> None:
+    """As the testsuite's does. Nobody would move any more if the service stopped reading."""
+    lent.socket.window = 0
+    lent.send(frame(BINARY, bytes(LARGE)) + text("next"))
+    assert lent.socket.arriving == b""
+    lent.send(text("not read"))
+    assert not lent.reading
+    lent.socket.window = float("inf")
+    lent.service.run()
+    assert lent.frames() == [
+        Frame(BINARY, bytes(LARGE)), Frame(TEXT, b"next"), Frame(TEXT, b"not read")
+    ]  # fmt: skip
+
+
+def test_of_a_client_that_never_reads_one_large_message_waits(lent: Client) -> None:
+    lent.socket.window = 0
+    lent.send(frame(BINARY, bytes(LARGE)) * 5)
+    assert 4 * LARGE - 500_000 < len(lent.socket.arriving) <= 4 * LARGE + 100
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_client_that_reads_slowly_gets_all_of_a_large_message(lent: Client, ends: bool) -> None:
+    payload = random.Random(1).randbytes(1_000_000)
+    received = b""
+    for segment in segments(frame(BINARY, payload) * 3, [10_000] * 310):
+        lent.socket.window = 7_000
+        lent.send(segment)
+        received += lent.received()
+    if ends:
+        lent.finish()
+    lent.socket.window = float("inf")
+    lent.service.run()
+    lent.socket.sent[:0] = received
+    assert lent.frames() == [Frame(BINARY, payload)] * 3
+
+
+def test_a_large_message_is_a_line_of_the_log_when_it_is_whole(lent: Client, log) -> None:
+    first, second = half(TEXT, "é".encode() * (LARGE // 2))
+    lent.send(first)
+    before = log.lines()
+    lent.send(second)
+    shown = "é" * 64
+    assert log.lines() == [
+        *before, f"#1 127.0.0.1:40000 text, 3,000,000 bytes: '{shown}'..."
+    ]  # fmt: skip
+
+
+def test_bad_utf8_in_a_frame_half_sent_ends_in_a_drop(lent: Client, log) -> None:
+    first, _ = half(TEXT, b"x" * LARGE)
+    lent.send(first)
+    sent = len(lent.received())
+    lent.send(b"\xff" * 1000)
+    assert lent.received() == b""
+    assert lent.socket.fin
+    assert sent == len(first) - 4
+    lent.finish()
+    assert lent.socket.closed
+    assert log.lines()[-1] == (
+        "#1 127.0.0.1:40000 closed: 1007 'invalid UTF-8 in a frame half echoed'"
+    )
+
+
+def test_bad_utf8_at_once_in_a_large_frame_is_1007(lent: Client) -> None:
+    payload = b"x" * 100 + b"\xff" + b"x" * LARGE
+    lent.send(frame(TEXT, payload)[:1000])
+    assert lent.frames()[-1].payload[:2] == b"\x03\xef"
+
+
+def test_the_last_byte_of_a_large_text_counts(lent: Client) -> None:
+    lent.send(frame(TEXT, b"x" * LARGE + b"\xc3"))
+    assert lent.received()
+    assert lent.socket.fin
+
+
+def test_a_drain_waits_for_the_end_of_a_frame_that_is_passing(
+    service: Service, lent: Client
+) -> None:
+    first, second = half()
+    lent.send(first)
+    begun = lent.received()
+    service.echo.stopService()
+    service.advance(1)
+    assert lent.received() == b""
+    lent.send(second)
+    lent.socket.sent[:0] = begun
+    assert lent.frames() == [
+        Frame(BINARY, bytes(LARGE)),
+        Frame(CLOSE, b"\x03\xe9server going away"),
+    ]
+
+
+def test_a_frame_that_does_not_end_is_dropped_at_the_deadline_of_the_close(
+    service: Service, lent: Client
+) -> None:
+    lent.send(half()[0])
+    service.echo.stopService()
+    service.advance(4.9)
+    assert not lent.socket.closed
+    service.advance(0.2)
+    assert lent.socket.closed
+    assert lent.socket.reset
+
+
+def test_a_drain_of_many_ends_in_order(service: Service) -> None:
+    clients = [service.open() for _ in range(50)]
+    for client in clients:
+        client.send(text("x"))
+    done: list[Any] = []
+    service.echo.stopService().addBoth(done.append)
+    service.advance(1)
+    for client in clients:
+        assert client.frames()[-1] == GOING_AWAY
+        client.send(close(1001))
+        client.finish()
+    service.advance(0.1)
+    assert done == [None]
+    assert not service.factory.fastPath.isRunning
+
+
+def test_the_end_of_the_client_inside_a_frame_is_the_end(lent: Client) -> None:
+    lent.send(half()[0])
+    lent.received()
+    lent.finish()
+    assert lent.received() == b""
+    assert lent.socket.closed
+
+
+def test_a_ping_is_not_sent_inside_a_frame(service: Service, lent: Client) -> None:
+    first, second = half()
+    lent.send(first)
+    begun = lent.received()
+    service.advance(31)
+    assert lent.received() == b""
+    lent.send(second)
+    lent.socket.sent[:0] = begun
+    assert lent.frames() == [Frame(BINARY, bytes(LARGE))]
+    service.advance(30)
+    assert lent.frames() == [Frame(PING, b"")]
+
+
+def test_a_client_that_stops_inside_a_frame_is_aborted(service: Service, lent: Client, log) -> None:
+    lent.send(half()[0])
+    service.advance(51)
+    assert lent.socket.closed
+    assert log.lines()[-1] == "#1 127.0.0.1:40000 closed: 1006 'ping not answered'"
+
+
+# Who owns it.
+
+
+def test_a_recall_may_cross_a_return(service: Service, lent: Client) -> None:
+    """The client's close is on its way back when the drain asks for the connection."""
+    lent.socket.arriving += close(1000, "bye")
+    lent.socket.move()
+    (loop,) = [thread.loop for _, thread in service.factory.fastPath._running if thread.loop.lent]
+    loop.turn(0)
+    lent.protocol.goAway()
+    service.run()
+    assert lent.frames() == [Frame(CLOSE, b"\x03\xe8bye")]
+    lent.finish()
+    assert lent.socket.closed
+    assert loop.lent == 0
+
+
+def test_an_abort_follows_a_recall(service: Service, lent: Client) -> None:
+    lent.send(half()[0])
+    lent.protocol.goAway()
+    lent.protocol.abort()
+    service.run()
+    assert lent.socket.closed
+    assert lent.socket.reset
+
+
+def test_what_was_not_sent_goes_out_before_the_close(service: Service, lent: Client) -> None:
+    lent.socket.window = 0
+    lent.send(binary(bytes(60_000)) * 3)
+    lent.protocol.goAway()
+    service.run()
+    lent.socket.window = float("inf")
+    service.run()
+    *echoes, last = lent.frames()
+    assert echoes == [Frame(BINARY, bytes(60_000))] * 3
+    assert last == GOING_AWAY
+
+
+def test_a_connection_is_lent_again_after_what_was_unusual(lent: Client) -> None:
+    for _ in range(3):
+        lent.send(frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"b"))
+        assert not lent.protocol._isLent
+        lent.send(text("c"))
+        assert lent.protocol._isLent
+        assert lent.frames() == [Frame(TEXT, b"ab"), Frame(TEXT, b"c")]
+
+
+def test_loops_share_the_connections(service: Service) -> None:
+    loops = [thread.loop for _, thread in service.factory.fastPath._running]
+    for _ in range(len(loops) * 5):
+        service.open().send(text("x"))
+    assert [loop.lent for loop in loops] == [5] * len(loops)
+
+
+@pytest.mark.parametrize(
+    "options", [["--no-fast-path"], ["--no-compression"], []], ids=["off", "plain", "deflate"]
+)
+def test_who_is_lent(options: list[str]) -> None:
+    service = Service(*options, isFast="--no-fast-path" not in options)
+    client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
+    client.send(text("x"))
+    assert len(client.frames()) == 1
+    assert client.protocol._isLent == (options == ["--no-compression"])
+
+
+# The log.
+
+
+def test_the_first_messages_of_a_second_are_shown_and_the_rest_is_counted(log) -> None:
+    service = Service("--log-rate=3", isFast=True)
+    client = service.open()
+    client.send(text("1") + text("2") + text("3") + text("4"))
+    client.send(binary(b"56") * 100)
+    service.advance(1)
+    client.send(text("next"))
+    service.advance(1)
+    client.send(text("after"))
+    assert log.lines() == [
+        "#1 127.0.0.1:40000 connected",
+        "#1 127.0.0.1:40000 text, 1 bytes: '1'",
+        "#1 127.0.0.1:40000 text, 1 bytes: '2'",
+        "and in this second 102 messages (202 bytes), 0 connected, 0 closed, 0 refused, 0 dropped",
+        "#1 127.0.0.1:40000 text, 4 bytes: 'next'",
+        "#1 127.0.0.1:40000 text, 5 bytes: 'after'",
+    ]
+
+
+def test_a_log_that_is_off_costs_no_report(log) -> None:
+    service = Service("--log-rate=0", isFast=True)
+    client = service.open()
+    client.send(text("1") * 1000)
+    service.advance(2)
+    assert log.lines() == []
+    assert service.timers() == 0
+
+
+def test_what_a_loop_shows_of_a_high_rate_at_once_is_bounded(log) -> None:
+    """100,000 lines would keep the reactor busy for seconds."""
+    service = Service("--log-rate=100000", isFast=True)
+    client = service.open()
+    client.send(text("x") * 5000)
+    assert len(log.lines()) == 1 + 1000
+    client.send(text("y") * 10)
+    assert len(log.lines()) == 1 + 1010
+    service.advance(1)
+    assert "4,000 messages (4,000 bytes)" in log.lines()[-1]
+
+
+@pytest.mark.parametrize("cut", [14, 15, 100, 273, 274])
+def test_the_preview_of_a_large_message_does_not_depend_on_its_segments(
+    lent: Client, log, cut: int
+) -> None:
+    data = frame(TEXT, "🙂".encode() * 100_000)
+    for segment in (data[:cut], data[cut : cut + 1], data[cut + 1 : 280], data[280:]):
+        lent.send(segment)
+    assert log.lines()[-1] == f"#1 127.0.0.1:40000 text, 400,000 bytes: '{'🙂' * 64}'..."
+
+
+# Found by a hostile reader.
+
+
+def test_a_client_that_could_not_be_sent_a_ping_is_sent_one_when_it_reads(
+    service: Service, lent: Client
+) -> None:
+    """It was silent for an interval and its echoes waited, so no ping was sent; when it had read
+    them all, nothing more could move, and it was aborted for a ping that it never got."""
+    lent.socket.window = 0
+    lent.send(binary(bytes(60_000)))
+    service.advance(31)
+    lent.socket.window = float("inf")
+    service.run()
+    assert lent.frames() == [Frame(BINARY, bytes(60_000))]
+    service.advance(20)
+    assert lent.frames() == [Frame(PING, b"")]
+    lent.send(frame(PONG))
+    service.advance(29)
+    assert not lent.socket.closed
+
+
+def test_nobody_is_judged_before_all_are_read() -> None:
+    """epoll tells of 256 at a time; the others have answered, too."""
+    service = Service("--threads=1", isFast=True)
+    clients = [service.open() for _ in range(260)]
+    for client in clients:
+        client.send(text("x"))
+        assert client.protocol._isLent
+    service.advance(30 + 11)
+    for client in clients:
+        assert client.frames() == [Frame(TEXT, b"x"), Frame(PING, b"")]
+        client.socket.theirs.send(frame(PONG))
+    service.reactor.advance(60)  # The process was stopped.
+    service.run()
+    assert [client.socket.closed for client in clients] == [False] * 260
+    Service.closeAll()  # All these descriptors.
+
+
+def test_a_recall_is_obeyed_between_two_large_frames(service: Service, lent: Client) -> None:
+    """A read ends inside a frame, almost always: the recall waited for ever."""
+    frames = frame(BINARY, bytes(100_000)) * 30
+    lent.socket.window = 150_000
+    lent.send(frames)
+    assert lent.protocol._isLent
+    lent.protocol.goAway()
+    lent.socket.window = float("inf")
+    service.run()
+    received = lent.frames()
+    assert received[-1] == GOING_AWAY
+    assert len(received) < 20
+
+
+def test_a_drain_does_not_undo_an_abort(service: Service, lent: Client) -> None:
+    """A second SIGTERM, and the drain goes on to ask clients to leave."""
+    lent.protocol.abort()
+    lent.protocol.goAway()
+    service.run()
+    assert lent.socket.closed
+    assert lent.socket.reset
+
+
+def test_an_exception_costs_one_connection(
+    service: Service, lent: Client, log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twisted would never read the loops' reports again."""
+    other = service.open()
+    other.send(text("x"))
+    number = lent.protocol.number
+    monkeypatch.setattr(lent.protocol, "_read", lambda data: 1 / 0, raising=False)
+    lent.send(close(1000))
+    other.send(text("y") + close(1000))
+    assert lent.socket.closed
+    assert [f.opcode for f in other.frames()] == [TEXT, TEXT, CLOSE]
+    assert len(log.errors()) == 1
+    assert log.errors()[0].startswith(f"#{number} what came back")
+    assert "ZeroDivisionError" in log.errors()[0]
+    log.events.clear()
+
+
+def test_what_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service("--threads=3", isFast=True)
+    fastPath = FastPath(service.reactor, service.factory.limits, service.factory.journal, 3)
+    running: list[Any] = []
+
+    class Failing(Unthreaded):
+        def start(self) -> None:
+            if len(running) == 2:
+                raise RuntimeError("can't start new thread")
+            running.append(self)
+
+    fastPath.Thread = Failing  # type: ignore[misc, assignment]
+    service.factory.fastPath.stop()
+    service.factory.fastPath = fastPath
+    with pytest.raises(Fatal, match="cannot start 3 threads: can't start new thread"):
+        service.echo.startService()
+    assert not fastPath.isRunning
+    assert fastPath.fileno() == -1
+    assert service.reactor.readers == set()
+
+
+class Hung:
+    """Stands in for the loop on its thread, while that one does not turn."""
+
+    def turn(self, now: float) -> int:
+        return 0
+
+
+def test_a_loop_that_hangs_is_told_of_until_it_goes_on(log) -> None:
+    service = Service("--threads=3", "--log-rate=0", "--admin=tcp:1", isFast=True)
+    fastPath = service.factory.fastPath
+    admin = Service.connect(service)
+
+    def health() -> bytes:
+        admin.send(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        received: bytes = admin.received()
+        return received[9:12] + received.rpartition(b"\r\n")[2]
+
+    _, thread = fastPath._running[1]
+    loop, thread.loop = thread.loop, Hung()
+    assert health() == b"200ok\n"
+    service.advance(HANG - 0.1)
+    assert health() == b"200ok\n"
+    service.advance(0.1)
+    for _ in range(2):
+        assert fastPath.hanging() == [2]
+        assert health() == b"503thread 2 of the fast path hangs\n"
+    thread.loop = loop
+    service.run()
+    assert health() == b"200ok\n"
+    assert log.lines() == [
+        "thread 2 of the fast path hangs: no answer in 10 s",
+        "thread 2 of the fast path goes on",
+    ]
+    log.events.clear()
+
+
+def test_a_process_that_stood_still_does_not_hang() -> None:
+    """As a machine that slept: the answers are there, and not read."""
+    service = Service("--threads=2", isFast=True)
+    fastPath = service.factory.fastPath
+    assert fastPath.hanging() == []
+    for _, thread in fastPath._running:
+        thread.loop.turn(service.reactor.seconds())
+    service.reactor.rightNow += 3600
+    assert fastPath.hanging() == []
+
+
+def test_a_loop_on_its_thread_answers_also_when_it_is_idle() -> None:
+    service = Service(isFast=False)
+    fastPath = FastPath(service.reactor, service.factory.limits, service.factory.journal, 2)
+    fastPath.start()
+    try:
+        for _ in range(3):
+            assert fastPath.hanging() == []
+            while fastPath._asked:
+                assert select.select([fastPath], [], [], 20)[0]
+                fastPath.doRead()
+            service.reactor.rightNow += 3600
+    finally:
+        fastPath.stop()
+
+
+def test_a_loop_that_cannot_be_made_closes_nothing() -> None:
+    with pytest.raises(OverflowError):
+        Loop(-1, 0, 0, 0, 0)
+    os.fstat(0)
+
+
+def test_without_descriptors_a_loop_is_an_error() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    for more in (0, 1):  # For neither, and for one of the two.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                Loop(1, 0, 0, 0, 0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def importedAgain() -> Any:
+    spec = importlib.util.spec_from_file_location("another", lending.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_compiled_part_from_before_it_said_so_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(_loop, "sources")
+    assert importedAgain().whyNot == f"{_loop.__file__} was compiled of other sources"
+
+
+def test_a_compiled_part_without_its_sources_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Some images strip them; it was a traceback."""
+    spec = importlib.util.spec_from_file_location("another", lending.__file__)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    module.__file__ = str(tmp_path / "lending.py")
+    assert spec.loader is not None
+    code = compile(Path(lending.__file__).read_text(), lending.__file__, "exec")
+    exec(code, module.__dict__)
+    missing = tmp_path / "_loop.pyx"
+    assert module.whyNot == (
+        f"its source {missing} cannot be read, to compare: No such file or directory"
+    )
+
+
+def test_a_compiled_part_that_python_cannot_load_is_told_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Finder:
+        def find_spec(self, name: str, *_: Any) -> None:
+            if name == "echotwist.fastpath._loop":
+                raise ImportError("invalid ELF header")
+
+    monkeypatch.delitem(sys.modules, "echotwist.fastpath._loop")
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    assert importedAgain().whyNot == "the compiled part cannot be loaded: invalid ELF header"
+
+
+def test_without_the_compiled_part_there_is_no_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "echotwist.fastpath._loop", None)
+    module = importedAgain()
+    assert module.whyNot == "it is not compiled here"
+    monkeypatch.setattr(lending, "whyNot", module.whyNot)
+    service = Service(isFast=True)
+    assert service.factory.fastPath is None
+    client = service.open()
+    client.send(text("x"))
+    assert client.frames() == [Frame(TEXT, b"x")]
+
+
+@pytest.mark.parametrize("kind", ["of other sources", "broken"])
+def test_a_compiled_part_of_another_build_is_not_used(tmp_path: Path, kind: str) -> None:
+    """Python would import it before the right one, which is `_loop.abi3.so`."""
+    ours = Path(lending.__file__).parents[1]
+    shutil.copytree(ours, tmp_path / "echotwist", ignore=shutil.ignore_patterns("__pycache__"))
+    other = (tmp_path / "echotwist/fastpath/_loop").with_suffix(
+        sysconfig.get_config_var("EXT_SUFFIX")
+    )
+    compiled = Path(_loop.__file__).read_bytes()
+    assert _loop.sources.encode() in compiled
+    replaced = {
+        "of other sources": (_loop.sources.encode(), b"0" * 64),
+        "broken": (b"ELF", b"FLE"),
+    }[kind]
+    other.write_bytes(compiled.replace(*replaced))
+    why = {
+        "broken": f"the compiled part cannot be loaded: {other}: invalid ELF header",
+    }.get(kind, f"{other} was compiled of other sources")
+    with Twistd(env={"PYTHONPATH": str(tmp_path)}, ready="taking up to") as service:
+        assert f"no fast path, {why}: Autobahn echoes everything" in service.log
+        with websockets.sync.client.connect(service.ws) as client:
+            client.send("hello")
+            assert client.recv() == "hello"
+
+
+def test_the_reactor_knows_it_by_name(service: Service) -> None:
+    fastPath = service.factory.fastPath
+    assert fastPath.logPrefix() == "echotwist fast path"
+    fastPath.connectionLost(Failure(ConnectionDone()))
+    assert fastPath.isRunning
+
+
+# What is not lent.
+
+
+def test_whole_plain_frames_are_echoed_where_they_are() -> None:
+    frames = text("é") + binary(bytes(70_000)) + frame(PING, b"p") + frame(PONG, b"q")
+    for rest in (b"", b"\x81", text("cut")[:-1], frame(TEXT, b"\xff"), frame(TEXT, b"", fin=False)):
+        echo, used, messages = echoed(frames + rest, 70_000)
+        assert parse(echo) == [
+            Frame(TEXT, "é".encode()), Frame(BINARY, bytes(70_000)), Frame(PONG, b"p")
+        ]  # fmt: skip
+        assert (used, messages) == (len(frames), (1, 2, 1, 70_000))
+    assert echoed(frames, 69_999)[1] == len(text("é"))
+    assert echoed(b"", 1) == (b"", 0, (0, 0, 0, 0))
+
+
+def test_a_pong_that_is_not_lent_is_not_answered() -> None:
+    service = Service("--log-rate=0", isFast=True, lends=False)
+    client = service.open()
+    client.send(text("x") + frame(PONG))
+    client.send(frame(PONG) + text("y")[:-1])
+    client.send(text("y")[-1:])
+    assert client.frames() == [Frame(TEXT, b"x"), Frame(TEXT, b"y")]
+
+
+def test_a_frame_that_is_not_lent_may_be_cut() -> None:
+    service = Service("--log-rate=0", isFast=True, lends=False)
+    client = service.open()
+    client.send(text("cut"), segment=4)
+    assert client.frames() == [Frame(TEXT, b"cut")]
+
+
+def test_while_an_echo_of_autobahns_waits_nothing_is_lent(service: Service) -> None:
+    client = service.open()
+    client.socket.window = 0
+    client.send(frame(BINARY, bytes(50_000), fin=False) + frame(CONTINUATION, b""))
+    client.send(text("x"))
+    assert not client.protocol._isLent
+    client.socket.window = float("inf")
+    service.run()
+    assert client.frames() == [Frame(BINARY, bytes(50_000)), Frame(TEXT, b"x")]
+
+
+DEFLATE = {"Sec_WebSocket_Extensions": "permessage-deflate"}
+
+
+def deflated(payload: bytes) -> bytes:
+    z = zlib.compressobj(wbits=-15)
+    return (z.compress(payload) + z.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def inflated(frames: list[Frame]) -> list[bytes]:
+    """The messages; each frame must be compressed."""
+    assert {f.rsv for f in frames} == {4}
+    return [zlib.decompressobj(-15).decompress(f.payload + b"\0\0\xff\xff") for f in frames]
+
+
+def test_whole_compressed_messages_are_found() -> None:
+    message = frame(BINARY, b"payload", rsv=4)
+    assert compressed(message + b"rest", 7) == (True, b"payload", len(message))
+    assert compressed(frame(TEXT, bytes(70_000), rsv=4), 70_000) == (False, bytes(70_000), 70_014)
+    for other in (b"", b"\xc1", message[:5], message[:-1], binary(b"plain"), frame(PING, rsv=4),
+                  frame(BINARY, b"x", fin=False, rsv=4), frame(BINARY, b"12345678", rsv=4),
+                  frame(BINARY, b"x", rsv=6), b"\xc2\x07payload"):  # fmt: skip
+        assert compressed(other, 7) is None
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 70_000])
+def test_compressed_messages_come_back_compressed(size: int) -> None:
+    service = Service(isFast=True)
+    client = service.open(**DEFLATE)
+    payload = random.Random(size).randbytes(size)
+    client.send(frame(BINARY, deflated(payload), rsv=4) + frame(TEXT, deflated(b"t"), rsv=4))
+    assert inflated(client.frames()) == [payload, b"t"]
+
+
+def test_what_is_wrong_with_a_compressed_message_autobahn_says() -> None:
+    for options, payload, code in (
+        ([], b"\xff\xff", 1007),
+        ([], deflated(b"\xff"), 1007),
+        ([], deflated(b"cut" * 100)[:-9], 1007),
+        (["--max-message=100"], deflated(bytes(101)), 1009),
+    ):
+        service = Service(*options, isFast=True)
+        client = service.open(**DEFLATE)
+        client.send(frame(TEXT, deflated(b"right"), rsv=4) + frame(TEXT, payload, rsv=4))
+        right, end = client.frames()
+        assert inflated([right]) == [b"right"]
+        assert (end.opcode, int.from_bytes(end.payload[:2], "big")) == (CLOSE, code)
+
+
+def test_an_echo_may_be_longer_than_its_message() -> None:
+    """Clients that compress better than level 1 are not the service's concern."""
+    words = [random.Random(n).randbytes(12).hex().encode() for n in range(300)]
+    payload = b" ".join(random.Random(1).choices(words, k=25_000))
+    best = zlib.compressobj(9, wbits=-15)
+    data = (best.compress(payload) + best.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    assert len(data) < 65_000
+    client = Service(isFast=True).open(**DEFLATE)
+    client.send(frame(BINARY, data, rsv=4))
+    (echo,) = client.frames()
+    assert len(echo.payload) > 65_536
+    assert inflated([echo]) == [payload]

@@ -1,0 +1,294 @@
+"""The forms of the log that are not twistd's own."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.frames import binary, close, text
+from support.memory import Service, request
+from support.process import TWISTD
+from twisted.logger import (
+    ILogObserver,
+    LogLevel,
+    formatEvent,
+    formatEventAsClassicLogText,
+    globalLogPublisher,
+)
+from twisted.logger import Logger as TwistedLogger
+from twisted.python import log as legacy
+from twisted.python.failure import Failure
+
+from echotwist import logs
+
+HOSTILE = "a\n<0>forged\r\n\x1b[2J\x00\x7f\x85\u2028\u202e\x9b\t{0} {x}"
+
+
+@pytest.fixture
+def events() -> Any:
+    """What is logged meanwhile, also errors."""
+    events: list[Any] = []
+    globalLogPublisher.addObserver(events.append)
+    yield events
+    globalLogPublisher.removeObserver(events.append)
+
+
+@pytest.fixture
+def wrong(log: Any) -> Any:
+    """For tests that log errors themselves."""
+    yield
+    log.events.clear()
+
+
+def parsed(event: Any) -> dict[str, Any]:
+    line = logs.jsonLine(event)
+    assert re.fullmatch(r"[ -~]+\n", line)
+    made: dict[str, Any] = json.loads(line)
+    for value in made.values():
+        assert isinstance(value, str | int | float | None)  # Flat.
+    return made
+
+
+def assertHarmless(lines: str, priority: int) -> None:
+    first, *more = lines.split("\n")[:-1]
+    assert first.startswith(f"<{priority}>")
+    assert first[3] != "\t"
+    for line in more:
+        assert line.startswith(f"<{priority}>\t")
+    assert lines.replace("\n", "").replace(">\t", "").isprintable()
+
+
+def busy(rate: int = 100) -> None:
+    """A service with every kind of line."""
+    service = Service(f"--log-rate={rate}", "--max-connections=1", isFast=False)
+    client = service.open()
+    client.send(text("hi\x1b") + binary(b"\x00\xff") + close(4000, "bye\u2028"))
+    client.finish()
+    client = service.open()
+    client.send(request(Host="a"))
+    service.connect().send(request(Host="b"))
+    service.connect().send(request(Sec_WebSocket_Key="\x1bkey\x85"))
+    spare = [service.connect() for _ in range(60)]
+    assert spare
+    client.finish()
+    service.advance(1)
+    service.echo.stopService()
+    service.advance(20)
+
+
+def test_each_line_about_a_connection_has_its_number(events: list[Any]) -> None:
+    busy()
+    kinds = set()
+    for event in events:
+        made = parsed(event)
+        assert ("#" in made["message"]) == ("number" in made)
+        if "number" in made:
+            assert made["message"].startswith(f"#{made['number']} {made['peer']} ")
+            assert f"[echotwist#info] #{made['number']} " in logs.journaldLines(event)
+        kinds.add(made.get("event"))
+    assert {"connected", "message", "closed", "refused", "dropped"} <= kinds
+
+
+def test_machines_get_what_people_get(events: list[Any]) -> None:
+    busy()
+    by: dict[str, list[dict[str, Any]]] = {}
+    for event in events:
+        made = parsed(event)
+        assert made["level"] == "info"
+        assert made["namespace"] == "echotwist"
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", made["time"])
+        assert made["message"] == formatEvent(event)
+        by.setdefault(made.pop("event", ""), []).append(made)
+    first, second = by["message"]
+    assert (first["type"], first["size"], first["preview"]) == ("text", 3, r"'hi\x1b'")
+    assert (second["type"], second["size"], second["preview"]) == ("binary", 2, "00 ff")
+    assert (by["closed"][0]["code"], by["closed"][0]["reason"]) == (4000, r"'bye\u2028'")
+    assert [refused["status"] for refused in by["refused"]] == [503, 400]
+    assert "127.0.0.1:" in by["refused"][0]["peer"]
+
+
+def test_a_flood_is_a_summary_with_numbers(events: list[Any]) -> None:
+    busy(rate=1)
+    (summary,) = [made for event in events if (made := parsed(event)).get("event") == "summary"]
+    assert (summary["messages"], summary["bytes"]) == (2, 5)
+    assert (summary["connected"], summary["refused"]) == (1, 2)
+
+
+def test_a_close_without_a_code_has_none(events: list[Any]) -> None:
+    client = Service(isFast=False).open()
+    client.send(close())
+    client.finish()
+    made = parsed(events[-1])
+    assert made["message"].endswith(" closed: no code ''")
+    assert made["code"] is None
+
+
+@pytest.mark.usefixtures("wrong")
+def test_what_others_log_is_escaped(events: list[Any]) -> None:
+    log = TwistedLogger(namespace="autobahn")
+    log.warn("got {what}", what=HOSTILE)
+    legacy.msg(HOSTILE)
+    log.info(HOSTILE.replace("{", "{{").replace("}", "}}"))
+    assert len(events) == 3
+    for event, priority in zip(events, (4, 6, 6), strict=True):
+        made = parsed(event)
+        assert HOSTILE in made["message"]
+        lines = logs.journaldLines(event)
+        assertHarmless(lines, priority)
+        assert r"\r" in lines
+        assert r"\x1b[2J\x00\x7f\x85\u2028\u202e\x9b\t{0} {x}" in lines
+    assert made["level"] == "info"
+
+
+@pytest.mark.usefixtures("wrong")
+@pytest.mark.parametrize("isLegacy", [False, True])
+def test_a_traceback_is_one_string_for_machines_and_a_prefix_a_line_for_journald(
+    events: list[Any], isLegacy: bool
+) -> None:
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError:
+        if isLegacy:
+            legacy.err(Failure(), "why")
+        else:
+            TwistedLogger(namespace="x").failure("#{number} failed", number=7)
+    (event,) = events
+    made = parsed(event)
+    assert made["level"] == "critical"
+    # The old way has it in the message.
+    traceback = made["message"].removeprefix("why\n") if isLegacy else made["traceback"]
+    assert traceback.startswith("Traceback (most recent call last):\n")
+    assert HOSTILE in traceback
+    lines = logs.journaldLines(event)
+    assertHarmless(lines, 2)
+    assert lines.count("\n") > 4
+    assert "<2>\t<0>forged" in lines
+
+
+def test_an_events_keys_cannot_stand_in_for_the_lines_own() -> None:
+    event = {
+        "log_time": 0, "log_level": LogLevel.info, "log_namespace": "x", "log_format": "m",
+        "level": "l", "message": "m2", "time": 1, "namespace": "n", "traceback": "t", "other": b"b",
+    }  # fmt: skip
+    assert parsed(event) == {
+        "time": "1970-01-01T00:00:00.000000+00:00",
+        "level": "info",
+        "namespace": "x",
+        "message": "m",
+        "traceback": "t",
+        "other": "b",
+    }
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise ValueError("no")
+
+    __repr__ = __str__
+
+
+def test_an_event_that_cannot_be_formatted_is_a_line_nevertheless(events: list[Any]) -> None:
+    TwistedLogger(namespace="x").info("{o}", o=Unprintable())
+    assert "MESSAGE LOST" in parsed(events[0])["message"]
+    assertHarmless(logs.journaldLines(events[0]), 6)
+
+
+@pytest.mark.usefixtures("wrong")
+@pytest.mark.parametrize(
+    ("level", "priority"),
+    [
+        (LogLevel.debug, 7),
+        (LogLevel.info, 6),
+        (LogLevel.warn, 4),
+        (LogLevel.error, 3),
+        (LogLevel.critical, 2),
+    ],
+)
+def test_levels_are_the_priorities_of_syslog(level: Any, priority: int, events: list[Any]) -> None:
+    TwistedLogger(namespace="x").emit(level, "m")
+    assert logs.journaldLines(events[0]) == f"<{priority}>[x#{level.name}] m\n"
+
+
+def test_without_a_level_it_is_information() -> None:
+    event = {"log_time": 0, "log_format": "m"}
+    assert logs.journaldLines(event) == "<6>[-#-] m\n"
+    assert parsed(event) == {
+        "time": "1970-01-01T00:00:00.000000+00:00",
+        "level": "info",
+        "namespace": "-",
+        "message": "m",
+    }
+
+
+@pytest.mark.parametrize("form", [logs.jsonLine, logs.journaldLines, formatEventAsClassicLogText])
+def test_what_the_log_says_of_itself_has_the_form_of_the_log(form: Any) -> None:
+    made: list[str] = []
+
+    def make(remark: Any) -> Any:
+        made.append(remark("{lost} lines", lost=7))
+
+    logs.Log(form, make)
+    event = {"log_namespace": "echotwist", "log_level": LogLevel.warn, "log_format": "{lost} lines"}
+    line = form({**event, "log_time": 0, "lost": 7})
+    hasTime = re.compile(r"(\d{4}-[^ \"]+|(?<=\"time\": \")[^\"]+)")
+    assert hasTime.sub("", made[0]) == hasTime.sub("", line)
+    assert "7 lines" in line
+
+
+def test_what_says_nothing_is_no_line() -> None:
+    assert logs.journaldLines({"log_time": 0}) == ""
+
+
+@pytest.mark.parametrize("make", [logs.json, logs.journald])
+def test_they_write_to_the_standard_output(
+    make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with open(tmp_path / "log", "w", encoding="ascii") as output:
+        monkeypatch.setattr(sys, "__stdout__", output)
+        observer = make()
+        assert ILogObserver.providedBy(observer)
+        observer({"log_time": 0, "log_format": "é\n"})
+        observer({"log_time": 0, "log_format": ""})
+        observer.output.flush(20)
+    assert (tmp_path / "log").read_bytes().count(b"\n") == 1 + (make is logs.json)
+    monkeypatch.setattr(sys, "__stdout__", None)
+    with pytest.raises(SystemExit, match="no standard output"):
+        make()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_process_logs_json_and_nothing_else(encoding: str) -> None:
+    process = subprocess.Popen(
+        [*TWISTD, "-n", "--logger=echotwist.logs.json", "echotwist", "--port=0"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        events = []
+        for line in process.stdout:
+            events.append(json.loads(line))
+            if "where" in events[-1]:
+                break
+        where = events[-1]["where"]
+        with socket.create_connection(("127.0.0.1", int(where.split(":")[1])), timeout=20) as s:
+            s.sendall(request() + text("Grüße\n") + close(1000))
+            while s.recv(1000):
+                pass
+        process.terminate()
+        rest, _ = process.communicate(timeout=20)
+        events += map(json.loads, rest.splitlines())
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert process.returncode == 0
+    (message,) = [event for event in events if event.get("event") == "message"]
+    assert (message["number"], message["size"]) == (1, 8)
+    assert events[-1]["message"] == "Server Shut Down."

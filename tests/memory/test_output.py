@@ -1,0 +1,568 @@
+"""Where the log goes, in memory as far as that is possible: files, pipes, and who does not read."""
+
+import contextlib
+import errno
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import threading
+import time
+import tty
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.attack import eventually, isHealthy
+from support.frames import text
+from support.memory import request
+from support.process import TWISTD, Twistd
+
+from echotwist.observe import output
+from echotwist.observe.output import LogFile, Stream, opened
+
+
+def remark(format: str, **values: Any) -> str:
+    return f"! {format.format(**values)}\n"
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of 100 bytes, of which three are kept, and a queue of 1,000 characters."""
+    monkeypatch.setattr(output, "LOG_FILE", 100)
+    monkeypatch.setattr(output, "LOG_FILES", 3)
+    monkeypatch.setattr(output, "LOG_QUEUE", 1000)
+    monkeypatch.setattr(output, "LOG_EXIT", 0.1)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reader, writer = os.pipe()
+    yield reader, writer
+    for descriptor in (reader, writer):
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+
+def file(path: Path) -> LogFile:
+    log = opened(str(path), remark)
+    assert isinstance(log, LogFile)
+    return log
+
+
+def lines(log: Any, first: int, last: int) -> None:
+    """Lines of ten bytes."""
+    for number in range(first, last):
+        log.write(f"line {number:4}\n")
+
+
+# A file.
+
+
+def test_a_line_is_appended_to_what_was_there(path: Path) -> None:
+    path.write_text("before\n")
+    file(path).write("é\n")
+    assert path.read_bytes() == b"before\n\xc3\xa9\n"
+
+
+@pytest.mark.usefixtures("small")
+def test_rotated_files_are_so_many_and_the_newest(path: Path) -> None:
+    other = path.with_name("log.4")
+    other.write_text("not ours")
+    lines(file(path), 0, 95)
+    assert sorted(each.name for each in path.parent.iterdir()) == [
+        "log", "log.1", "log.2", "log.3", "log.4",
+    ]  # fmt: skip
+    assert other.read_text() == "not ours"
+    kept = "".join(path.with_name(f"log{end}").read_text() for end in (".3", ".2", ".1", ""))
+    assert kept == "".join(f"line {number:4}\n" for number in range(60, 95))
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o600])
+def test_a_rotated_file_and_the_next_one_keep_the_mode(path: Path, mode: int) -> None:
+    path.touch()
+    path.chmod(mode)
+    before = os.umask(0o077)
+    try:
+        log = file(path)
+        lines(log, 0, 11)
+        assert {each.stat().st_mode & 0o777 for each in path.parent.iterdir()} == {mode}
+        path.rename(path.with_name("moved"))
+        log.reopen()
+        lines(log, 11, 12)
+    finally:
+        os.umask(before)
+    assert path.read_text() == "line   11\n"
+    assert {each.stat().st_mode & 0o777 for each in path.parent.iterdir()} == {mode}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
+@pytest.mark.usefixtures("small")
+def test_a_rotated_file_and_the_next_one_keep_the_owner(path: Path) -> None:
+    path.touch()
+    os.chown(path, 12345, 54321)
+    lines(file(path), 0, 11)
+    assert {(s.st_uid, s.st_gid) for each in path.parent.iterdir() if (s := each.stat())} == {
+        (12345, 54321)
+    }
+
+
+def test_a_file_that_was_renamed_is_reopened_and_not_rotated(path: Path) -> None:
+    log = file(path)
+    log.write("one\n")
+    moved = path.rename(path.with_name("moved"))
+    log.write("two\n")
+    log.reopen()
+    log.write("three\n")
+    assert moved.read_text() == "one\ntwo\n"
+    assert path.read_text() == "three\n"
+    log.reopen()  # Nobody renamed it.
+    log.write("four\n")
+    assert path.read_text() == "three\nfour\n"
+    assert sorted(path.parent.iterdir()) == [path, moved]
+
+
+def test_a_rotation_that_cannot_keep_owner_and_mode_keeps_no_descriptor(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems, and users that a namespace does not map, have neither."""
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    log = file(path)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "fchown", fail)
+    monkeypatch.setattr(os, "fchmod", fail)
+    for number in range(5):
+        log.write(f"{number}\n")
+        path.rename(path.with_name(str(number)))
+        log.reopen()
+    log.write("end\n")
+    assert path.read_text() == "end\n"
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_a_file_that_others_made_keeps_the_mode_that_they_gave_it(path: Path) -> None:
+    log = file(path)
+    path.rename(path.with_name("moved"))
+    path.touch()
+    path.chmod(0o604)
+    log.reopen()
+    log.write("here\n")
+    assert path.read_text() == "here\n"
+    assert path.stat().st_mode & 0o777 == 0o604
+
+
+def test_a_file_that_was_truncated_has_no_hole(path: Path) -> None:
+    log = file(path)
+    log.write("copied\n")
+    os.truncate(path, 0)
+    log.write("next\n")
+    assert path.read_bytes() == b"next\n"
+
+
+@pytest.mark.usefixtures("small")
+def test_what_others_have_rotated_already_is_not_rotated_again(path: Path) -> None:
+    log = file(path)
+    lines(log, 0, 10)
+    moved = path.rename(path.with_name("log.1"))
+    lines(log, 10, 11)
+    assert moved.read_text() == "".join(f"line {number:4}\n" for number in range(10))
+    assert path.read_text() == "line   10\n"
+    assert sorted(path.parent.iterdir()) == [path, moved]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_file_that_cannot_be_rotated_goes_on_and_says_so_once(path: Path) -> None:
+    path.with_name("log.2").mkdir()
+    path.with_name("log.3").mkdir()
+    path.with_name("log.3").joinpath("full").touch()
+    log = file(path)
+    lines(log, 0, 13)
+    written = path.read_text().splitlines()
+    assert [line for line in written if line[0] != "!"] == [f"line {n:4}" for n in range(13)]
+    (said,) = (line for line in written if line[0] == "!")
+    assert said.startswith("! the log stays in the same file: [Errno 39] Directory not empty")
+
+
+def test_a_file_that_cannot_be_reopened_goes_on_where_it_was(path: Path) -> None:
+    log = file(path)
+    moved = path.rename(path.with_name("moved"))
+    path.mkdir()
+    log.reopen()
+    log.write("one\n")
+    log.write("two\n")
+    # Said once, and tried with each line.
+    assert moved.read_text().splitlines()[::2] == ["one", "two"]
+    path.rmdir()
+    log.write("three\n")
+    assert path.read_text() == "three\n"
+    # And said again if it happens again.
+    again = path.rename(path.with_name("again"))
+    path.mkdir()
+    log.reopen()
+    log.write("four\n")
+    assert again.read_text().startswith("three\n")
+    assert "the log stays in the same file" in again.read_text()
+
+
+def test_a_thread_that_cannot_be_started_now_is_started_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(thread: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    ours, theirs = os.pipe()
+    stream = Stream(theirs, remark)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        stream.write("one\n")
+    stream.write("two\n")
+    stream.flush(20)
+    assert os.read(ours, 100) == b"one\ntwo\n"
+    os.close(ours)
+
+
+@contextlib.contextmanager
+def room(size: int) -> Iterator[None]:
+    """No file may be larger; Python has SIGXFSZ ignored."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_lines_that_a_full_disk_does_not_take_are_counted_and_none_is_cut_into(path: Path) -> None:
+    log = file(path)
+    with room(35):
+        lines(log, 0, 1003)
+    assert path.read_text() == "line    0\nline    1\nline    2\nline "
+    log.write("there is\nroom\n")
+    log.write("again\n")
+    assert path.read_text().splitlines()[3:] == [
+        "line ",
+        "! 1,000 lines of the log were lost as it could not be written: File too large",
+        "there is",
+        "room",
+        "again",
+    ]
+
+
+@pytest.mark.parametrize("name", ["/nonexistent/log", "."])
+def test_a_file_that_cannot_be_opened_is_an_oserror(name: str) -> None:
+    with pytest.raises(OSError, match=r"No such file|Is a directory"):
+        opened(name, remark)
+
+
+def test_a_fifo_that_nobody_reads_is_an_oserror_and_no_wait(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match="No such device"):
+        opened(str(tmp_path / "fifo"), remark)
+
+
+def test_what_is_no_file_is_a_stream(tmp_path: Path) -> None:
+    assert isinstance(opened("/dev/null", remark), Stream)
+
+
+# A stream.
+
+
+def test_a_stream_gets_each_line_in_its_encoding(pipe: tuple[int, int]) -> None:
+    log = Stream(pipe[1], remark, "ascii")
+    log.write("one\n")
+    log.write("é\n")
+    log.flush(20)
+    assert os.read(pipe[0], 1000) == b"one\n\\xe9\n"
+
+
+def filled(writer: int) -> int:
+    """Bytes until a pipe is full."""
+    os.set_blocking(writer, False)
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            count += os.write(writer, b"\0" * 4096)
+    os.set_blocking(writer, True)
+    return count
+
+
+def everything(reader: int, log: Stream) -> str:
+    """What is read until the log is idle."""
+    read = b""
+    os.set_blocking(reader, False)
+
+    def isDone() -> bool:
+        nonlocal read
+        with contextlib.suppress(BlockingIOError):
+            while more := os.read(reader, 65536):
+                read += more
+        with log._changed:
+            return log._isIdle and not log._waiting
+
+    eventually(isDone)
+    isDone()
+    return read.decode().lstrip("\0")
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("isBlocking", [True, False])
+def test_whoever_does_not_read_is_not_waited_for_and_told_later(
+    pipe: tuple[int, int], isBlocking: bool
+) -> None:
+    reader, writer = pipe
+    filled(writer)
+    os.set_blocking(writer, isBlocking)
+    log = Stream(writer, remark)
+    began = time.monotonic()
+    lines(log, 0, 5000)
+    log.write("two\nlines\n")
+    log.flush()
+    assert time.monotonic() - began < 2
+    read = everything(reader, log).splitlines()
+    kept = [line for line in read if line[0] != "!"]
+    assert kept == [f"line {number:4}" for number in range(len(kept))]
+    # Of ten characters, and one that was taken already.
+    assert 100 <= len(kept) <= 101
+    assert read[len(kept) :] == [
+        f"! {5002 - len(kept):,} lines of the log were lost while nobody read it"
+    ]
+    lines(log, 1, 4)
+    assert everything(reader, log) == "line    1\nline    2\nline    3\n"
+
+
+@pytest.mark.usefixtures("small")
+def test_it_is_said_where_the_lines_are_missing(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    filled(writer)
+    log = Stream(writer, remark)
+    lines(log, 0, 200)
+    read = everything(reader, log)
+    lines(log, 200, 202)
+    log.flush(20)
+    read += everything(reader, log)
+    assert re.fullmatch(
+        r"(line .{4}\n)+! \d+ lines of the log were lost while nobody read it\n"
+        r"line  200\nline  201\n",
+        read,
+    )
+
+
+@contextlib.contextmanager
+def stalled(kind: str) -> Iterator[tuple[int, int, Callable[[], None]]]:
+    """Who reads and who writes, neither of which gets on until the third is called."""
+    if kind == "terminal":
+        reader, writer = os.openpty()
+        tty.setraw(writer)
+        termios.tcflow(writer, termios.TCOOFF)  # Ctrl-S.
+        yield reader, writer, lambda: termios.tcflow(writer, termios.TCOON)
+    else:
+        ends = socket.socketpair()
+        reader, writer = (end.detach() for end in ends)
+        filled(writer)
+        yield reader, writer, lambda: None
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("kind", ["terminal", "socket"])
+def test_terminals_and_sockets_are_not_waited_for_either(kind: str) -> None:
+    with stalled(kind) as (reader, writer, resume):
+        log = Stream(writer, remark)
+        began = time.monotonic()
+        lines(log, 0, 5000)
+        log.flush()
+        assert time.monotonic() - began < 2
+        resume()
+        read = everything(reader, log).splitlines()
+    lost = re.fullmatch(r"! ([\d,]+) lines of the log were lost while nobody read it", read.pop())
+    assert lost
+    assert read == [f"line {number:4}" for number in range(len(read))]
+    assert len(read) + int(lost[1].replace(",", "")) == 5000
+
+
+def test_a_reader_that_is_gone_is_survived(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    log = Stream(writer, remark)
+    os.close(reader)
+    lines(log, 0, 100)
+    log.flush(20)
+    assert not log._waiting
+    assert log._writer._lost == 100
+
+
+def test_a_device_that_is_full_costs_no_memory() -> None:
+    log = opened("/dev/full", remark)
+    assert isinstance(log, Stream)
+    lines(log, 0, 100)
+    log.flush(20)
+    assert log._writer._lost == 100
+
+
+@pytest.mark.usefixtures("small")
+def test_a_line_that_is_longer_than_what_may_wait_is_lost(pipe: tuple[int, int]) -> None:
+    log = Stream(pipe[1], remark)
+    log.write("x" * 2000 + "\n")
+    log.write("next\n")
+    log.flush(20)
+    # The second may come while the first is still counted.
+    assert re.fullmatch(
+        r"! 1 lines of the log were lost while nobody read it\nnext\n"
+        r"|! 2 lines of the log were lost while nobody read it\n",
+        everything(pipe[0], log),
+    )
+
+
+def test_what_waits_at_the_end_is_written_and_a_child_does_not_write_it_again() -> None:
+    code = (
+        "import os, sys; from echotwist.observe.output import Stream\n"
+        "log = Stream(1, None)\n"
+        "for n in range(1000): log.write(f'{n}\\n')\n"
+        "if child := os.fork():\n"
+        "    os.waitpid(child, 0)\n"
+        "    log.write('parent\\n')\n"
+        "else:\n"
+        "    log.write('child\\n')\n"
+        "sys.exit()\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True, text=True, timeout=20, check=True,
+    )  # fmt: skip
+    written = run.stdout.splitlines()
+    written.remove("child")
+    assert written == [*map(str, range(1000)), "parent"]
+
+
+# Processes whose log nobody reads.
+
+FLOOD = 12_000
+"""Messages whose lines, of some 140 characters, are more than a pipe and LOG_QUEUE."""
+
+
+LOGGED = ("--log-rate=1000000", "--no-fast-path")
+"""Every message: the fast path counts some."""
+
+
+def flood(port: int) -> None:
+    """Each message must come back, and its line is logged."""
+    message = text("x" * 64)
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        client.sendall(request())
+        assert client.recv(4096).startswith(b"HTTP/1.1 101 ")
+        client.settimeout(20)
+        for _ in range(FLOOD // 100):
+            client.sendall(message * 100)
+            left = 100 * 66
+            while left:
+                left -= len(client.recv(left))
+
+
+FORMS = {
+    "text": [],
+    "json": ["--logger=echotwist.logs.json"],
+    "journald": ["--logger=echotwist.logs.journald"],
+    "a device": ["--logfile=/dev/stdout"],
+}
+
+
+def numbers(log: str) -> int:
+    return sum(int(number.replace(",", "")) for number in re.findall(r"([\d,]+) lines of", log))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_service_whose_log_nobody_reads_goes_on_and_drains(form: str) -> None:
+    with Twistd(*LOGGED, options=FORMS[form]) as service:
+        port = loggedPort(service)
+        service.isRead.clear()
+        flood(port)
+        isHealthy(port)
+        # One second more than the drain of nobody, for the last lines.
+        assert service.stop(timeout=5) == 0
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_lines_that_were_lost_are_counted_exactly(form: str) -> None:
+    with Twistd(*LOGGED, options=FORMS[form]) as service:
+        port = loggedPort(service)
+        service.isRead.clear()
+        flood(port)
+        service.isRead.set()
+        eventually(lambda: "lines of the log were lost while nobody read it" in service.log)
+        isHealthy(port)
+    shown = sum(" text, " in line for line in service.lines)
+    ends = sum(bool(re.search(r"127.0.0.1:\d+ (connected|closed)", line)) for line in service.lines)
+    assert shown + ends + numbers(service.log) == FLOOD + 2
+    # No line is cut.
+    assert all("x" * 64 in line for line in service.lines if " text, " in line)
+
+
+def loggedPort(service: Twistd) -> int:
+    service.expect("taking up to")
+    found = re.search(r"localhost:(\d+)", service.log)
+    assert found
+    return int(found[1])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_service_whose_log_nobody_will_read_again_goes_on(form: str) -> None:
+    reader, writer = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [*TWISTD, "-n", *FORMS[form], "echotwist", "--port=0", *LOGGED], stdout=writer
+        )
+    finally:
+        os.close(writer)
+    try:
+        log = ""
+        while not (found := re.search(r"localhost:(\d+)(.|\n)*taking up to", log)):
+            more = os.read(reader, 4096).decode()
+            assert more, log
+            log += more
+        os.close(reader)
+        isHealthy(int(found[1]))
+        flood(int(found[1]))
+        process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_workers_go_on_while_their_supervisor_stands_still() -> None:
+    with Twistd("--workers=2", *LOGGED, ready="all listening") as service:
+        port = loggedPort(service)
+        os.kill(service.pid, signal.SIGSTOP)
+        try:
+            # A connection is given to either.
+            for _ in range(6):
+                flood(port)
+            isHealthy(port)
+        finally:
+            os.kill(service.pid, signal.SIGCONT)
+        eventually(lambda: "lines of the log were lost while nobody read it" in service.log)
+        assert re.search("worker [12]: [0-9,]+ lines of the log were lost", service.log)
+
+
+def test_a_supervisor_whose_log_nobody_reads_goes_on_and_drains() -> None:
+    with Twistd("--workers=2", *LOGGED, ready="all listening") as service:
+        port = loggedPort(service)
+        service.isRead.clear()
+        for _ in range(2):
+            flood(port)
+        isHealthy(port)
+        assert service.stop(timeout=8) == 0

@@ -1,0 +1,145 @@
+"""Whatever the messages are and wherever the network cuts them, they come back."""
+
+import contextlib
+import zlib
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.differential import segments
+from support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, close, frame
+from support.memory import Service, request
+from twisted.protocols.haproxy._v2parser import V2Parser
+
+from echotwist.listen.proxy import Malformed, split
+
+texts = st.text().map(lambda text: (TEXT, text.encode()))
+binaries = st.binary(max_size=300).map(lambda data: (BINARY, data))
+# Around the two steps of the length field.
+sized = st.sampled_from([125, 126, 127, 65535, 65536]).map(lambda n: (BINARY, bytes(n)))
+pings = st.binary(max_size=125).map(lambda data: (PING, data))
+messages = st.lists(st.one_of(texts, binaries, sized, pings), max_size=12)
+masks = st.binary(min_size=4, max_size=4)
+cuts = st.lists(st.integers(1, 5000), max_size=40)
+fast = st.booleans()
+
+quick = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=150)
+
+
+def expected(sent: list[tuple[int, bytes]]) -> list[Frame]:
+    return [Frame(PONG if opcode == PING else opcode, payload) for opcode, payload in sent]
+
+
+@quick
+@given(messages, masks, cuts, fast)
+def test_any_messages_cut_anywhere_come_back(
+    sent: list[tuple[int, bytes]], mask: bytes, sizes: list[int], isFast: bool
+) -> None:
+    """From the first byte of the request on: the handshake is cut, too."""
+    client = Service("--log-rate=0", isFast=isFast).connect()
+    data = request() + b"".join(frame(opcode, payload, mask=mask) for opcode, payload in sent)
+    for segment in segments(data, sizes):
+        client.send(segment)
+    head, _, rest = client.received().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 101 ")
+    client.socket.sent += rest
+    assert client.frames() == expected(sent)
+
+
+@quick
+@given(st.lists(st.one_of(texts, binaries), max_size=6), st.data(), cuts, fast)
+def test_any_fragments_come_back_whole(
+    sent: list[tuple[int, bytes]], data: st.DataObject, sizes: list[int], isFast: bool
+) -> None:
+    client = Service("--log-rate=0", isFast=isFast).open()
+    stream = b""
+    pongs = 0
+    for opcode, payload in sent:
+        pieces = segments(payload, data.draw(st.lists(st.integers(0, 30), max_size=5))) or [b""]
+        for n, piece in enumerate(pieces):
+            stream += frame(CONTINUATION if n else opcode, piece, fin=n == len(pieces) - 1)
+            if data.draw(st.booleans()):
+                stream += frame(PING, b"between")
+                pongs += 1
+    for segment in segments(stream, sizes):
+        client.send(segment)
+    frames = client.frames()
+    assert [f for f in frames if f.opcode != PONG] == expected(sent)
+    assert [f for f in frames if f.opcode == PONG] == [Frame(PONG, b"between")] * pongs
+
+
+@quick
+@given(
+    st.lists(st.one_of(texts, binaries, sized), max_size=6), st.data(), cuts, st.booleans(), fast
+)
+def test_any_compressed_messages_come_back(
+    sent: list[tuple[int, bytes]],
+    data: st.DataObject,
+    sizes: list[int],
+    takeover: bool,
+    isFast: bool,
+) -> None:
+    options = ["--context-takeover"] if takeover else []
+    service = Service("--log-rate=0", *options, isFast=isFast, lends=False)
+    client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
+    stream = b""
+    z = zlib.compressobj(wbits=-15)
+    for opcode, payload in sent:
+        if not takeover:
+            z = zlib.compressobj(data.draw(st.integers(0, 9)), wbits=-data.draw(st.integers(9, 15)))
+        stream += frame(opcode, (z.compress(payload) + z.flush(zlib.Z_SYNC_FLUSH))[:-4], rsv=4)
+    for segment in segments(stream, sizes):
+        client.send(segment)
+    out = zlib.decompressobj(wbits=-15)
+    for (opcode, payload), echo in zip(sent, client.frames(), strict=True):
+        if not takeover:
+            out = zlib.decompressobj(wbits=-15)
+        assert (echo.opcode, echo.rsv, echo.fin) == (opcode, 4, True)
+        assert out.decompress(echo.payload + b"\0\0\xff\xff") == payload
+
+
+@quick
+@given(st.lists(st.one_of(st.binary(max_size=40), messages.map(
+    lambda sent: b"".join(frame(opcode, payload) for opcode, payload in sent))), max_size=6), cuts,
+    st.booleans(), fast)  # fmt: skip
+def test_any_bytes_at_all_do_no_harm(
+    parts: list[bytes], sizes: list[int], deflate: bool, isFast: bool
+) -> None:
+    """What comes back is well-formed; at most one close, at the end; nothing stays."""
+    service = Service("--log-rate=0", isFast=isFast)
+    offer = "permessage-deflate" if deflate else None
+    client = service.open(Sec_WebSocket_Extensions=offer)
+    for segment in segments(b"".join(parts), sizes):
+        client.send(segment)
+    frames = client.frames()
+    assert all(f.fin for f in frames)
+    assert not [f for f in frames[:-1] if f.opcode == CLOSE]
+    client.send(close(1000))
+    client.finish()
+    assert client.socket.closed
+    assert service.factory.connections == set()
+    assert service.timers() == 0
+
+
+@quick
+@given(st.binary(max_size=200), st.integers(0, 200), cuts)
+def test_any_bytes_in_a_request_do_no_harm(noise: bytes, at: int, sizes: list[int]) -> None:
+    """Either it is refused, or the noise was such that it is a request to upgrade still."""
+    service = Service("--log-rate=0")
+    client = service.connect()
+    for segment in segments(request()[:at] + noise + request()[at:], sizes):
+        client.send(segment)
+    answer = client.received()
+    assert answer == b"" or answer[:9] == b"HTTP/1.1 "
+    client.finish()
+    service.advance(20)
+    assert client.socket.closed
+    assert service.site.channels == {}
+    assert service.factory.connections == set()
+    assert service.timers() == 0
+
+
+@given(st.one_of(st.binary(), st.binary().map(lambda b: V2Parser.PREFIX + b"\x21\x11" + b),
+                 st.binary().map(lambda b: b"PROXY TCP4 " + b + b"\r\n")))  # fmt: skip
+def test_any_bytes_are_a_proxys_header_or_none(data: bytes) -> None:
+    with contextlib.suppress(Malformed):
+        split(data)

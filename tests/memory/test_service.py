@@ -1,0 +1,444 @@
+"""Listening and draining, in memory."""
+
+import errno
+import os
+import signal
+import socket
+from typing import Any
+
+import pytest
+from support.frames import CLOSE, TEXT, Frame, binary, close, text
+from support.memory import Client, Service, request
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from zope.interface import implementer
+
+from echotwist.fatal import Fatal
+from echotwist.listen.ports import EveryInterface, Listener
+
+pytestmark = pytest.mark.usefixtures("way")
+
+GOING_AWAY = Frame(CLOSE, b"\x03\xe9server going away")
+
+
+@implementer(IListeningPort)
+class Port:
+    def __init__(self, host: Any, isDual: bool = True) -> None:
+        self._host = host
+        self.socket = socket.socket(socket.AF_INET6)
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not isDual)
+        self.stopped: Deferred[None] | None = None
+
+    def getHost(self) -> Any:
+        return self._host
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def __del__(self) -> None:
+        self.socket.close()
+
+    def startListening(self) -> None:
+        """Done."""
+
+    def stopListening(self) -> "Deferred[None]":
+        self.stopped = Deferred()
+        return self.stopped
+
+
+class Endpoint:
+    """An endpoint with a port, or an error."""
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
+    def listen(self, factory: Any) -> Any:
+        return fail(self.result) if isinstance(self.result, Exception) else succeed(self.result)
+
+
+def listening(description: str, result: Any) -> Service:
+    service = Service()
+    service.echo._listeners = [Listener(description, Endpoint(result), service.site)]
+    return service
+
+
+def drained(service: Service) -> list[Any]:
+    """Begin to drain; the list gets an element when it is done."""
+    done: list[Any] = []
+    service.echo.stopService().addBoth(done.append)
+    service.run()
+    return done
+
+
+def openIn(where: str, s: str = "") -> str:
+    return (
+        f"open http{s}://{where}/ in a browser, "
+        f"or connect a WebSocket client to ws{s}://{where}/echo"
+    )
+
+
+@pytest.mark.parametrize(
+    ("description", "host", "line"),
+    [
+        ("port 8080", IPv6Address("TCP", "::", 8080), openIn("localhost:8080")),
+        (
+            "port 8080",  # On a machine without IPv6.
+            IPv4Address("TCP", "0.0.0.0", 8080),
+            openIn("127.0.0.1:8080") + " (on all IPv4 addresses)",
+        ),
+        ("tcp6:80", IPv6Address("TCP", "::", 80), openIn("localhost:80")),
+        (
+            "tcp6:80",
+            (IPv6Address("TCP", "::", 80), False),
+            openIn("[::1]:80") + " (on all IPv6 addresses)",
+        ),
+        ("tcp:80:interface=192.0.2.1", IPv4Address("TCP", "192.0.2.1", 80), openIn("192.0.2.1:80")),
+        ("tcp6:80:interface=\\:\\:1", IPv6Address("TCP", "::1", 80), openIn("[::1]:80")),
+        (
+            "ssl:443",
+            IPv4Address("TCP", "0.0.0.0", 443),
+            openIn("127.0.0.1:443", "s") + " (on all IPv4 addresses)",
+        ),
+        ("ssl:443", IPv6Address("TCP", "::", 443), openIn("localhost:443", "s")),
+        (
+            "haproxy:tcp:80",
+            IPv4Address("TCP", "0.0.0.0", 80),
+            "listening on haproxy:tcp:80, for a proxy",
+        ),
+        ("unix:/run/x", UNIXAddress(b"/run/x"), "listening on unix:/run/x"),
+        ("fd", UNIXAddress(None), "listening on UNIXAddress(None)"),
+    ],
+)
+def test_where_it_listens_is_logged_when_it_runs(
+    log, monkeypatch: pytest.MonkeyPatch, way: str, description: str, host: Any, line: str
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    service = listening(description, Port(*host) if isinstance(host, tuple) else Port(host))
+    service.tree.privilegedStartService()
+    assert log.lines() == []
+    service.start()
+    assert log.lines() == [
+        line,
+        "no fast path, it is turned off: Autobahn echoes everything"
+        if way == "Autobahn"
+        else f"fast path: threads: {len(os.sched_getaffinity(0))}",
+        f"taking up to {service.factory.limits.maxConnections:,} connections",
+    ]
+
+
+def test_it_listens_once_whether_or_not_there_are_privileges() -> None:
+    service = listening("x", Port(IPv4Address("TCP", "127.0.0.1", 1)))
+    service.echo.startService()
+    assert len(service.echo._ports) == 1
+    service = listening("x", Port(IPv4Address("TCP", "127.0.0.1", 1)))
+    service.echo.privilegedStartService()
+    service.echo.startService()
+    assert len(service.echo._ports) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (CannotListenError("", 80, OSError(errno.EADDRINUSE, "x")), "Address already in use"),
+        (
+            CannotListenError(None, "s", "Cannot acquire lock"),
+            "Address already in use, as s.lock says",
+        ),
+        (OSError(errno.EACCES, "x"), "Permission denied"),
+        (ValueError("no such thing"), "no such thing"),
+        (OSError("odd"), "odd"),
+    ],
+)
+def test_a_port_that_cannot_be_had_is_one_clear_line(error: Exception, why: str) -> None:
+    with pytest.raises(Fatal) as caught:
+        listening("port 80", error).tree.privilegedStartService()
+    assert str(caught.value) == f"echotwist: cannot listen on port 80: {why}"
+
+
+def test_a_unix_socket_that_another_process_has_is_one_clear_line() -> None:
+    error = CannotListenError(None, b"/run/s", "Cannot acquire lock")  # type: ignore[arg-type]
+    with pytest.raises(Fatal) as caught:
+        listening("unix:/run/s", error).tree.privilegedStartService()
+    assert str(caught.value) == (
+        "echotwist: cannot listen on unix:/run/s: Address already in use, as /run/s.lock says"
+    )
+
+
+def test_an_endpoint_that_fails_later_ends_the_service(log) -> None:
+    later: Deferred[Any] = Deferred()
+
+    class Later:
+        def listen(self, factory: Any) -> Any:
+            return later
+
+    service = Service()
+    service.echo._listeners = [Listener("later", Later(), service.site)]
+    service.echo.privilegedStartService()
+    service.reactor.running = True
+    later.errback(ValueError("no"))
+    assert service.reactor.hasStopped
+    assert log.lines() == ["echotwist: cannot listen on later: no"]
+    log.events.clear()  # It was an error, and to be one.
+
+
+def test_a_machine_without_ipv6_is_served_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    adopted: list[Any] = []
+    backlogs: list[int] = []
+    listen = socket.socket.listen
+
+    class Reactor:
+        def adoptStreamPort(self, fd: int, family: int, factory: Any) -> str:
+            adopted.append((family, socket.socket(fileno=os.dup(fd))))
+            return "port"
+
+    def noted(self: socket.socket, backlog: int) -> None:
+        backlogs.append(backlog)
+        listen(self, backlog)
+
+    monkeypatch.setattr(socket.socket, "listen", noted)
+    for both, family in ((True, socket.AF_INET6), (False, socket.AF_INET)):
+        monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda both=both: both)
+        got: list[Any] = []
+        EveryInterface(Reactor(), 0).listen(None).addCallback(got.append)  # type: ignore[arg-type]
+        assert got == ["port"]
+        adoptedFamily, listener = adopted.pop()
+        with listener:
+            assert adoptedFamily == listener.family == family
+            assert not os.get_blocking(listener.fileno())
+            assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    assert backlogs == [1024, 1024]
+
+
+def test_every_interface_may_be_taken() -> None:
+    with socket.create_server(("", 0)) as taken:
+        failed: list[Any] = []
+        endpoint = EveryInterface(None, taken.getsockname()[1])
+        endpoint.listen(None).addErrback(failed.append)  # type: ignore[arg-type]
+    assert failed[0].value.errno == errno.EADDRINUSE
+
+
+# Draining
+
+
+def test_every_client_is_told_1001_and_answers(service: Service) -> None:
+    clients = [service.open() for _ in range(3)]
+    done = drained(service)
+    service.advance(1)
+    for client in clients:
+        assert client.frames() == [GOING_AWAY]
+        assert not client.socket.fin
+        client.send(close(1001))
+        assert client.socket.fin
+        client.finish()
+        assert not client.socket.reset
+    assert done == [None]
+    service.advance(20)
+    assert service.timers() == 0
+
+
+def test_without_clients_it_is_over_at_once(service: Service, log) -> None:
+    assert drained(service) == [None]
+    assert log.lines() == []
+    assert service.timers() == 0
+
+
+def test_the_ports_are_closed_first(service: Service) -> None:
+    port = Port(IPv4Address("TCP", "127.0.0.1", 1))
+    service = listening("x", port)
+    service.echo.startService()
+    client = service.open()
+    done = drained(service)
+    assert port.stopped is not None
+    client.finish()
+    assert done == []
+    port.stopped.callback(None)
+    assert done == [None]
+
+
+def test_a_message_on_its_way_is_not_echoed_after_the_close(client: Client) -> None:
+    done = drained(client.service)
+    client.send(text("late") + binary(bytes(100_000)) + close(1001))
+    assert client.frames() == [GOING_AWAY]
+    client.finish()
+    assert done == [None]
+
+
+def test_an_echo_that_waits_goes_out_before_the_close(client: Client) -> None:
+    client.socket.window = 0
+    client.send(binary(bytes(200_000)))
+    done = drained(client.service)
+    client.socket.window = float("inf")
+    client.service.run()
+    echo, last = client.frames()
+    assert (len(echo.payload), last) == (200_000, GOING_AWAY)
+    client.send(close(1001))
+    client.finish()
+    assert done == [None]
+
+
+def test_who_does_not_answer_is_aborted_at_the_close_timeout(client: Client) -> None:
+    done = drained(client.service)
+    client.service.advance(4.9)
+    assert done == []
+    client.service.advance(0.2)
+    assert done == [None]
+    assert client.socket.reset
+
+
+def test_the_drain_ends_at_its_limit() -> None:
+    service = Service("--close-timeout=1h", "--drain-timeout=3s")
+    client = service.open()
+    done = drained(service)
+    service.advance(2.9)
+    assert done == []
+    service.advance(0.2)
+    assert done == [None]
+    assert client.socket.reset
+
+
+def test_who_is_closing_already_is_waited_for(client: Client) -> None:
+    client.send(close(1000))
+    done = drained(client.service)
+    assert done == []
+    client.finish()
+    assert client.frames() == [Frame(CLOSE, b"\x03\xe8")]
+    assert done == [None]
+
+
+def test_an_error_while_draining_ends_the_connection_in_order(client: Client) -> None:
+    done = drained(client.service)
+    client.send(b"\xff\xff")
+    assert client.frames() == [GOING_AWAY]
+    assert client.socket.fin
+    client.finish()
+    assert done == [None]
+    assert not client.socket.reset
+
+
+def test_many_clients_are_told_over_a_second(service: Service) -> None:
+    clients = [service.open() for _ in range(200)]
+    drained(service)
+    told = []
+    for _ in range(25):
+        told.append(sum(bool(client.socket.sent) for client in clients))
+        service.advance(0.05)
+    assert told[0] == 10
+    assert told[10] == 110
+    assert told[-1] == 200
+    for client in clients:
+        client.finish()
+    assert service.factory.connections == set()
+
+
+def test_while_draining_no_client_is_taken(service: Service) -> None:
+    service.open()
+    waiting = service.connect()
+    drained(service)
+    waiting.send(request())
+    assert waiting.received().startswith(b"HTTP/1.1 503 ")
+
+
+def test_what_the_log_counted_is_told_at_the_end(log) -> None:
+    service = Service("--log-rate=1")
+    client = service.open()
+    client.send(text("x") * 5)
+    client.finish()
+    drained(service)
+    assert (
+        "and in this second 5 messages (5 bytes), "
+        "0 connected, 1 closed, 0 refused, 0 dropped" in log.lines()
+    )
+
+
+def test_a_drain_is_logged(client: Client, log) -> None:
+    drained(client.service)
+    client.service.advance(2)
+    client.send(close(1001))
+    client.finish()
+    assert "draining, with 1 connected" in log.lines()
+    assert log.lines()[-1] == "drained in 2.0 s"
+
+
+# Signals
+
+
+def test_the_first_signal_stops_and_the_second_hurries(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers: dict[int, Any] = {}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
+    service = client.service
+    service.echo._listeners = []
+    service.start()
+    assert set(handlers) == {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+    calls: list[Any] = []
+    service.reactor.callFromThread = lambda call: calls.append(call)  # type: ignore[method-assign,assignment]
+    handlers[signal.SIGTERM](signal.SIGTERM, None)
+    assert calls == [service.reactor.stop]
+    done = drained(service)
+    handlers[signal.SIGINT](signal.SIGINT, None)
+    calls[1]()
+    service.run()
+    assert done == [None]
+    assert client.socket.reset
+
+
+def test_a_signal_that_is_ignored_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers: dict[int, Any] = {}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    ignored = {signal.SIGHUP: signal.SIG_IGN}
+    monkeypatch.setattr(signal, "getsignal", lambda number: ignored.get(number, signal.SIG_DFL))
+    service = listening("x", Port(IPv4Address("TCP", "127.0.0.1", 1)))
+    service.start()
+    assert set(handlers) == {signal.SIGTERM, signal.SIGINT}
+
+
+def test_a_client_opened_later_still_echoes_after_a_failed_one(service: Service) -> None:
+    service.open().send(b"\xff\xff")
+    client = service.open()
+    client.send(text("x"))
+    assert client.frames() == [Frame(TEXT, b"x")]
+
+
+def test_who_was_accepted_just_before_a_drain_is_answered(service: Service) -> None:
+    early, half = service.connect(), service.connect()
+    half.send(request()[:40])
+    done = drained(service)
+    service.advance(0.5)
+    assert not done
+    early.send(request())
+    half.send(request()[40:])
+    for client in (early, half):
+        assert client.received().startswith(b"HTTP/1.1 503 ")
+    service.advance(0.1)
+    assert done
+
+
+def test_who_never_asks_keeps_a_drain_for_a_second_only() -> None:
+    service = Service()
+    silent, kept = service.connect(), service.connect()
+    kept.send(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+    done: list[Any] = []
+    service.echo.stopService().addCallback(done.append)
+    service.advance(0.9)
+    assert not done
+    assert not silent.socket.fin
+    service.advance(0.2)
+    assert done
+    assert silent.socket.fin
+    assert kept.socket.fin
+    assert not silent.socket.reset
+
+
+def test_a_second_signal_waits_for_nobody() -> None:
+    service = Service()
+    silent = service.connect()
+    done: list[Any] = []
+    service.echo.stopService().addCallback(done.append)
+    service.echo.hurry()
+    service.advance(0.1)
+    assert done
+    assert silent.socket.closed

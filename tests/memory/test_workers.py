@@ -1,0 +1,856 @@
+"""Several processes: the supervisor and a worker in memory, and then all of them for real."""
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import re
+import signal
+import socket
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from support.certificate import tlsEndpoint
+from support.memory import Service, request
+from support.process import Twistd, freePorts
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ProcessDone, ProcessExitedAlready
+from twisted.internet.selectreactor import SelectReactor
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.logger import LogLevel
+from twisted.python.failure import Failure
+
+from echotwist.fatal import Fatal
+from echotwist.limits import Limits
+from echotwist.listen.certificate import Reminder
+from echotwist.operate import workers
+from echotwist.operate.workers import (
+    ANSWER,
+    PATIENCE,
+    SILENCE,
+    Lifeline,
+    Relay,
+    Workers,
+    WorkerSignals,
+)
+from echotwist.tap import Options, makeService
+
+
+class Process:
+    """The transport of a child's process."""
+
+    def __init__(self, protocol: Any, command: list[str], env: dict[str, str]) -> None:
+        self.protocol = protocol
+        self.command = command
+        self.env = env
+        self.signals: list[str | int] = []
+        self.pid = 4711
+        self.hasEnded = False
+        protocol.makeConnection(self)
+
+    def signalProcess(self, name: str | int) -> None:
+        if self.hasEnded:
+            raise ProcessExitedAlready
+        self.signals.append(name)
+
+    def end(self) -> None:
+        self.hasEnded = True
+        self.protocol.processEnded(Failure(ProcessDone(0)))
+
+
+class Reactor(MemoryReactorClock):
+    def __init__(self) -> None:
+        super().__init__()
+        self.processes: list[Process] = []
+        self.stopped = 0
+
+    canSpawn = True
+
+    def spawnProcess(
+        self, protocol: Any, executable: str, command: Any, env: Any, **_: Any
+    ) -> None:
+        if not self.canSpawn:
+            raise OSError(errno.EAGAIN, "Try again")
+        self.processes.append(Process(protocol, command, env))
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+    def callFromThread(self, call: Any, *args: Any) -> None:
+        call(*args)
+
+
+@pytest.fixture
+def reactor() -> Reactor:
+    return Reactor()
+
+
+def made(reactor: Reactor, *arguments: str) -> Any:
+    options = Options()
+    options.parseOptions(list(arguments))
+    return makeService(options, reactor)
+
+
+@pytest.fixture
+def start(reactor: Reactor) -> Iterator[Any]:
+    trees = []
+
+    def begin(*arguments: str) -> Workers:
+        tree = made(reactor, "--workers=2", "--port=0", *arguments)
+        tree.privilegedStartService()
+        tree.startService()
+        trees.append(tree)
+        workers: Workers = tree.services[1]
+        return workers
+
+    yield begin
+    for tree in trees:
+        ended = tree.stopService()
+        for process in reactor.processes:
+            if not process.hasEnded:
+                process.end()
+        reactor.advance(0.05)
+        assert not isinstance(ended, Deferred) or ended.called
+
+
+def heldPort(workers: Workers) -> int:
+    (held,) = workers._holding.held
+    port: int = held.getsockname()[1]
+    return port
+
+
+# The supervisor.
+
+
+def test_each_worker_is_told_who_it_is(
+    start: Any, reactor: Reactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS"):
+        monkeypatch.setenv(name, "the supervisor's")
+    workers = start("--max-message=1M", "--no-compression")
+    one, two = (process.command for process in reactor.processes)
+    for number, command in ((1, one), (2, two)):
+        arguments = command[command.index("echotwist") + 1 :]
+        options = Options()
+        options.parseOptions(arguments)
+        assert options["worker"] == (number, 2)
+        assert options["port"] == heldPort(workers)
+        assert options["admin"].startswith("unix:")
+        assert options["no-compression"]
+        assert "--nodaemon" in command
+    env = reactor.processes[0].env
+    assert env["PATH"] == os.environ["PATH"]
+    assert "the supervisor's" not in env.values()
+
+
+def test_a_worker_serves_and_supervises_nobody(reactor: Reactor) -> None:
+    tree = made(reactor, "--workers=2", "--worker=1/2")
+    kinds = [type(service).__name__ for service in tree.services]
+    assert kinds == ["WorkerSignals", "EchoService", "Lifeline", "Notifier"]
+
+
+@pytest.mark.parametrize(
+    "parent",
+    [{"reactor": "poll"}, {"reactor": Reactor(), "reactorName": "poll"}],
+    ids=["twistd", "twist"],
+)
+def test_the_reactor_is_chosen_for_all(reactor: Reactor, parent: dict[str, Any]) -> None:
+    options = Options()
+    options.parent = parent
+    options.parseOptions(["--workers=2", "--port=0"])
+    tree: Any = makeService(options, reactor)
+    tree.privilegedStartService()
+    tree.startService()
+    command = reactor.processes[0].command
+    assert command[command.index("--reactor") + 1] == "poll"
+    tree.stopService()
+    for process in reactor.processes:
+        process.end()
+    reactor.advance(0.05)
+
+
+def test_what_is_shared_is_divided() -> None:
+    options = Options()
+    options.parseOptions(
+        ["--worker=2/4", "--max-connections=10", "--log-rate=7", "--memory-budget=1G",
+         "--threads=9"]
+    )  # fmt: skip
+    limits = options["limits"]
+    assert (limits.maxConnections, limits.logRate, limits.memoryBudget) == (3, 2, 256 << 20)
+    assert options["threads"] in (0, 2)  # 0 where it is not compiled.
+
+
+def test_each_has_its_own_descriptors_and_enough_memory() -> None:
+    options = Options()
+    options.parseOptions(["--worker=1/16", "--no-fast-path"])
+    assert options["limits"].maxConnections == Limits().maxConnections
+    assert options["limits"].memoryBudget == 8 * Limits().maxMessage
+
+
+def test_connections_are_numbered_once(reactor: Reactor) -> None:
+    service = Service("--worker=2/3", isFast=False)
+    assert [service.open().protocol.number for _ in range(3)] == [2, 5, 8]
+
+
+def test_a_worker_that_ends_is_started_again(start: Any, reactor: Reactor, log: Any) -> None:
+    workers = start()
+    reactor.advance(31)
+    reactor.processes[0].end()
+    reactor.advance(0)
+    assert len(reactor.processes) == 3
+    assert reactor.processes[2].command == reactor.processes[0].command
+    assert workers.restarts == 1
+    why = "A process has ended without apparent errors: process finished with exit code 0."
+    assert f"worker 1 has ended, and is started again: {why}" in log.lines()
+    log.events[:] = [e for e in log.events if e["log_level"] < LogLevel.warn]
+
+
+def test_one_that_ends_at_once_is_started_later_and_later(
+    start: Any, reactor: Reactor, log: Any
+) -> None:
+    start()
+    for delay in (1, 2, 4, 8, 16, 30, 30):
+        reactor.advance(1.5)  # It takes a while to fail.
+        reactor.processes[-1].end()
+        count = len(reactor.processes)
+        reactor.advance(delay - 0.1)
+        assert len(reactor.processes) == count
+        reactor.advance(0.1)
+        assert len(reactor.processes) == count + 1
+    log.events.clear()
+
+
+def test_a_worker_that_cannot_be_started_is_started_later(
+    start: Any, reactor: Reactor, log: Any
+) -> None:
+    reactor.canSpawn = False
+    start()
+    assert reactor.processes == []
+    assert "worker 1 cannot be started: [Errno 11] Try again" in log.lines()
+    reactor.canSpawn = True
+    reactor.advance(1)
+    assert len(reactor.processes) == 2
+    log.events.clear()
+
+
+def test_a_drain_reaches_all_and_waits_for_them(reactor: Reactor) -> None:
+    tree = made(reactor, "--workers=2", "--port=0", "--drain-timeout=7")
+    tree.startService()
+    done: list[Any] = []
+    tree.stopService().addCallback(done.append)
+    one, two = reactor.processes
+    assert one.signals == two.signals == ["TERM"]
+    one.end()
+    reactor.advance(0.05)
+    assert not done
+    two.end()
+    reactor.advance(0.05)
+    assert done
+    reactor.advance(60)
+    assert len(reactor.processes) == 2
+    assert reactor.getDelayedCalls() == []
+
+
+def test_a_worker_that_does_not_end_is_killed(reactor: Reactor) -> None:
+    tree = made(reactor, "--workers=2", "--port=0", "--drain-timeout=7")
+    tree.startService()
+    tree.stopService()
+    one, two = reactor.processes
+    one.end()
+    reactor.advance(7 + PATIENCE)
+    assert two.signals == ["TERM", "KILL"]
+    two.end()
+    reactor.advance(0.05)
+
+
+def test_a_drain_can_be_ended(start: Any, reactor: Reactor, log: Any) -> None:
+    workers = start()
+    one, two = reactor.processes
+    one.hasEnded = True
+    workers.hurry()
+    assert two.signals == [signal.SIGQUIT]
+    reactor.advance(0.9)
+    one.hasEnded = False
+    one.end()
+    reactor.advance(0.1)
+    assert two.signals == [signal.SIGQUIT, "KILL"]
+    assert one.signals == []
+    log.events.clear()
+
+
+def test_the_ports_are_held_while_workers_come_and_go(start: Any) -> None:
+    workers = start()
+    with socket.socket(socket.AF_INET6) as other, pytest.raises(OSError, match="in use"):
+        other.bind(("", heldPort(workers)))
+
+
+@pytest.mark.parametrize("kind", ["port", "tcp", "tcp6"])
+def test_a_port_that_is_taken_ends_it_at_once(reactor: Reactor, kind: str) -> None:
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        what = {
+            "port": f"--port={port}",
+            "tcp": f"--listen=tcp:{port}:interface=127.0.0.1",
+            "tcp6": f"--listen=tcp6:{port}",
+        }[kind]
+        tree = made(reactor, "--workers=2", what)
+        with pytest.raises(Fatal, match="Address already in use"):
+            tree.privilegedStartService()
+    for held in tree.services[1]._holding.held:
+        held.close()
+
+
+@pytest.mark.parametrize("endpoint", ["tcp6:{}", "tcp:{}:interface=\\:\\:"])
+def test_both_families_of_a_port_are_held(reactor: Reactor, endpoint: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        tree = made(reactor, "--workers=2", f"--listen={endpoint.format(port)}")
+        with pytest.raises(Fatal, match="Address already in use"):
+            tree.privilegedStartService()
+    for held in tree.services[1]._holding.held:
+        held.close()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "why"),
+    [
+        ("unix:/s", "--workers can share TCP ports alone"),
+        ("tcp:0", "--workers want a port, not 0"),
+    ],
+)
+def test_what_cannot_be_shared_ends_it_at_once(reactor: Reactor, endpoint: str, why: str) -> None:
+    tree = made(reactor, "--workers=2", f"--listen={endpoint}")
+    with pytest.raises(Fatal, match=re.escape(f"cannot listen on {endpoint}: {why}")):
+        tree.privilegedStartService()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--listen=tcp:PORT:interface=127.0.0.1", "--listen=tcp:PORT:interface=127.0.0.1"],
+        ["--listen=tcp:PORT", "--listen=tcp:PORT:interface=127.0.0.1"],
+        ["--listen=tcp:PORT:interface=127.0.0.1", "--listen=tcp:PORT"],
+        ["--listen=tcp6:PORT", "--listen=tcp:PORT"],
+        ["--listen=haproxy:tcp:PORT", "--listen=tcp6:PORT"],
+        ["--listen=tcp:PORT", "--admin=tcp:PORT"],
+        ["--listen=tcp:PORT", "--admin=tcp:PORT:interface=127.0.0.1"],
+        ["--port=PORT", "--admin=tcp:PORT:interface=127.0.0.1"],
+    ],
+)
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_port_is_given_once(workers: str, arguments: list[str]) -> None:
+    """The worker that has it second could not start, again and again."""
+    reactor: Any = SelectReactor()  # It takes real ports; the tests' own one is running.
+    (port,) = freePorts(1)
+    options = [argument.replace("PORT", str(port)) for argument in arguments]
+    tree = made(reactor, f"--workers={workers}", *options)
+    second = options[1].partition("=")[2]
+    with pytest.raises(Fatal, match=f"cannot listen on {second}: Address already in use"):
+        tree.privilegedStartService()
+    if workers == "2":
+        for held in tree.services[1]._holding.held:
+            held.close()
+    reactor.disconnectAll()
+
+
+def test_another_supervisor_does_not_get_the_port_of_workers(reactor: Reactor) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    listen = f"--listen=tcp:{port}:interface=127.0.0.1"
+    first, second = (made(Reactor(), "--workers=2", listen) for _ in range(2))
+    first.privilegedStartService()
+    with socket.socket() as worker:
+        worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        worker.bind(("127.0.0.1", port))
+        worker.listen()
+        with pytest.raises(Fatal, match="Address already in use"):
+            second.privilegedStartService()
+    for tree in (first, second):
+        for held in tree.services[1]._holding.held:
+            held.close()
+
+
+def test_without_a_folder_for_its_sockets_it_ends(
+    reactor: Reactor, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    tree = made(reactor, "--workers=2", "--port=0")
+    with pytest.raises(Fatal, match="cannot make a folder for the workers' sockets: No such file"):
+        tree.startService()
+    for held in tree.services[1]._holding.held:
+        held.close()
+
+
+def test_endpoints_are_held_and_shared(reactor: Reactor, tmp_path: Any) -> None:
+    with socket.socket() as free, socket.socket() as other:
+        for skt in (free, other):
+            skt.bind(("127.0.0.1", 0))
+        ports = free.getsockname()[1], other.getsockname()[1]
+    listens = (
+        f"--listen=tcp:{ports[0]}:interface=127.0.0.1",
+        f"--listen={tlsEndpoint(tmp_path, str(ports[1]))}",
+    )
+    supervisor = made(reactor, "--workers=2", *listens)
+    supervisor.privilegedStartService()
+    held = supervisor.services[1]._holding.held
+    assert [skt.getsockname()[1] for skt in held] == list(ports)
+    made(reactor, "--worker=1/2", *listens).privilegedStartService()
+    bindings = [port for port, *_ in reactor.tcpServers]
+    assert [(binding._port, binding._reusePort) for binding in bindings] == [
+        (ports[0], True),
+        (ports[1], True),
+    ]
+    for skt in held:
+        skt.close()
+
+
+# What workers log.
+
+
+def relayed(line: str) -> None:
+    Relay().info("[{tag}] {line}", tag="2", line=line, stream="stdout")
+
+
+def test_what_a_worker_logs_is_logged(log: Any) -> None:
+    relayed(
+        json.dumps(
+            {"time": "2026-01-01T00:00:00+00:00", "level": "info", "namespace": "echotwist",
+             "message": "#2 peer text, 2 bytes: '{}'", "number": 2, "size": 2, "format": "x"}
+        )
+    )  # fmt: skip
+    (event,) = log.events
+    assert log.lines() == ["worker 2: #2 peer text, 2 bytes: '{}'"]
+    assert (event["worker"], event["number"], event["size"]) == ("2", 2, 2)
+
+
+def test_a_traceback_of_a_worker_is_logged(log: Any) -> None:
+    relayed(
+        json.dumps({"time": "", "level": "critical", "namespace": "x", "message": "m",
+                    "traceback": "Traceback ..."})
+    )  # fmt: skip
+    (event,) = log.events
+    log.events.clear()
+    assert event["log_level"] == LogLevel.critical
+    assert event["log_namespace"] == "x"
+    assert event["text"] == "m\nTraceback ..."
+
+
+def test_a_long_line_does_not_silence_a_worker(start: Any, reactor: Reactor, log: Any) -> None:
+    start()
+    protocol = reactor.processes[0].protocol
+    protocol.outReceived(b"x" * 100_000 + b"\n")
+    assert len(log.events.pop()["text"]) == 100_000
+    protocol.outReceived(b"y" * 2_000_000)
+    protocol.outReceived(b"\n")
+    protocol.outReceived(b'{"level": "info", "namespace": "echotwist", "message": "I am here"}\n')
+    assert log.lines()[-1] == "worker 1: I am here"
+    log.events[:] = [e for e in log.events if e["log_level"] < LogLevel.warn]
+
+
+def test_a_worker_that_cannot_be_started_is_a_line(log: Any) -> None:
+    Relay().failure("...", Failure(OSError(11, "Try again")), name="2")
+    (event,) = log.events
+    log.events.clear()
+    assert (event["worker"], event["why"]) == ("2", "[Errno 11] Try again")
+
+
+@pytest.mark.parametrize("line", ["Fatal Python error: \x1b[2J", "[]", "{}", '{"level": "no"}'])
+def test_what_is_no_event_is_logged_escaped(log: Any, line: str) -> None:
+    relayed(line)
+    (event,) = log.events
+    log.events.clear()
+    assert event["text"] == line
+    assert event["log_format"] == "worker {worker}: {text!r}"
+
+
+def test_an_empty_line_is_nothing(log: Any) -> None:
+    relayed("")
+    assert log.events == []
+
+
+def test_what_the_monitor_itself_says_is_logged(log: Any) -> None:
+    Relay(namespace="echotwist").info("so {this}", this="it is")
+    assert log.lines() == ["so it is"]
+
+
+# What they are asked.
+
+
+class Asked:
+    """The workers' answers to what was asked last."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
+
+    def answer(self, *answers: bytes | None) -> list[bytes]:
+        """None: the worker does not answer. Returns the requests."""
+        clients = self._reactor.unixClients[-len(answers) :]
+        requests = []
+        for (_, factory, *_), answer in zip(clients, answers, strict=True):
+            protocol = factory.buildProtocol(None)
+            transport = StringTransport()
+            transport.abortConnection = lambda: None  # type: ignore[method-assign]
+            protocol.makeConnection(transport)
+            requests.append(transport.value())
+            if answer is not None:
+                protocol.dataReceived(answer[:20])
+                protocol.dataReceived(answer[20:])
+                protocol.connectionLost(Failure(ConnectionDone()))
+        if None in answers:
+            self._reactor.advance(ANSWER)
+        return requests
+
+
+@pytest.fixture
+def asked(reactor: Reactor) -> Asked:
+    return Asked(reactor)
+
+
+def answer(body: bytes, status: int = 200) -> bytes:
+    return b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+
+
+OPEN = answer(b"echotwist_connections_open 0.0\n")
+HANGING = answer(b"echotwist_connections_open 0.0\nechotwist_fastpath_hanging 1.0\n")
+
+
+@pytest.mark.parametrize("cut", [OPEN[:-3], b"HTTP/1.1 200 X\r\n\r\nechotwist_connections_open 1"])
+def test_half_an_answer_is_none(start: Any, asked: Asked, cut: bytes) -> None:
+    workers = start()
+    asked.answer(OPEN, cut)
+    assert not workers.isListening
+
+
+@pytest.mark.parametrize("said", [None, HANGING], ids=["nothing", "a thread hangs"])
+def test_a_worker_that_hangs_is_killed(
+    start: Any, reactor: Reactor, asked: Asked, log: Any, said: bytes | None
+) -> None:
+    start()
+    asked.answer(OPEN, said)  # It has not answered before.
+    for _ in range(SILENCE + 1):
+        reactor.advance(1)
+        asked.answer(OPEN, said)
+    one, two = reactor.processes
+    assert two.signals == []
+    reactor.advance(1)
+    asked.answer(OPEN, OPEN)
+    for _ in range(SILENCE - 1):
+        reactor.advance(1)
+        asked.answer(OPEN, said)
+    assert two.signals == []
+    reactor.advance(1)
+    asked.answer(OPEN, said)
+    assert (one.signals, two.signals) == ([], ["KILL"])
+    assert "worker 2 hangs; it is killed" in log.lines()
+    log.events[:] = [e for e in log.events if e["log_level"] < LogLevel.warn]
+
+
+def test_a_supervisor_of_a_worker_that_hangs_is_alive(start: Any, asked: Asked) -> None:
+    """It has that one replaced: nobody need replace the others with it."""
+    workers = start()
+    asked.answer(OPEN, HANGING)
+    assert workers.isAlive()
+
+
+def test_it_is_ready_when_all_workers_are(
+    start: Any, reactor: Reactor, asked: Asked, log: Any
+) -> None:
+    workers = start()
+    assert not workers.isListening
+    (first, *_) = asked.answer(answer(b"echotwist_connections_open 3.0\n"), None)
+    assert first == b"GET /metrics HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n"
+    assert not workers.isListening
+    assert workers.connected == 3
+    reactor.advance(1)
+    asked.answer(*[answer(b"# x\nechotwist_connections_open 4.0\n")] * 2)
+    assert workers.isListening
+    assert workers.connected == 8
+    assert "workers: 2, all listening" in log.lines()
+    reactor.advance(1)
+    asked.answer(*[answer(b"echotwist_connections_open 0.0\n")] * 2)
+    assert log.lines().count("workers: 2, all listening") == 1
+
+
+class Http:
+    """A request to the supervisor's --admin."""
+
+    def __init__(self, workers: Workers, path: bytes) -> None:
+        assert workers.admin is not None
+        (listener,) = workers.admin._listeners
+        self.channel = listener.site.buildProtocol(None)
+        self.transport: Any = StringTransport()
+        self.transport.dataBuffer = b""
+        self.transport.offset = self.transport._tempDataLen = 0
+        self.transport.abortConnection = lambda: None  # type: ignore[method-assign]
+        self.channel.makeConnection(self.transport)
+        self.channel.dataReceived(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    def received(self) -> bytes:
+        received: bytes = self.transport.value()
+        return received
+
+
+ADMIN = "--admin=tcp:9090:interface=127.0.0.1"
+
+
+def test_the_metrics_are_of_all(start: Any, asked: Asked) -> None:
+    workers = start(ADMIN)
+    http = Http(workers, b"/metrics")
+    asked.answer(
+        answer(
+            b"# TYPE echotwist_messages_total counter\n"
+            b'echotwist_messages_total{type="text"} 3.0\n'
+            b"# TYPE process_open_fds gauge\nprocess_open_fds 7.0\n"
+        ),
+        answer(b"no", 503),
+    )
+    assert b"Content-Type: text/plain; version=" in http.received()
+    for line in (
+        b'echotwist_worker_up{worker="1"} 1.0',
+        b'echotwist_worker_up{worker="2"} 0.0',
+        b"echotwist_worker_restarts_total 0.0",
+        b"# TYPE echotwist_messages_total counter",
+        b'echotwist_messages_total{type="text",worker="1"} 3.0',
+        b'process_open_fds{worker="1"} 7.0',
+    ):
+        assert line in http.received()
+
+
+def test_metrics_that_cannot_be_read_are_an_answer_all_the_same(
+    start: Any, asked: Asked, log: Any
+) -> None:
+    """Without one the connection would stay for ever."""
+    http = Http(start(ADMIN), b"/metrics")
+    asked.answer(answer(b"no { metric\n"), answer(b""))
+    assert b"what the workers count cannot be read\n" in http.received()
+    (error,) = log.errors()
+    assert error.startswith("what the workers count cannot be read")
+    log.events.clear()
+
+
+def test_the_ends_of_certificates_are_those_of_workers_and_of_admin(
+    start: Any, asked: Asked, tmp_path: Path
+) -> None:
+    name = "echotwist_certificate_not_after_seconds"
+    http = Http(start(f"--admin={tlsEndpoint(tmp_path, '9090')}"), b"/metrics")
+    body = f'# TYPE {name} gauge\n{name}{{file="/chain.pem"}} 1.9e+09\n'.encode()
+    asked.answer(answer(body), answer(body))
+    assert {line for line in http.received().decode().splitlines() if line.startswith(name)} == {
+        f'{name}{{file="{tmp_path}/chain.pem"}} 3.250368e+10',
+        f'{name}{{file="/chain.pem",worker="1"}} 1.9e+09',
+        f'{name}{{file="/chain.pem",worker="2"}} 1.9e+09',
+    }
+
+
+def test_one_of_all_says_that_a_certificate_ends(reactor: Reactor, tmp_path: Path) -> None:
+    for name in ("clients", "admin"):
+        (tmp_path / name).mkdir()
+    clients, admin = (tlsEndpoint(tmp_path / name, "9090") for name in ("clients", "admin"))
+    both = (f"--listen={clients}", f"--admin={admin}")
+    (reminder,) = [s for s in made(reactor, "--workers=2", *both) if isinstance(s, Reminder)]
+    files = [each.file for each in reminder._certificates]
+    assert files == [f"{tmp_path}/clients/chain.pem", f"{tmp_path}/admin/chain.pem"]
+    worker = made(reactor, "--worker=1/2", *both)
+    assert not any(isinstance(s, Reminder) for s in worker)
+
+
+def test_it_is_ready_for_clients_if_any_worker_is(
+    start: Any, reactor: Reactor, asked: Asked
+) -> None:
+    workers = start(ADMIN)
+    assert Http(workers, b"/readyz").received().startswith(b"HTTP/1.1 503 ")
+    asked.answer(answer(b"no", 503), OPEN)
+    assert Http(workers, b"/readyz").received().startswith(b"HTTP/1.1 200 ")
+    reactor.advance(1)
+    asked.answer(answer(b"no", 503), None)
+    assert Http(workers, b"/readyz").received().startswith(b"HTTP/1.1 503 ")
+
+
+def test_it_is_not_ready_while_it_drains(reactor: Reactor, asked: Asked) -> None:
+    tree = made(reactor, "--workers=2", "--port=0", ADMIN)
+    tree.startService()
+    workers = tree.services[1]
+    asked.answer(OPEN, OPEN)
+    tree.stopService()
+    assert Http(workers, b"/readyz").received().startswith(b"HTTP/1.1 503 ")
+    assert Http(workers, b"/healthz").received().startswith(b"HTTP/1.1 200 ")
+    for process in reactor.processes:
+        process.end()
+    reactor.advance(0.05)
+
+
+def test_an_operator_who_did_not_wait_is_not_answered(start: Any, asked: Asked) -> None:
+    http = Http(start(ADMIN), b"/metrics")
+    http.channel.connectionLost(Failure(ConnectionDone()))
+    asked.answer(OPEN, OPEN)
+    assert http.received() == b""
+
+
+# A worker.
+
+
+def test_a_worker_ends_with_its_supervisor(reactor: Reactor, log: Any) -> None:
+    ours, theirs = os.pipe()
+    lifeline = Lifeline(reactor, ours)
+    lifeline.startService()
+    assert reactor.getReaders() == [lifeline]
+    assert (lifeline.fileno(), lifeline.logPrefix()) == (ours, "lifeline")
+    os.write(theirs, b"x")
+    lifeline.doRead()
+    assert not reactor.stopped
+    os.close(theirs)
+    lifeline.doRead()
+    assert reactor.stopped
+    assert reactor.getReaders() == []
+    lifeline.stopService()
+    os.close(ours)
+    assert log.lines() == ["the supervisor is gone"]
+    log.events.clear()
+
+
+def test_a_worker_by_itself_needs_no_supervisor(reactor: Reactor) -> None:
+    with open(os.devnull) as nothing:
+        lifeline = Lifeline(reactor, nothing.fileno())
+        lifeline.startService()
+        assert reactor.getReaders() == []
+        lifeline.stopService()
+
+
+def test_a_worker_drains_once_and_hears_no_terminal(
+    reactor: Reactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers: dict[int, Any] = {}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+
+    class Drained:
+        hurried = 0
+
+        def hurry(self) -> None:
+            self.hurried += 1
+
+    signals = WorkerSignals(reactor, Drained())
+    signals._install()  # In a terminal.
+    assert handlers[signal.SIGINT] != signal.SIG_IGN
+    monkeypatch.setattr(workers, "isSupervised", lambda: True)
+    signals._install()
+    assert handlers[signal.SIGINT] == handlers[signal.SIGHUP] == signal.SIG_IGN
+    for _ in range(3):
+        handlers[signal.SIGTERM](signal.SIGTERM, None)
+    assert reactor.stopped == 1
+    assert signals._drained.hurried == 0
+    handlers[signal.SIGQUIT](signal.SIGQUIT, None)
+    assert signals._drained.hurried == 1
+
+
+# All of them, for real.
+
+
+def get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as e:
+        return e.code, ""
+
+
+def test_a_worker_that_is_killed_is_replaced_and_the_others_never_notice() -> None:
+    admin = f"http://127.0.0.1:{freePorts(1)[0]}"
+    endpoint = f"--admin=tcp:{admin.rpartition(':')[2]}:interface=127.0.0.1"
+
+    async def echo(ws: Any, text: str) -> None:
+        await ws.send_str(text)
+        assert (await ws.receive(timeout=20)).data == text
+
+    async def clients(service: Twistd) -> None:
+        async with aiohttp.ClientSession() as session:
+            open_ = [await session.ws_connect(service.ws) for _ in range(40)]
+            await asyncio.gather(*(echo(ws, f"first {n}") for n, ws in enumerate(open_)))
+            loop = asyncio.get_running_loop()
+            _, metrics = await loop.run_in_executor(None, get, f"{admin}/metrics")
+            shares = dict(re.findall(r'echotwist_connections_open{worker="(\d)"} (\d+)', metrics))
+            assert shares.keys() == {"1", "2"}
+            assert sum(map(int, shares.values())) == 40
+            assert '0"' not in shares.values()  # The kernel gave some to each.
+            pids = [int(pid) for pid in re.findall(r"^(\d+)", children(service), re.M)]
+            os.kill(pids[0], signal.SIGKILL)
+            ended = r"(?s)worker . has ended, and is started again: .* signal 9.*worker .: pid"
+            await loop.run_in_executor(None, service.expect, ended)
+            left = 0
+            for n, ws in enumerate(open_):
+                with contextlib.suppress(ConnectionError):
+                    await ws.send_str(f"again {n}")
+                    left += (await ws.receive(timeout=20)).data == f"again {n}"
+            assert left in (int(shares["1"]), int(shares["2"]))
+            # And new ones are served.
+            for n in range(20):
+                ws = await session.ws_connect(service.ws)
+                await echo(ws, f"new {n}")
+                await ws.close()
+
+    def children(service: Twistd) -> str:
+        with open(f"/proc/{service.pid}/task/{service.pid}/children") as f:
+            return f.read().replace(" ", "\n")
+
+    with Twistd("--workers=2", endpoint, ready="workers: 2, all listening") as service:
+        asyncio.run(clients(service))
+        assert get(f"{admin}/readyz")[0] == 200
+        assert "echotwist_worker_restarts_total 1.0" in get(f"{admin}/metrics")[1]
+        pids = children(service).split()
+    # Twistd has seen it end with 0; and nobody is left behind.
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+def test_a_client_that_no_worker_understands_leaves_a_line(tmp_path: Path) -> None:
+    port, adminPort = freePorts(2)
+    admin = f"http://127.0.0.1:{adminPort}"
+    with Twistd(
+        "--workers=2",
+        f"--listen={tlsEndpoint(tmp_path, str(port))}",
+        f"--admin=tcp:{adminPort}:interface=127.0.0.1",
+        ready="workers: 2, all listening",
+    ) as service:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+            client.sendall(b"SSH-2.0-x\r\n")
+            assert client.recv(100) == b""
+        reason = "TLS handshake failed: the client does not speak TLS"
+        service.expect(rf"worker \d: 127\.0\.0\.1:\d+ dropped: {reason}")
+        metrics = get(f"{admin}/metrics")[1]
+        dropped = "echotwist_connections_dropped_total"
+        counts = re.findall(rf'^{dropped}{{reason="{reason}",worker="\d"}} (\S+)', metrics, re.M)
+        assert sorted(counts) == ["0.0", "1.0"]
+        assert metrics.count(f'not_after_seconds{{file="{tmp_path}/chain.pem",worker="') == 2
+
+
+def test_clients_of_all_workers_are_told_that_it_goes_away() -> None:
+    async def clients(service: Twistd) -> None:
+        async with aiohttp.ClientSession() as session:
+            open_ = [await session.ws_connect(service.ws) for _ in range(20)]
+            service.process.send_signal(signal.SIGTERM)
+            for ws in open_:
+                message = await ws.receive(timeout=20)
+                assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1001)
+
+    with Twistd("--workers=2", ready="workers: 2, all listening") as service:
+        asyncio.run(clients(service))
+        assert service.wait() == 0
+
+
+def test_a_second_signal_ends_the_drain_of_all() -> None:
+    with Twistd("--workers=2", "--drain-timeout=1m", ready="workers: 2, all") as service:
+        with socket.create_connection(("127.0.0.1", service.port)) as stuck:
+            stuck.sendall(request())
+            assert stuck.recv(1000).startswith(b"HTTP/1.1 101 ")
+            service.process.send_signal(signal.SIGTERM)
+            service.expect("draining, with 1 connected")
+            assert service.stop() == 0

@@ -1,0 +1,319 @@
+"""Hostile clients against the process: what they see, and what they cost.
+
+Memory, descriptors and counts are read off the live process. An attack may cost what the limits
+say for as long as they say, and nothing after.
+"""
+
+import contextlib
+import re
+import selectors
+import socket
+import time
+import zlib
+from collections.abc import Iterator
+
+import pytest
+from support.attack import Attack, eventually, get, works
+from support.frames import (
+    BINARY,
+    CONTINUATION,
+    PING,
+    TEXT,
+    Frame,
+    binary,
+    close,
+    frame,
+    parse,
+    text,
+)
+from support.memory import request
+from support.process import Twistd
+
+MB = 2**20
+
+
+@pytest.fixture
+def service() -> Iterator[Twistd]:
+    """With short times, so that their ends can be waited for."""
+    with Twistd(
+        "--handshake-timeout=2s", "--close-timeout=1s", "--ping-interval=1s", "--ping-timeout=1s"
+    ) as service:
+        # What is loaded at the first request, and at the first compressed message, is no cost.
+        for extensions in (None, "permessage-deflate"):
+            with Attack(service, Sec_WebSocket_Extensions=extensions) as client:
+                client.socket.sendall(binary(bytes(MB)) + close(1000))
+                client.end()
+        service.expect("#2 .* closed")
+        yield service
+
+
+@pytest.mark.parametrize(
+    "data",
+    [binary(bytes(65_000)), frame(PING, bytes(125)) * 1000, text("x") * 10_000],
+    ids=["data", "pings", "small messages"],
+)
+def test_sending_for_ever_and_never_reading(service: Twistd, data: bytes) -> None:
+    before, descriptors = service.memory(), service.descriptors()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Attack(service)) for _ in range(10)]
+        taken = sum(client.stuff(data, 300 * MB) for client in clients)
+        # A few megabytes in the buffers of two kernels; then nothing more.
+        assert taken < 10 * 20 * MB
+        assert service.memory() - before < 10 * MB
+        works(service)
+    eventually(lambda: service.descriptors() == descriptors)
+    assert service.memory() - before < 5 * MB
+
+
+@pytest.mark.parametrize("target", [b"/websockets.js", b"/healthz", b"/echo"])
+def test_asking_for_ever_and_never_reading(service: Twistd, target: bytes) -> None:
+    before = service.memory()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Attack(service, upgrade=False)) for _ in range(5)]
+        asked = b"GET %s HTTP/1.1\r\nHost: a\r\n\r\n" % target * 1000
+        taken = sum(client.stuff(asked, 100 * MB) for client in clients)
+        assert taken < 5 * 20 * MB
+        assert service.memory() - before < 10 * MB
+        works(service)
+
+
+def test_filling_the_buffer_closing_and_never_reading(service: Twistd) -> None:
+    descriptors = service.descriptors()
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            client = stack.enter_context(Attack(service))
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.socket.sendall(binary(bytes(2 * MB)) + close(1000))
+        eventually(lambda: service.descriptors() > descriptors)
+        eventually(lambda: service.descriptors() == descriptors, 10)
+    works(service)
+
+
+def bomb(size: int) -> bytes:
+    z = zlib.compressobj(9, wbits=-15)
+    return (z.compress(bytes(size)) + z.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def test_a_bomb_in_one_frame_and_in_many(service: Twistd) -> None:
+    before = service.memory()
+    payload = bomb(512 * MB)
+    assert len(payload) < MB
+    many = [payload[start : start + 1000] for start in range(0, len(payload), 1000)]
+    fragments = b"".join(
+        frame(CONTINUATION if n else BINARY, piece, fin=n == len(many) - 1, rsv=0 if n else 4)
+        for n, piece in enumerate(many)
+    )
+    for data in (frame(BINARY, payload, rsv=4), fragments):
+        with Attack(service, Sec_WebSocket_Extensions="permessage-deflate") as client:
+            client.socket.sendall(data)
+            *_, last = parse(client.end())
+            assert last.payload[:2] == b"\x03\xf1"
+    # It inflates up to the limit of a message before it knows.
+    assert peak(service) - before < 80 * MB
+    works(service)
+
+
+def peak(service: Twistd) -> int:
+    with open(f"/proc/{service.pid}/status") as status:
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read())
+    assert found
+    return int(found[1]) * 1024
+
+
+def test_frames_after_a_bomb_are_not_kept(service: Twistd) -> None:
+    with Attack(service, Sec_WebSocket_Extensions="permessage-deflate") as client:
+        client.socket.sendall(frame(BINARY, bomb(64 * MB), rsv=4))
+        client.read(4)  # It has been refused, and its memory given back.
+        before = service.memory()
+        client.stuff(frame(BINARY, bytes(60_000), rsv=4), 30 * MB)
+        assert service.memory() - before < 8 * MB
+        *_, last = parse(client.end())
+        assert last.payload[:2] == b"\x03\xf1"
+
+
+@pytest.mark.parametrize("declared", [2**62, 16 * MB + 1])
+def test_a_declared_size_costs_nothing(service: Twistd, declared: int) -> None:
+    before = service.memory()
+    with Attack(service) as client:
+        client.socket.sendall(b"\x82\xff" + declared.to_bytes(8, "big") + bytes(4) + bytes(1000))
+        *_, last = parse(client.end())
+        assert last.payload[:2] == b"\x03\xf1"
+    assert service.memory() - before < 4 * MB
+
+
+def test_an_unfinished_message_costs_what_was_sent_of_it(service: Twistd) -> None:
+    before = service.memory()
+    with contextlib.ExitStack() as stack:
+        for _ in range(10):
+            client = stack.enter_context(Attack(service))
+            client.socket.sendall(b"\x82\xff" + (16 * MB).to_bytes(8, "big") + bytes(4))
+            client.socket.sendall(bytes(MB))
+        assert service.memory() - before < 20 * MB
+        # It is silent, and dropped.
+        eventually(lambda: service.log.count("ping not answered") == 10)
+    # What Python's allocator keeps; Autobahn's circles kept all of it.
+    assert service.memory() - before < 5 * MB
+
+
+def test_a_flood_of_fragments(service: Twistd) -> None:
+    before = service.memory()
+    with Attack(service) as client:
+        client.socket.sendall(frame(BINARY, b"", fin=False))
+        many = frame(CONTINUATION, b"", fin=False) * 1000
+        with contextlib.suppress(ConnectionError):
+            for _ in range(300):
+                client.socket.sendall(many)
+        *_, last = parse(client.end())
+        assert last.payload[:2] == b"\x03\xf1"
+    assert service.memory() - before < 8 * MB
+
+
+def test_slow_headers_and_idle_connections(service: Twistd) -> None:
+    descriptors = service.descriptors()
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(Attack(service, upgrade=False)) for _ in range(50)]
+        slow = [stack.enter_context(Attack(service, upgrade=False)) for _ in range(50)]
+        began = time.monotonic()
+        data = iter(request())
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() - began < 5:
+                byte = bytes([next(data)])
+                for client in slow:
+                    client.socket.sendall(byte)
+                selectors.DefaultSelector().select(0.05)
+        assert time.monotonic() - began < 4
+        for client in idle:
+            assert client.end() == b""
+        for client in slow:
+            assert client.end().startswith(b"HTTP/1.1 408 ")
+    eventually(lambda: service.descriptors() == descriptors)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Content-Length: 100000000000", "Transfer-Encoding: chunked"],
+    ids=["100 GB", "chunked"],
+)
+def test_a_body_without_end(service: Twistd, header: str) -> None:
+    before = service.memory(), service.descriptors()
+    with Attack(service, upgrade=False) as client:
+        client.socket.sendall(f"POST / HTTP/1.1\r\nHost: a\r\n{header}\r\n\r\n".encode())
+        client.stuff(b"10000\r\n" + bytes(65536) + b"\r\n", 100 * MB)
+        assert client.end().startswith(b"HTTP/1.1 413 ")
+    assert service.memory() - before[0] < 4 * MB
+    eventually(lambda: service.descriptors() == before[1])
+
+
+def test_descriptors_run_out_and_come_back() -> None:
+    soft = 200
+    with (
+        Twistd(
+            "--threads=3", before=["sh", "-c", f'ulimit -n {soft}; exec "$@"', "sh"], check=True
+        ) as service,
+        contextlib.ExitStack() as stack,
+    ):
+        room = soft - 100 - 2 * 3
+        clients = [stack.enter_context(Attack(service)) for _ in range(room)]
+        # The next ones are told so, ...
+        with Attack(service, upgrade=False) as client:
+            client.socket.sendall(request())
+            assert client.socket.recv(100).startswith(b"HTTP/1.1 503 ")
+        assert get(service) == 200
+        # ... and many more at once are dropped, while everybody else is served.
+        crowd = []
+        for _ in range(200):
+            with contextlib.suppress(ConnectionResetError):  # Even that fast.
+                crowd.append(stack.enter_context(Attack(service, upgrade=False)))
+        eventually(lambda: service.descriptors() < soft)
+        clients[0].socket.sendall(text("x"))
+        assert parse(clients[0].read(3)) == [Frame(TEXT, b"x")]
+        for client in crowd + clients:
+            client.socket.close()
+        eventually(lambda: service.descriptors() < 20)
+        works(service)
+        assert "EMFILE" not in service.log
+
+
+def test_pages_that_are_not_read() -> None:
+    """Each of them once held an open file, and then every request was a traceback."""
+    with Twistd(before=["sh", "-c", 'ulimit -n 200; exec "$@"', "sh"]) as service:
+        with contextlib.ExitStack() as stack:
+            for _ in range(130):
+                with contextlib.suppress(ConnectionError):
+                    client = stack.enter_context(Attack(service, upgrade=False))
+                    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                    client.socket.sendall(b"GET /websockets.js HTTP/1.1\r\nHost: a\r\n\r\n" * 500)
+            works(service)
+            assert service.descriptors() < 200
+        assert get(service) == 200
+    assert len(service.lines) < 300
+
+
+def test_a_reader_that_is_slow_is_alive() -> None:
+    """Megabytes wait for it in the kernel, where nothing seems to move."""
+    with Twistd("--ping-interval=300ms", "--ping-timeout=500ms") as service:
+        with Attack(service) as client:
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+            client.socket.sendall(binary(bytes(2 * MB)))
+            began = time.monotonic()
+            while len(client.rest) < 2 * MB and time.monotonic() < began + 5:
+                client.rest += client.socket.recv(8192)
+                selectors.DefaultSelector().select(0.04)
+            client.read(2 * MB)
+            client.socket.sendall(close(1000))
+            client.end()
+    assert "ping not answered" not in service.log
+
+
+def test_a_peer_that_is_half_dead_is_reaped(service: Twistd) -> None:
+    descriptors = service.descriptors()
+    with Attack(service):
+        eventually(lambda: service.descriptors() == descriptors + 1)
+        eventually(lambda: service.descriptors() == descriptors, 10)
+    service.expect("closed: 1006 'ping not answered'")
+
+
+def test_nothing_a_client_sends_breaks_a_line_of_the_log(service: Twistd) -> None:
+    nasty = "\r\n2026-01-01T00:00:00+0000 [forged] \x1b[2J\x07\x9b31m\u202e\u2028"
+    for changes in ({"X": "\x1b[2J\x07\x9b31m"}, {"Origin": "\x1b[31m"}):
+        with Attack(service, upgrade=False) as client:
+            client.socket.sendall(request(**changes))
+            client.socket.recv(100)
+    with Attack(service) as client:
+        client.socket.sendall(text(nasty) + binary(nasty.encode()) + close(4000, nasty))
+        client.end()
+    with Attack(service, upgrade=False) as client:
+        client.socket.sendall(b"GET /\x1b[31m HTTP/1.1\r\nHost: \x1b\r\n\r\n")
+        client.end()
+    service.stop()
+    assert "Traceback" not in service.log
+    for line in service.lines:
+        assert re.match(r"20\d\d-\d\d-\d\dT", line), line
+        assert line.isprintable(), line
+        assert "[forged]" not in line[:60]
+
+
+def test_ten_thousand_connections_come_and_go(service: Twistd) -> None:
+    def some(count: int) -> None:
+        for n in range(count):
+            # By a reset, by FIN, by a close, in the middle of a frame, before the handshake.
+            with Attack(service, upgrade=n % 5 != 4) as client:
+                match n % 5:
+                    case 0:
+                        linger = b"\1\0\0\0\0\0\0\0"
+                        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    case 1:
+                        client.socket.sendall(text("x"))
+                    case 2:
+                        client.socket.sendall(close(1000))
+                        client.end()
+                    case 3:
+                        client.socket.sendall(text("hello")[:5])
+
+    some(1000)
+    descriptors = service.descriptors()
+    memory = service.memory()
+    some(9000)
+    eventually(lambda: service.descriptors() <= descriptors)
+    assert service.memory() - memory < 4 * MB
+    works(service)

@@ -1,0 +1,148 @@
+"""Signals for a process with the id 1, from the first moment on."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.attack import eventually
+from support.process import TWISTD, Twistd
+
+from echotwist import init
+
+
+def test_only_pid_1_has_handlers_before_the_reactor_runs() -> None:
+    """In a process of its own: the tests' has threads, and handlers of other tests."""
+    run = """if True:
+        import os, signal
+        before = [signal.getsignal(number) for number in (15, 2, 1)]
+        from echotwist import init
+        assert os.getpid() != 1
+        assert [signal.getsignal(number) for number in (15, 2, 1)] == before
+
+        ends = []
+        os._exit = ends.append
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        os.kill(os.getpid(), signal.SIGTERM)
+        init.mindSignals(1)
+        signal.raise_signal(signal.SIGINT)
+        assert ends == [143, 130]
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    """
+    subprocess.run([sys.executable, "-c", run], check=True)
+
+
+class Signals:
+    """Stands for the module: handlers of the tests' own process are not to be touched."""
+
+    SIG_IGN = signal.SIG_IGN
+    SIG_UNBLOCK = signal.SIG_UNBLOCK
+
+    def __init__(self) -> None:
+        self.handlers: dict[int, Any] = {signal.SIGHUP: signal.SIG_IGN}
+        self.masked: list[Any] = []
+
+    def getsignal(self, number: int) -> Any:
+        return self.handlers.get(number)
+
+    def signal(self, number: int, handler: Any) -> None:
+        self.handlers[number] = handler
+
+    def pthread_sigmask(self, *arguments: Any) -> None:
+        self.masked.append(arguments)
+
+
+def test_what_is_ignored_stays_so_and_what_is_blocked_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    signals = Signals()
+    ends: list[int] = []
+    monkeypatch.setattr(init, "signal", signals)
+    monkeypatch.setattr(os, "_exit", ends.append)
+    init.mindSignals(2)
+    assert signals.masked == []
+    init.mindSignals(1)
+    assert signals.handlers.pop(signal.SIGHUP) == signal.SIG_IGN
+    assert signals.masked == [(signal.SIG_UNBLOCK, init.DRAINING)]
+    for number, handler in signals.handlers.items():
+        handler(number, None)
+    assert ends == [143, 130]
+
+
+NAMESPACE = [
+    *("unshare", "--pid", "--fork", "--kill-child"),
+    *(["--user", "--map-root-user"] if os.geteuid() else []),
+]
+
+
+def hasNamespaces() -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return (
+            subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode == 0
+        )
+    return False
+
+
+def mask(pid: int, name: str) -> bool:
+    """Whether SIGTERM is in this mask of the process: SigBlk, SigCgt."""
+    found = re.search(rf"^{name}:\s+(\w+)", Path(f"/proc/{pid}/status").read_text(), re.M)
+    assert found
+    return bool(int(found[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+@contextlib.contextmanager
+def inNamespace(*before: str) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+    """The service as PID 1, and its pid outside, as soon as that is there."""
+    process = subprocess.Popen(
+        [*NAMESPACE, *before, *TWISTD, "-n", "echotwist", "--port=0"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        eventually(lambda: children.read_text() != "")
+        yield process, int(children.read_text())
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(not hasNamespaces(), reason="there are no pid namespaces for this user")
+@pytest.mark.parametrize("milliseconds", range(0, 650, 50))
+def test_as_pid_1_it_ends_whenever_sigterm_comes(milliseconds: int) -> None:
+    with inNamespace("env", "--block-signal=TERM") as (process, pid):
+        eventually(lambda: mask(pid, "SigBlk"))
+        time.sleep(milliseconds / 1000)
+        os.kill(pid, signal.SIGTERM)
+        assert process.wait(5) in (0, 143)
+
+
+@pytest.mark.skipif(not hasNamespaces(), reason="there are no pid namespaces for this user")
+def test_as_pid_1_it_has_a_handler_as_soon_as_echotwist_is_imported() -> None:
+    """The kernel drops a signal for PID 1 that has none."""
+    run = "import echotwist, signal; print('up', flush=True); signal.pause()"
+    with subprocess.Popen(
+        [*NAMESPACE, sys.executable, "-c", run], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "up\n"
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            os.kill(int(children.read_text()), signal.SIGTERM)
+            assert process.wait(5) == 143
+        finally:
+            process.kill()
+
+
+def test_signals_that_were_blocked_at_the_start_drain_it_all_the_same() -> None:
+    with Twistd(before=["env", "--block-signal=TERM"]) as service:
+        service.expect("taking up to")
+        assert service.stop(timeout=5) == 0

@@ -1,0 +1,79 @@
+"""Checks that did not run are told of at the end of `tox`."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import skipped
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> dict[str, str]:
+    """The environment of a machine on which nothing is installed."""
+    noted = {"PATH": str(tmp_path), "SKIPPED": str(tmp_path / "skipped/py3")}
+    return {**{name: v for name, v in os.environ.items() if name != "CI"}, **noted}
+
+
+def run(env: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+TEST = ("-m", "pytest", "-p", "no:cacheprovider", "tests/memory/test_metrics.py", "-k")
+
+
+@pytest.mark.parametrize("isInCI", [False, True])
+def test_a_test_that_is_skipped_is_told_of_and_fails_in_ci(
+    bare: dict[str, str], isInCI: bool, tmp_path: Path
+) -> None:
+    env = {**bare, **({"CI": "true"} if isInCI else {})}
+    done = run(env, *TEST, "expects")
+    assert (done.returncode != 0) == isInCI, done.stdout
+    told = run(bare, "tests/support/skipped.py", str(tmp_path / "skipped"))
+    assert told.stdout == (
+        "NOT CHECKED:\n"
+        "  py3: tests/memory/test_metrics.py::test_the_figures_are_what_prometheus_expects: "
+        "promtool is not installed (Debian: prometheus)\n"
+    )
+    # The next run, with everything there, has nothing to tell.
+    assert run(bare, *TEST, "dashboard").returncode == 0
+    told = run(bare, "tests/support/skipped.py", str(tmp_path / "skipped"))
+    assert told.stdout == "nothing was skipped\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "line"),
+    [
+        ("fuzz/fuzz.py", "clang is not installed (Debian: clang libclang-rt-dev)"),
+        ("sanitize/sanitize.py", "gcc is not installed (Debian: gcc)"),
+    ],
+)
+def test_a_compiler_that_is_missing_is_told_of_and_fails_in_ci(
+    bare: dict[str, str], script: str, line: str, tmp_path: Path
+) -> None:
+    # Atheris has no wheel for every Python; it is asked for nothing here.
+    (tmp_path / "atheris.py").touch()
+    env = {
+        **bare,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT / "tests"), str(ROOT / "trials")]),
+    }
+    done = run(env, f"trials/{script}")
+    assert (done.returncode, done.stdout) == (0, f"skipped: {line}\n"), done.stderr
+    assert (tmp_path / "skipped/py3").read_text() == f"{line}\n"
+    done = run({**env, "CI": "true"}, f"trials/{script}")
+    assert (done.returncode, done.stderr) == (1, f"{line}\n")
+
+
+def test_without_tox_nothing_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SKIPPED", raising=False)
+    monkeypatch.delenv("CI", raising=False)
+    assert not skipped.note(["x"])
+    monkeypatch.setenv("CI", "true")
+    assert skipped.note(["x"])
+    assert not skipped.note([])

@@ -1,0 +1,64 @@
+"""One stream of bytes, given to the service in each of its ways: all must come to the same."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.logger import globalLogPublisher
+
+from support.memory import Service
+
+
+def segments(data: bytes, sizes: list[int]) -> list[bytes]:
+    parts = []
+    for size in sizes:
+        parts.append(data[:size])
+        data = data[size:]
+    return [part for part in [*parts, data] if part]
+
+
+@dataclass
+class Outcome:
+    """What a client and the operator saw."""
+
+    received: bytes
+    fin: bool
+    reset: bool
+    closed: bool
+    messages: int
+    bytes: int
+
+
+def outcome(
+    stream: bytes, sizes: list[int], isFinished: bool, isFast: bool, **how: bool
+) -> Outcome:
+    shown: list[Any] = []
+    globalLogPublisher.addObserver(shown.append)
+    try:
+        service = Service("--log-rate=4", "--max-message=1M", isFast=isFast, **how)
+        client = service.open()
+        for segment in segments(stream, sizes):
+            client.send(segment)
+        if isFinished:
+            client.finish()
+        service.advance(2)
+        skt = client.socket
+        state = skt.fin, skt.reset, skt.closed
+        client.finish()
+        service.advance(6)
+        assert service.factory.connections == set()
+        assert service.timers() == 0
+        assert service.factory.budget.held == 0
+        if isFast:
+            assert service.factory.fastPath._lent == {}
+            service.factory.fastPath.count()
+            assert service.factory.fastPath.held == 0
+        messages = [e for e in shown if "preview" in e]
+        counted = [e for e in shown if "messages" in e]
+    finally:
+        globalLogPublisher.removeObserver(shown.append)
+    return Outcome(
+        client.received(),
+        *state,
+        len(messages) + sum(e["messages"] for e in counted),
+        sum(e["size"] for e in messages) + sum(e["bytes"] for e in counted),
+    )

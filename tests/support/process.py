@@ -1,0 +1,181 @@
+"""`twistd -n echotwist` as a process, as its users run it."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sysconfig
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+
+TWISTD = [str(SCRIPTS / "twistd"), "--pidfile="]
+
+TWIST = [str(SCRIPTS / "twist"), "--log-format=text"]
+"""Twisted's other command for the same plugins."""
+
+
+def needs(program: str, package: str) -> str:
+    """Where it is, also if only root looks there. Skips the test if it is not installed."""
+    found = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")
+    if found is None:
+        pytest.skip(f"{program} is not installed (Debian: {package})")
+    return found
+
+
+_held: list[socket.socket] = []
+
+
+def freePorts(count: int) -> list[int]:
+    """Ports that nobody listens on, and that nobody else is given while this process lives.
+
+    They are held without listening, which keeps the kernel, and this function in other processes,
+    from giving them away; only who asks for the number, with SO_REUSEADDR as servers do, gets it.
+    Ports that were merely closed again could be anybody's when the service is to listen there.
+    """
+    held = [socket.socket() for _ in range(count)]
+    for skt in held:
+        skt.bind(("", 0))
+        # Not before: another process's held port could be taken then.
+        skt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _held.extend(held)
+    return [skt.getsockname()[1] for skt in held]
+
+
+class Twistd:
+    """A running service, on a free port unless told otherwise. Use with `with`: at the end it is
+    asked to stop, and must have done so cleanly."""
+
+    def __init__(
+        self,
+        *arguments: str,
+        port: int = 0,
+        before: Sequence[str] = (),
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        check: bool = True,
+        passed: Sequence[int] = (),
+        command: Sequence[str] = (*TWISTD, "-n"),
+        options: Sequence[str] = (),
+        ready: str = "(open http|listening on)",
+    ) -> None:
+        """`before` stands before the `command`, `options` are that one's own, and `passed` are
+        descriptors that it inherits. It is waited for until its log says that it is `ready`."""
+        if not any(argument.startswith("--listen") for argument in arguments):
+            arguments = (f"--port={port}", *arguments)
+        self.lines: list[str] = []
+        self._changed = threading.Condition()
+        self._ended = False
+        self._check = check
+        self.isRead = threading.Event()
+        """Cleared, its output is read no further."""
+
+        self.isRead.set()
+        self.process = subprocess.Popen(
+            [*before, *command, *options, "echotwist", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            cwd=cwd,
+            pass_fds=passed,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        try:
+            self.expect(ready)
+        except AssertionError:
+            self.process.kill()
+            raise
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._changed:
+                self.lines.append(line.rstrip("\n"))
+                self._changed.notify_all()
+            self.isRead.wait()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def expect(self, pattern: str) -> None:
+        """Wait until the log has a line with this regular expression."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or re.search(pattern, self.log), 20)
+            assert re.search(pattern, self.log), f"{pattern!r} is not in the log:\n{self.log}"
+
+    @property
+    def log(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def url(self) -> str:
+        """Of the page, such as http://localhost:40123/."""
+        match = re.search(r"open (https?://\S+)", self.log)
+        assert match, self.log
+        return match[1]
+
+    @property
+    def ws(self) -> str:
+        """Of the echo, such as ws://localhost:40123/echo."""
+        return self.url.replace("http", "ws", 1) + "echo"
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1].rstrip("/"))
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def memory(self) -> int:
+        """Resident bytes."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("no VmRSS")
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def stop(self, number: int = signal.SIGTERM, timeout: float = 20) -> int:
+        """Send the signal, wait, and return the exit status."""
+        self.process.send_signal(number)
+        return self.wait(timeout)
+
+    def wait(self, timeout: float = 20) -> int:
+        status = self.process.wait(timeout)
+        self.isRead.set()
+        self._reader.join(timeout)
+        return status
+
+    def __enter__(self) -> "Twistd":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            status = self.stop() if self.process.poll() is None else self.wait()
+        finally:
+            with contextlib.suppress(OSError):
+                self.process.kill()
+            if self.process.stdout is not None:
+                self.process.stdout.close()
+        if kind is None and self._check:
+            assert status == 0, self.log
+            assert "Traceback" not in self.log, self.log
+
+
+def waitUntilGone(pid: int) -> None:
+    status = subprocess.run(
+        ["timeout", "20", "tail", f"--pid={pid}", "-f", "/dev/null"], check=False
+    )
+    assert status.returncode == 0

@@ -1,0 +1,107 @@
+"""Clients that speak TLS to the service in memory, and certificates for it."""
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+import trustme
+from twisted.internet.task import Clock
+
+from echotwist.listen.certificate import Certificate
+from echotwist.listen.proxy import ProxyFactory
+from echotwist.listen.tls import TlsFactory
+from support.frames import TEXT, Frame, parse, text
+from support.memory import Client, Service, request
+
+CA = trustme.CA()
+
+
+class Files:
+    """A key and its certificate, in files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.key, self.chain = folder / "key.pem", folder / "chain.pem"
+        self.clock = Clock()
+
+    def write(self, pair: trustme.LeafCert) -> None:
+        self.key.write_bytes(pair.private_key_pem.bytes())
+        self.chain.write_bytes(b"".join(pem.bytes() for pem in pair.cert_chain_pems))
+
+    def certificate(self, **others: Any) -> Certificate:
+        return Certificate(self.clock, str(self.key), [str(self.chain)], **others)
+
+
+def issued(name: str = "localhost", *, ca: trustme.CA = CA, **others: Any) -> trustme.LeafCert:
+    return ca.issue_cert(name, **others)
+
+
+def trusting(ca: trustme.CA = CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    ca.configure_trust(context)
+    context.check_hostname = False
+    return context
+
+
+def connected(certificate: Any, isProxied: bool = False) -> Client:
+    """A connection to the service, which wants TLS on it."""
+    service: Any = Service()
+    below = ProxyFactory(service.site) if isProxied else service.site
+    service.site = TlsFactory(certificate, below, service.reactor)
+    client: Client = service.connect()
+    return client
+
+
+class Peer:
+    """A client that shakes hands: Python's TLS at this end, Twisted's at the other."""
+
+    def __init__(
+        self,
+        certificate: Any,
+        *,
+        context: ssl.SSLContext | None = None,
+        session: Any = None,
+        ciphers: str | None = None,
+        version: ssl.TLSVersion | None = None,
+        alpn: list[str] | None = None,
+        isProxied: bool = False,
+    ) -> None:
+        context = context or trusting()
+        if ciphers is not None:
+            context.set_ciphers(ciphers)
+        if version is not None:
+            context.minimum_version = context.maximum_version = version
+        if alpn is not None:
+            context.set_alpn_protocols(alpn)
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._in, self._out, session=session)
+        self.client = connected(certificate, isProxied)
+        self.call(self.tls.do_handshake)
+
+    def call(self, method: Any, *arguments: Any) -> Any:
+        """Call this until it has what it waits for."""
+        for _ in range(10):
+            try:
+                return method(*arguments)
+            except ssl.SSLWantReadError:
+                pass
+            finally:
+                self.client.send(self._out.read())
+                self._in.write(self.client.received())
+        raise AssertionError("nothing comes")
+
+    @property
+    def name(self) -> str:
+        """Whose certificate it was shown."""
+        return str(self.tls.getpeercert()["subjectAltName"][0][1])  # type: ignore[index]
+
+    def echo(self, message: str) -> None:
+        self.call(self.tls.write, text(message))
+        assert parse(self.call(self.tls.read, 1000)) == [Frame(TEXT, message.encode())]
+
+    def open(self) -> "Peer":
+        self.call(self.tls.write, request())
+        assert self.call(self.tls.read, 1000).startswith(b"HTTP/1.1 101 ")
+        return self
+
+
+TLS12 = ssl.TLSVersion.TLSv1_2

@@ -1,0 +1,303 @@
+"""Clients of all kinds, that know what must come back to them."""
+
+import contextlib
+import random
+import select
+import socket
+import ssl
+import struct
+import threading
+import time
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+
+from support.frames import BINARY, CONTINUATION, PING, PONG, TEXT, close, frame
+
+TIMEOUT = 30
+"""Seconds for anything to happen; a client that waits for longer has failed."""
+
+
+REQUEST = (
+    b"GET /echo HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+)
+
+
+class Gone(Exception):
+    """The service has ended the connection."""
+
+
+class Peer:
+    """One connection; all that comes back on it is compared with what was sent.
+
+    `isHarried`: the service may end it at any time; else it must not.
+    """
+
+    def __init__(
+        self, port: int, isTls: bool = False, isDeflated: bool = False, isHarried: bool = False
+    ) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
+        if isTls:
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            self.socket = context.wrap_socket(self.socket)
+        self.isDeflated, self.isHarried = isDeflated, isHarried
+        self.due: deque[tuple[int, bytes]] = deque()
+        self.pongs = 0
+        self.codes: list[int] = []
+        self.count: Counter[str] = Counter()
+        self._rest = bytearray()
+        extension = b"Sec-WebSocket-Extensions: permessage-deflate\r\n" if isDeflated else b""
+        self.socket.sendall(REQUEST + extension + b"\r\n")
+        while b"\r\n\r\n" not in self._rest:
+            self._rest += self._some()
+        if isHarried and self._rest.startswith(b"HTTP/1.1 503 "):
+            raise Gone  # It drains.
+        assert self._rest.startswith(b"HTTP/1.1 101 "), self._rest
+        del self._rest[: self._rest.index(b"\r\n\r\n") + 4]
+        self.socket.setblocking(False)
+
+    def _some(self, size: int = 2**18) -> bytes:
+        data = self.socket.recv(size)
+        if not data:
+            raise Gone
+        return data
+
+    def message(self, opcode: int, payload: bytes, pieces: int = 1) -> bytes:
+        """The frames of a message that is due from now on."""
+        self.due.append((opcode, payload))
+        if self.isDeflated:
+            z = zlib.compressobj(1, wbits=-15)
+            payload = (z.compress(payload) + z.flush(zlib.Z_SYNC_FLUSH))[:-4]
+        step = max(len(payload) // pieces, 1)
+        cuts = [n * step for n in range(pieces)] + [len(payload)]
+        return b"".join(
+            frame(
+                CONTINUATION if n else opcode,
+                payload[cuts[n] : cuts[n + 1]],
+                fin=n == pieces - 1,
+                rsv=4 if self.isDeflated and n == 0 else 0,
+            )
+            for n in range(pieces)
+        )
+
+    def send(self, data: bytes, isReading: bool = True) -> None:
+        """Send all of it. Without `isReading`, until the service takes no more."""
+        view = memoryview(data)
+        while view:
+            with contextlib.suppress(BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                view = view[self.socket.send(view[: 2**18]) :]
+            if isReading:
+                while self._receive():
+                    pass
+            if view and not self._isReady(isReading, True, TIMEOUT if isReading else 1):
+                assert not isReading, f"nothing was taken for {TIMEOUT} s"
+                isReading = True
+
+    def settle(self, size: int = 2**18) -> None:
+        """Read, so many bytes at a time, until nothing is due."""
+        while self.due or self.pongs:
+            if not self._receive(size):
+                self._wait()
+
+    def end(self) -> None:
+        """Close in order; everything comes before."""
+        self.endsWith(close(1000, "bye"), 1000)
+        assert not self.due, len(self.due)
+
+    def endsWith(self, data: bytes, code: int) -> None:
+        """Send this, and be answered a close with this code."""
+        with contextlib.suppress(Gone):
+            self.send(data)
+            while True:
+                if not self._receive():
+                    self._wait()
+        assert self.isHarried or self.codes == [code], (code, self.codes)
+
+    def reset(self) -> None:
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def _wait(self) -> None:
+        assert self._isReady(True, False, TIMEOUT), f"nothing in {TIMEOUT} s; due: {len(self.due)}"
+
+    def _isReady(self, isReading: bool, isWriting: bool, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN * isReading | select.POLLOUT * isWriting)
+        return bool(poll.poll(seconds * 1000))
+
+    def _receive(self, size: int = 2**18) -> bool:
+        try:
+            self._rest += self._some(size)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        while self._take():
+            pass
+        return True
+
+    def _take(self) -> bool:
+        """Look at the next frame, if all of it is there."""
+        rest = self._rest
+        if len(rest) < 2:
+            return False
+        n, start = rest[1], 2
+        if n > 125:
+            start = 4 if n == 126 else 10
+            n = int.from_bytes(rest[2:start], "big")
+        if len(rest) < start + n:
+            return False
+        first, payload = rest[0], bytes(rest[start : start + n])
+        del rest[: start + n]
+        match first & 15:
+            case 9:  # PING
+                self.count["pings"] += 1  # Whoever sends need not answer.
+            case 10:  # PONG
+                self.pongs -= 1
+            case 8:  # CLOSE
+                self.codes.append(int.from_bytes(payload[:2], "big"))
+            case opcode:
+                if first & 0x40:
+                    payload = zlib.decompress(payload + b"\0\0\xff\xff\3\0", wbits=-15)
+                assert first & 0x80
+                assert (opcode, payload) == self.due.popleft(), "another message came back"
+                self.count["messages"] += 1
+                self.count["bytes"] += len(payload)
+        return True
+
+
+def small(peer: Peer, random: random.Random) -> None:
+    for _ in range(random.randrange(1, 30)):
+        many = random.randrange(1, 50)
+        texts = ["aé€🙂"[random.randrange(4)] * random.randrange(200) for _ in range(many)]
+        data = b"".join(peer.message(TEXT, text.encode()) for text in texts)
+        cut = random.randrange(len(data))
+        peer.send(data[:cut])
+        peer.send(data[cut:])
+        if random.random() < 0.5:
+            peer.settle()
+    peer.settle()
+
+
+def large(peer: Peer, random: random.Random) -> None:
+    payload = random.randbytes(random.choice([65_535, 65_537, 300_000, 4 * 2**20]))
+    peer.send(peer.message(BINARY, payload))
+    peer.settle()
+
+
+def fragments(peer: Peer, random: random.Random) -> None:
+    """Each is returned for, and what follows lent again."""
+    for n in range(random.randrange(1, 30)):
+        peer.send(peer.message(TEXT, b"fragments" * n, pieces=3) + peer.message(TEXT, b"one"))
+        if random.random() < 0.5:
+            peer.settle()
+    peer.settle()
+
+
+def pings(peer: Peer, random: random.Random) -> None:
+    for _ in range(random.randrange(1, 30)):
+        peer.pongs += 1
+        peer.send(frame(PING, b"p") + frame(PONG, b"nobody asked") + peer.message(BINARY, b"x"))
+    peer.settle()
+
+
+def slow(peer: Peer, random: random.Random) -> None:
+    """Sends what the service cannot keep, and only then begins to read, a little at a time."""
+    data = b"".join(peer.message(BINARY, bytes([n]) * 40_000) for n in range(12))
+    peer.send(data, isReading=False)
+    peer.settle(size=random.choice([4096, 30_000]))
+
+
+Open = Callable[..., Peer]
+
+TALKS = [small, small, large, fragments, pings, slow]
+
+
+def endOrderly(peer: Peer, random: random.Random) -> None:
+    peer.end()
+
+
+def endHalf(peer: Peer, random: random.Random) -> None:
+    """In the middle of a frame, small or passing, by FIN or by a reset."""
+    whole = frame(BINARY, bytes(random.choice([10, 1000, 200_000])))
+    peer.send(whole[: random.randrange(1, len(whole))])
+    if random.random() < 0.5:
+        peer.reset()
+
+
+def endReset(peer: Peer, random: random.Random) -> None:
+    """With echoes on their way."""
+    peer.send(frame(BINARY, bytes(30_000)) * 3, isReading=False)
+    peer.reset()
+
+
+def endMalformed(peer: Peer, random: random.Random) -> None:
+    faults = [
+        (frame(TEXT, b"x", rsv=2), 1002),
+        (frame(3, b"x"), 1002),
+        (frame(CONTINUATION, b"x"), 1002),
+        (frame(PING, bytes(126)), 1002),
+        (frame(TEXT, b"\xed\xa0\x80"), 1007),
+        (b"\x82\xff\x7f" + bytes(11), 1009),
+    ]
+    peer.endsWith(*random.choice(faults))
+
+
+ENDS = [endOrderly, endOrderly, endHalf, endReset, endMalformed]
+
+
+def converse(open: Open, random: random.Random, isHarried: bool) -> Counter[str]:
+    """One connection from its beginning to its end."""
+    count: Counter[str] = Counter()
+    peer = None
+    try:
+        peer = open(isHarried=isHarried)
+        for _ in range(random.randrange(1, 4)):
+            random.choice(TALKS)(peer, random)
+        random.choice(ENDS)(peer, random)
+    except (Gone, ConnectionError):
+        if not isHarried:
+            raise
+        count["ended by the service"] = peer is not None
+    finally:
+        if peer is not None:
+            peer.socket.close()
+            count += peer.count + Counter(connections=1)
+    return count
+
+
+def crowd(opens: list[Open], seconds: float, seed: int, isHarried: bool = False) -> Counter[str]:
+    """A thread each, that converses over and over. Raises what one of them has raised."""
+    end = time.monotonic() + seconds
+
+    def conversations(n: int) -> Iterator[Counter[str]]:
+        rng = random.Random(f"{seed} {n}")
+        while time.monotonic() < end:
+            yield converse(opens[n], rng, isHarried)
+
+    return together([conversations(n) for n in range(len(opens))])
+
+
+def together(runs: Sequence[Iterator[Counter[str]]]) -> Counter[str]:
+    """Run each in a thread of its own, until one fails, which is raised. Returns what all count."""
+    count: Counter[str] = Counter()
+    failures: list[BaseException] = []
+    lock = threading.Lock()
+
+    def run(counts: Iterator[Counter[str]]) -> None:
+        try:
+            for some in counts:
+                with lock:
+                    count.update(some)
+                if failures:
+                    return
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=run, args=(counts,)) for counts in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return count
