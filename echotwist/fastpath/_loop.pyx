@@ -50,7 +50,7 @@ Why hostile bytes do no harm:
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.math cimport ceil
+from libc.math cimport INFINITY, ceil
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport abort, free, malloc, realloc
 from libc.string cimport memcpy, memset
@@ -619,6 +619,10 @@ cdef class Loop:
         self.now = now
         return self.serve(0, False)
 
+    def due(self):
+        """When turn() next has something to do although nothing is ready; infinity: never."""
+        return self.nextDue()
+
     cdef void readClock(self) noexcept nogil:
         cdef timespec time
         clock_gettime(CLOCK_MONOTONIC, &time)
@@ -1064,14 +1068,17 @@ cdef class Loop:
             if not self.sendOut(c, NULL, 0, b"\x89\x00", 2) or not self.attend(c):
                 self.giveBack(c, LOST, NULL, 0, NULL, 0)
 
+    cdef double nextDue(self) noexcept nogil:
+        """When keepAlive() next has something to do, on the clock of `now`; infinity: never."""
+        cdef double due = INFINITY
+        if self.pingInterval:
+            if self.heard.after != &self.heard:
+                due = self.heard.after.since + self.pingInterval
+            if self.silent.after != &self.silent:
+                due = min(due, self.silent.after.since + self.pingTimeout / 2)
+        return due
+
     cdef int untilDue(self) noexcept nogil:
-        """Milliseconds until keepAlive() has something to do; -1: never."""
-        cdef double due = -1
-        if not self.pingInterval:
-            return -1
-        if self.heard.after != &self.heard:
-            due = self.heard.after.since + self.pingInterval
-        if self.silent.after != &self.silent and (
-                due < 0 or self.silent.after.since + self.pingTimeout / 2 < due):
-            due = self.silent.after.since + self.pingTimeout / 2
-        return -1 if due < 0 else <int>ceil(max(due - self.now, 0) * 1000)
+        """Milliseconds until then, as epoll_wait() wants them; -1: never."""
+        cdef double due = self.nextDue()
+        return -1 if due == INFINITY else <int>ceil(max(due - self.now, 0) * 1000)

@@ -31,7 +31,7 @@ from support.frames import (
     parse,
     text,
 )
-from support.memory import Client, Service, Unthreaded
+from support.memory import Client, Hung, Service, Unthreaded
 from support.process import Twistd
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
@@ -544,13 +544,6 @@ def test_what_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not fastPath.isRunning
     assert fastPath.fileno() == -1
     assert service.reactor.readers == set()
-
-
-class Hung:
-    """Stands in for the loop on its thread, while that one does not turn."""
-
-    def turn(self, now: float) -> int:
-        return 0
 
 
 def test_a_loop_that_hangs_is_told_of_until_it_goes_on(log) -> None:

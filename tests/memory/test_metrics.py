@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.certificate import tlsEndpoint
 from support.frames import CONTINUATION, TEXT, binary, close, frame, text
-from support.memory import Client, Service, request
+from support.memory import Client, Hung, Service, request
 from support.process import needs
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import succeed
@@ -332,10 +332,6 @@ def test_the_figures_are_what_prometheus_expects(tmp_path: Path) -> None:
 
 
 def test_threads_that_hang_are_counted(log) -> None:
-    class Hung:
-        def turn(self, now: float) -> int:
-            return 0
-
     service = Service(ADMIN, "--threads=2", isFast=True)
     _, thread = service.factory.fastPath._running[0]
     thread.loop = Hung()

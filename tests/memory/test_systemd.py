@@ -19,7 +19,7 @@ import pytest_twisted
 from support import confined
 from support.certificate import tlsEndpoint
 from support.frames import CLOSE, TEXT, binary, close, parse, text
-from support.memory import Service, request
+from support.memory import Hung, Service, request
 from support.process import TWISTD, Twistd, freePorts, needs
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
@@ -181,10 +181,6 @@ def test_the_watchdog_hears_of_it_in_half_of_its_time(
 def test_the_watchdog_hears_nothing_while_a_thread_hangs(
     manager: Manager, monkeypatch: pytest.MonkeyPatch, log: Any
 ) -> None:
-    class Hung:
-        def turn(self, now: float) -> int:
-            return 0
-
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")
     service = started("--ping-interval=0", "--threads=2", isFast=True)
     service.advance(60)

@@ -202,6 +202,16 @@ class Unthreaded:
         self.loop.run()  # It was told to stop.
 
 
+class Hung:
+    """Stands in for a loop on its thread, while that one does not turn."""
+
+    def turn(self, now: float) -> int:
+        return 0
+
+    def due(self) -> float:
+        return math.inf
+
+
 class Reactor(MemoryReactorClock):
     def advance(self, amount: float) -> None:
         """As the real one: what a timer sets for now has to wait for the next turn."""
@@ -347,22 +357,28 @@ class Service:
         return self.connect().open(**changes)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, each timer at its time."""
-        start = self.reactor.seconds()
-        # The reactor knows of no timers of the loops: in small steps, then.
-        steps = math.ceil(seconds / 0.05) if self.isFast else 1
-        for n in range(1, steps + 1):
-            self._advanceTo(start + seconds * n / steps)
+        """Let time pass, each timer at its time, the loops' own included."""
+        end = self.reactor.seconds() + seconds
+        self.run()  # What a test has just called takes effect now.
+        while (due := self._due()) <= end:
+            self._jumpTo(max(due, self.reactor.seconds()))
+        self._jumpTo(end)
 
-    def _advanceTo(self, end: float) -> None:
-        while (pending := [call.getTime() for call in self.reactor.getDelayedCalls()]) and min(
-            pending
-        ) <= end:
-            self.reactor.advance(max(min(pending) - self.reactor.seconds(), 0))
-            self.run()
-        self.reactor.advance(end - self.reactor.seconds())
-        self.reactor.rightNow = end  # Not almost, as the sum of many small steps would be.
+    def _jumpTo(self, time: float) -> None:
+        self.reactor.advance(time - self.reactor.seconds())
+        self.reactor.rightNow = time  # Not almost, as a sum of floats would be.
         self.run()
+
+    def _due(self) -> float:
+        """When the next timer is due; infinity if there is none."""
+        timers = [call.getTime() for call in self.reactor.getDelayedCalls()]
+        return min([*timers, *(loop.due() for loop in self._loops())], default=math.inf)
+
+    def _loops(self) -> list[Any]:
+        fastPath = self.factory.fastPath
+        if not self.isFast or not fastPath.isRunning:
+            return []
+        return [thread.loop for _, thread in fastPath._running]
 
     def run(self) -> None:
         """What the reactor does until nothing is left to do."""
@@ -370,9 +386,7 @@ class Service:
             turned = [self._turn(client) for client in list(self.clients)]
             turned.append(self._turnLoops())
             self.reactor.advance(0)
-            now = self.reactor.seconds()
-            due = any(call.getTime() <= now for call in self.reactor.getDelayedCalls())
-            if not any(turned) and not due:
+            if not any(turned) and self._due() > self.reactor.seconds():
                 return
         raise AssertionError("the service does not come to rest")
 
@@ -393,10 +407,10 @@ class Service:
         return moved
 
     def _turnLoops(self) -> bool:
-        fastPath = self.factory.fastPath
-        if not self.isFast or not fastPath.isRunning:
+        if not (loops := self._loops()):
             return False
-        ready = [thread.loop.turn(self.reactor.seconds()) for _, thread in fastPath._running]
+        ready = [loop.turn(self.reactor.seconds()) for loop in loops]
+        fastPath = self.factory.fastPath
         if isReady(fastPath, select.POLLIN):
             fastPath.doRead()
             return True
