@@ -217,7 +217,7 @@ class Limits:
     )
 
     @property
-    def heldBudget(self) -> int:
+    def bufferBudget(self) -> int:
         """Bytes of `memoryBudget` that are given out.
 
         The rest is what malloc loses between blocks of many sizes that come and go: ten thousand
@@ -237,7 +237,7 @@ class Limits:
         return max(self.maxMessage, 1024 * FRAGMENT)
 
     @property
-    def wireMessage(self) -> int:
+    def maxWirePayload(self) -> int:
         """Bytes of a message on the wire, before decompression.
 
         What zlib's deflateBound() allows for data that does not compress, so that a

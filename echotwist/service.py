@@ -10,10 +10,12 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from echotwist.fastpath import lending
+from echotwist.fastpath.lending import FastPath
 from echotwist.fatal import Fatal
 from echotwist.http.channel import Channel
 from echotwist.listen.ports import Listener, Listening
-from echotwist.websocket.connection import EchoFactory, EchoProtocol
+from echotwist.websocket.connections import Connections, Member
+from echotwist.wire.context import Context
 
 _SPREAD = 20
 """Steps in which a drain says 1001 to everybody, so that not all clients return at once."""
@@ -25,51 +27,59 @@ _log = Logger(namespace="echotwist")
 
 
 class EchoService(Listening):
-    """Serves the connections of `factory` on `listeners`; its `stopService` drains."""
+    """Serves `connections` on `listeners`; its `stopService` drains."""
 
-    def __init__(self, reactor: Any, listeners: Sequence[Listener], factory: EchoFactory) -> None:
-        super().__init__(reactor, listeners)
-        self.factory = factory
+    def __init__(
+        self,
+        context: Context,
+        listeners: Sequence[Listener],
+        connections: Connections,
+        fastPath: FastPath | None,
+    ) -> None:
+        super().__init__(context.reactor, listeners)
+        self.context = context
+        self.connections = connections
+        self.fastPath = fastPath
 
     @property
     def connected(self) -> int:
-        return len(self.factory.connections)
+        return len(self.connections.open)
 
     def isAlive(self) -> bool:
-        return self.factory.fastPath is None or not self.factory.fastPath.hanging()
+        return self.fastPath is None or not self.fastPath.hanging()
 
     @property
     def drainTimeout(self) -> float:
-        return self.factory.limits.drainTimeout
+        return self.context.limits.drainTimeout
 
     def startService(self) -> None:
         super().startService()
-        if self.factory.fastPath is not None:
+        if self.fastPath is not None:
             try:
-                self.factory.fastPath.start()
+                self.fastPath.start()
             except (OSError, RuntimeError) as e:
-                raise Fatal(f"cannot start {self.factory.fastPath.threads} threads: {e}") from e
+                raise Fatal(f"cannot start {self.fastPath.threads} threads: {e}") from e
 
     def _ready(self) -> None:
         super()._ready()
-        if self.factory.fastPath is not None:
-            _log.info("fast path: threads: {count}", count=self.factory.fastPath.threads)
+        if self.fastPath is not None:
+            _log.info("fast path: threads: {count}", count=self.fastPath.threads)
         else:
             why = lending.whyNot or "it is turned off"
             _log.info("no fast path, {why}: Autobahn echoes everything", why=why)
-        _log.info("taking up to {count:,} connections", count=self.factory.limits.maxConnections)
+        _log.info("taking up to {count:,} connections", count=self.context.limits.maxConnections)
 
     @inlineCallbacks
     def stopService(self) -> Any:
         """Drain. Fires when every client is gone, at the latest after the drain limit."""
         Service.stopService(self)
         started = self._reactor.seconds()
-        emptied = self.factory.drain()
+        emptied = self.connections.drain()
         closed = self._stopListening(isAdmin=False)
-        leaving = list(self.factory.connections)
+        leaving = list(self.connections.open)
         if leaving:
             _log.info("draining, with {count:,} connected", count=len(leaving))
-        deadline = self._reactor.callLater(self.factory.limits.drainTimeout, self.hurry)
+        deadline = self._reactor.callLater(self.drainTimeout, self.hurry)
         self._askToLeave(leaving, math.ceil(len(leaving) / _SPREAD))
         yield DeferredList([emptied, self._answerTheRest()])
         for channel in self._channels():
@@ -79,13 +89,13 @@ class EchoService(Listening):
         yield closed
         # Until now an operator could look on.
         yield self._stopListening(isAdmin=True)
-        if self.factory.fastPath is not None:
-            self.factory.fastPath.stop()
-        self.factory.journal.flush()
+        if self.fastPath is not None:
+            self.fastPath.stop()
+        self.context.journal.flush()
         if leaving:
             _log.info("drained in {seconds:.1f} s", seconds=self._reactor.seconds() - started)
 
-    def _askToLeave(self, leaving: list[EchoProtocol], many: int) -> None:
+    def _askToLeave(self, leaving: list[Member], many: int) -> None:
         for connection in leaving[:many]:
             connection.goAway()
         if rest := leaving[many:]:
@@ -105,7 +115,7 @@ class EchoService(Listening):
 
     def hurry(self) -> None:
         """End a drain at once."""
-        self.factory.abortAll()
+        self.connections.abortAll()
         for channel in self._channels():
             channel.transport.abortConnection()
 

@@ -20,7 +20,7 @@ from echotwist.fatal import Fatal
 from echotwist.http.answer import Answer
 from echotwist.http.forwarded import TrustedProxies, trustedProxy
 from echotwist.http.site import AdminSite, EchoSite, Health, Readiness, makeAdminRoot, makeRoot
-from echotwist.http.upgrade import canonicalOrigin
+from echotwist.http.upgrade import UpgradeResource, canonicalOrigin
 from echotwist.limits import Limits, count, descriptors
 from echotwist.listen.certificate import Reminder
 from echotwist.listen.endpoints import endpointOf, port
@@ -31,7 +31,12 @@ from echotwist.operate.daemon import Daemon, vet
 from echotwist.operate.signals import Signals
 from echotwist.operate.systemd import Notifier
 from echotwist.service import EchoService
-from echotwist.websocket.connection import EchoFactory
+from echotwist.websocket import deflate
+from echotwist.websocket.connection import ConnectionFactory
+from echotwist.websocket.connections import Connections
+from echotwist.websocket.echo import Echo
+from echotwist.wire.budget import Budget
+from echotwist.wire.context import Context
 
 
 def optionOf(field: str) -> str:
@@ -225,23 +230,19 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
 
 def _server(options: Options, reactor: Any) -> Iterator[IService]:
     """What serves clients."""
-    limits: Limits = options["limits"]
-    journal = Journal(limits.logRate, reactor)
-    fastPath = None
-    if options["threads"]:
-        fastPath = lending.FastPath(reactor, limits, journal, options["threads"])
+    threads: int = options["threads"]
+    context = _context(options, reactor, options["limits"].logRate)
+    journal = context.journal
+    fastPath = lending.FastPath(reactor, context.limits, journal, threads) if threads else None
     number, step = options["worker"] or (1, 1)
-    factory = EchoFactory(
-        limits,
-        journal,
-        reactor,
-        fastPath,
-        compression=not options["no-compression"],
-        contextTakeover=bool(options["context-takeover"]),
-        numbers=itertools.count(number, step),
-    )
-    proxies = TrustedProxies(options["trusted-proxy"])
-    site = EchoSite(factory, makeRoot(factory, options["allow-origin"]), proxies)
+    connections = Connections(context, itertools.count(number, step))
+    accept = deflate.acceptFirst(bool(options["context-takeover"]))
+    if options["no-compression"]:
+        accept = deflate.acceptNone
+    echoes = ConnectionFactory(Echo, context, connections, fastPath, accept)
+    health, readiness = Health(fastPath), Readiness(connections)
+    root = makeRoot(UpgradeResource(echoes, options["allow-origin"]), health, readiness)
+    site = EchoSite(context, connections, root, TrustedProxies(options["trusted-proxy"]))
     isShared = options["worker"] is not None
     opener: Any = reactor
     signals: type[Signals] = Signals
@@ -264,17 +265,25 @@ def _server(options: Options, reactor: Any) -> Iterator[IService]:
 
         endpoint = _endpoint(reactor, "admin", admin)
         certificates += certificatesOf([endpoint])
-        root = makeAdminRoot(Metrics(site, certificates), Health(factory), Readiness(factory))
-        adminSite = AdminSite(factory, root, TrustedProxies([]))
+        root = makeAdminRoot(Metrics(site, fastPath, certificates), health, readiness)
+        adminSite = AdminSite(context, root, TrustedProxies([]))
         listeners.append(Listener(admin, endpoint, adminSite))
         beside.append(Lag(reactor, journal.totals.lag))
     if certificates and not isShared:
         beside.append(Reminder(reactor, certificates))
-    echo = EchoService(reactor, listeners, factory)
+    echo = EchoService(context, listeners, connections, fastPath)
     yield signals(reactor, echo)
     yield echo
     yield from beside
     yield Notifier(reactor, echo)
+
+
+def _context(options: Options, reactor: Any, logRate: int) -> Context:
+    limits: Limits = options["limits"]
+    # The loops of the fast path have the other half.
+    most = limits.bufferBudget // 2 if options["threads"] else limits.bufferBudget
+    budget = Budget(most, limits.closeTimeout, reactor)
+    return Context(reactor, limits, Journal(logRate, reactor), budget)
 
 
 def _supervisor(options: Options, reactor: Any) -> Iterator[IService]:
@@ -299,14 +308,12 @@ def _supervisor(options: Options, reactor: Any) -> Iterator[IService]:
     if (admin := options["admin"]) is not None:
         from echotwist.operate.metrics import WorkersMetrics
 
-        # The limits of its HTTP.
-        factory = EchoFactory(limits, Journal(0, reactor), reactor)
         endpoint = _endpoint(reactor, "admin", admin)
         ours = certificatesOf([endpoint])
         certificates += ours
         metrics, readiness = WorkersMetrics(workers, ours), WorkersReadiness(workers)
         root = makeAdminRoot(metrics, Answer(200, "ok"), readiness)
-        site = AdminSite(factory, root, TrustedProxies([]))
+        site = AdminSite(_context(options, reactor, 0), root, TrustedProxies([]))
         workers.admin = Listening(reactor, [Listener(admin, endpoint, site)])
     yield Signals(reactor, workers)
     yield workers

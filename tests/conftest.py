@@ -70,7 +70,7 @@ def client(service: Service) -> Client:
     if service.isFast:
         client.send(text(""))
         assert client.frames() == [Frame(TEXT, b"")]
-        assert client.protocol._isLent
+        assert client.protocol.isLent
     return client
 
 

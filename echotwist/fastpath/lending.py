@@ -123,7 +123,7 @@ class FastPath:
                 loop = Loop(
                     limits.maxMessage,
                     # The other half is the reactor's.
-                    limits.heldBudget // 2 // self.threads,
+                    limits.bufferBudget // 2 // self.threads,
                     limits.pingInterval,
                     limits.pingTimeout,
                     self._reported,
@@ -208,7 +208,7 @@ class FastPath:
 
     def compressed(self, data: bytes) -> tuple[bool, bytes, int] | None:
         """The compressed message that `data` begins with; see `_loop`."""
-        return compressed(data, self._limits.wireMessage)
+        return compressed(data, self._limits.maxWirePayload)
 
     def doRead(self) -> None:
         with suppress(BlockingIOError):  # stop() looks without being told.

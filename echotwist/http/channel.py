@@ -24,8 +24,10 @@ from zope.interface import implementer
 
 from echotwist.http.answer import lastWords
 from echotwist.limits import HEADER, HEADERS, HEADERS_BYTES, TARGET
+from echotwist.wire.deadline import Deadline
+from echotwist.wire.gate import WRITE_BLOCKED, ReadGate
 from echotwist.wire.peer import nameOf
-from echotwist.wire.transport import Deadline, delivery, linger, lowest, unsent
+from echotwist.wire.transport import delivery, linger, lowest, unsent
 
 _TCHAR = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z\r\n]")
 """What a request begins with: a method (RFC 9110, 5.6.2), or an empty line (RFC 9112, 2.2)."""
@@ -66,10 +68,10 @@ def elements(values: Iterable[str]) -> list[str]:
 
 
 @implementer(IHalfCloseableProtocol)
-class Channel(HTTPChannel):
+class Channel(ReadGate, HTTPChannel):
     """One HTTP connection."""
 
-    site: Any  # An EchoSite, whose module imports this one.
+    site: Any  # A `site.HttpSite`, whose module imports this one.
     transport: Any  # Every one of Twisted's can do more than ITransport says.
 
     # What is too long has a status of its own, below.
@@ -81,7 +83,6 @@ class Channel(HTTPChannel):
     """Whether it has had an answer, or gets no other than it has."""
 
     _deadline: IDelayedCall | Deadline | None = None
-    _isStopped = False
     _hasSent = False
     """Whether a byte has come."""
 
@@ -120,7 +121,7 @@ class Channel(HTTPChannel):
         lowest(self.transport).connectionLost(Failure(ConnectionAborted()))
 
     def _drop(self, why: str) -> None:
-        self.site.factory.journal.dropped(nameOf(self.transport.getPeer()), why)
+        self.site.context.journal.dropped(nameOf(self.transport.getPeer()), why)
 
     def pauseProducing(self) -> None:
         """The client does not read. So no further request is answered, of those that are here.
@@ -130,14 +131,13 @@ class Channel(HTTPChannel):
         """
         self.paused = True  # LineReceiver's.
         super().pauseProducing()
-        self.transport.pauseProducing()
+        self.pauseReading(WRITE_BLOCKED)
 
     def resumeProducing(self) -> None:
-        # HTTPChannel's, which its own resumeProducing sets; the requests below look at it.
+        # HTTPChannel's own would resume also what the budget has paused.
         self.paused = self._waitingForTransport = False
+        self.resumeReading(WRITE_BLOCKED)
         self.dataReceived(b"")  # What is here; it may pause again, or upgrade.
-        if not (self.paused or self._isStopped) and self.transport is not None:
-            super().resumeProducing()
 
     def readConnectionLost(self) -> None:
         """The client has said FIN. Twisted would drop the answer that it waits for."""
@@ -163,21 +163,12 @@ class Channel(HTTPChannel):
         end = self._buffer.find(b"\n")
         if end >= 0 and self._buffer[end - 1 : end] != b"\r":
             self._bareLf()
-        self.site.factory.budget.account(self)
+        self.site.context.budget.account(self)
 
-    def holding(self) -> int:
+    def buffered(self) -> int:
         return self._kept + len(self._buffer) + unsent(self.transport)
 
-    def stopReading(self) -> None:
-        self._isStopped = True
-        self.transport.pauseProducing()
-
-    def resumeReading(self) -> None:
-        self._isStopped = False
-        if not self.paused:
-            self.transport.resumeProducing()
-
-    def refuse(self) -> None:
+    def endOverBudget(self) -> None:
         if unsent(self.transport) or self.isAnswered or self._isAnswering:
             # Behind what the client does not read, or has been told, there is nothing to say.
             self.transport.abortConnection()
@@ -234,7 +225,7 @@ class Channel(HTTPChannel):
         self._refuse(400, "the request is malformed")
 
     def _refuse(self, status: int, why: str) -> bool:
-        self.site.factory.journal.refused(nameOf(self.transport.getPeer()), status, why)
+        self.site.context.journal.refused(nameOf(self.transport.getPeer()), status, why)
         self.transport.write(lastWords(status, why, self._isHead))
         self.loseConnection()
         return False
@@ -277,9 +268,9 @@ class Channel(HTTPChannel):
         self.clearLineBuffer()
         self.dataReceived = lambda data: None  # type: ignore[method-assign]
         self._clearDeadline()
-        self._deadline = linger(
-            self.transport, self.site.reactor, self.site.factory.limits.closeTimeout
-        )
+        context = self.site.context
+        self.forgetPauses()
+        self._deadline = linger(self.transport, context.reactor, context.limits.closeTimeout)
 
     def upgrade(self, protocol: IProtocol) -> None:
         """Leave the connection to `protocol`, and to it what the client sent behind its request.
@@ -300,14 +291,14 @@ class Channel(HTTPChannel):
         protocol.makeConnection(transport)
         if early:
             protocol.dataReceived(early)
-        took = self.site.reactor.seconds() - self._begun
-        self.site.factory.journal.totals.handshakes.observe(took)
+        took = self.site.context.reactor.seconds() - self._begun
+        self.site.context.journal.totals.handshakes.observe(took)
 
     def _setDeadline(self) -> None:
         self._clearDeadline()
-        self._begun = self.site.reactor.seconds()
-        self._deadline = self.site.reactor.callLater(
-            self.site.factory.limits.handshakeTimeout, self._late
+        self._begun = self.site.context.reactor.seconds()
+        self._deadline = self.site.context.reactor.callLater(
+            self.site.context.limits.handshakeTimeout, self._late
         )
 
     def _late(self) -> None:
@@ -321,9 +312,9 @@ class Channel(HTTPChannel):
         elif self.paused:
             # There are requests, but the client does not read the answers, or slowly. As long as
             # it does, it has its time.
-            timeout = self.site.factory.limits.closeTimeout
+            timeout = self.site.context.limits.closeTimeout
             moved = delivery(self.transport)
-            self._deadline = Deadline(self.site.reactor, timeout, moved, self._stalled)
+            self._deadline = Deadline(self.site.context.reactor, timeout, moved, self._stalled)
         elif self._isFirst and not self._buffer:
             self.loseConnection()  # It was kept for another request, which did not come.
         else:
@@ -344,7 +335,7 @@ class Channel(HTTPChannel):
     def _forget(self) -> None:
         self._clearDeadline()
         self.site.channels.pop(self, None)
-        self.site.factory.budget.forget(self)
+        self.site.context.budget.forget(self)
 
 
 def _noRequest(data: bytes) -> str | None:

@@ -10,22 +10,24 @@ And of --admin, where it listens to the operator: /metrics (`metrics`), /healthz
 
 import hashlib
 import re
-from collections.abc import Collection, Hashable
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from pathlib import Path
 from urllib.parse import unquote_to_bytes as unquote
 
-from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import CACHED
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Site
 from twisted.web.static import File, getTypeAndEncoding
 
+from echotwist.fastpath.lending import FastPath
 from echotwist.http.answer import NOTHING, SERVER, Answer, Exact, Refused
 from echotwist.http.channel import Channel, Request
 from echotwist.http.forwarded import TrustedProxies
-from echotwist.http.upgrade import HOST, EchoResource
+from echotwist.http.upgrade import HOST, UpgradeResource
 from echotwist.limits import OPERATORS, OVERFLOW
-from echotwist.websocket.connection import EchoFactory
+from echotwist.websocket.connections import Connections
+from echotwist.wire.context import Context
 from echotwist.wire.peer import addressOf, nameOf, networkOf
 
 RESOURCES = Path(__file__).parents[1] / "resources"
@@ -43,16 +45,16 @@ _CONTENT_SECURITY_POLICY = (
 )
 
 
-def makeRoot(factory: EchoFactory, allowedOrigins: Collection[str]) -> Resource:
+def makeRoot(echo: Resource, health: Resource, readiness: Resource) -> Resource:
     """The whole URL map."""
     root = Exact()
     root.putChild(b"", Asset(RESOURCES / PAGE))
     # By name: what an editor leaves beside them is nobody's business.
     for name in (PAGE, "websockets.css", "websockets.js", "echotwist.svg"):
         root.putChild(name.encode(), Asset(RESOURCES / name))
-    root.putChild(b"echo", EchoResource(factory, allowedOrigins))
-    root.putChild(b"healthz", Health(factory))
-    root.putChild(b"readyz", Readiness(factory))
+    root.putChild(b"echo", echo)
+    root.putChild(b"healthz", health)
+    root.putChild(b"readyz", readiness)
     return root
 
 
@@ -100,13 +102,12 @@ class Health(Exact):
     """`/healthz`: whether the process should be left alone. That it answers says that the reactor
     turns; the threads of the fast path are asked."""
 
-    def __init__(self, factory: EchoFactory) -> None:
+    def __init__(self, fastPath: FastPath | None) -> None:
         super().__init__()
-        self._factory = factory
+        self._fastPath = fastPath
 
     def render(self, request: Request) -> bytes:
-        fastPath = self._factory.fastPath
-        if fastPath is not None and (hanging := fastPath.hanging()):
+        if self._fastPath is not None and (hanging := self._fastPath.hanging()):
             return Answer(503, f"thread {hanging[0]} of the fast path hangs").render(request)
         return Answer(200, "ok").render(request)
 
@@ -114,17 +115,17 @@ class Health(Exact):
 class Readiness(Exact):
     """`/readyz`: whether a load balancer should send clients here."""
 
-    def __init__(self, factory: EchoFactory) -> None:
+    def __init__(self, connections: Connections) -> None:
         super().__init__()
-        self._factory = factory
+        self._connections = connections
 
     def render(self, request: Request) -> bytes:
-        if self._factory.draining:
+        if self._connections.draining:
             return Answer(503, "draining").render(request)
         return Answer(200, "ready").render(request)
 
 
-class EchoSite(Site):
+class HttpSite(Site, ABC):
     """The HTTP server.
 
     `channels` are the connections that are not upgraded; first those that have been silent for
@@ -133,24 +134,22 @@ class EchoSite(Site):
 
     protocol = Channel  # type: ignore[assignment]  # Twisted's own default would speak HTTP/2.
     noisy = False
-    reactor: IReactorTime
 
-    def __init__(self, factory: EchoFactory, root: Resource, proxies: TrustedProxies) -> None:
+    def __init__(self, context: Context, root: Resource, proxies: TrustedProxies) -> None:
         # No idle timeout: Twisted's starts anew with every byte.
-        super().__init__(root, requestFactory=Request, timeout=None, reactor=factory.reactor)
-        self.factory = factory
+        super().__init__(root, requestFactory=Request, timeout=None, reactor=context.reactor)
+        self.context = context
         self.channels: dict[Channel, None] = {}
         self._proxies = proxies
 
     def makeRoom(self) -> None:
         """For a connection that comes. Twisted would accept until no descriptor is left."""
-        if self.isFull():
+        if self.isAtCapacity():
             next(iter(self.channels)).evict()
 
-    def isFull(self) -> bool:
+    @abstractmethod
+    def isAtCapacity(self) -> bool:
         """Whether no further connection can be answered, not even with 503."""
-        most = self.factory.limits.maxConnections + OVERFLOW
-        return len(self.channels) + len(self.factory.connections) >= most
 
     def callerOf(self, request: Request) -> tuple[str, Hashable]:
         """Who is calling: the peer, or whom a trusted proxy speaks for. As the log has it; and as
@@ -158,7 +157,7 @@ class EchoSite(Site):
         peer = request.getClientAddress()
         client = self._proxies.clientOf(peer, request.requestHeaders)
         name = nameOf(peer) if client is None else str(client)
-        if not self.factory.limits.maxConnectionsPerAddress:
+        if not self.context.limits.maxConnectionsPerAddress:
             return name, None
         address = addressOf(peer) if client is None else client
         return name, None if address is None else networkOf(address)
@@ -166,7 +165,7 @@ class EchoSite(Site):
     def refusal(self, request: Request, refused: Refused) -> Resource:
         """The answer to a request that is refused; it leaves a line in the log, and a count."""
         name, _ = self.callerOf(request)
-        self.factory.journal.refused(name, refused.status, refused.reason)
+        self.context.journal.refused(name, refused.status, refused.reason)
         return Answer(refused.status, refused.reason, refused.headers)
 
     def getResourceFor(self, request: Request) -> IResource:
@@ -200,7 +199,7 @@ class EchoSite(Site):
             raise Refused(400, "the target is no path, and no URL with a host")
         found: IResource = super().getResourceFor(request)
         # RFC 9110, 7.8 would have the page for it; but a client that is told 200 finds nothing out.
-        if not isinstance(found, EchoResource) and "websocket" in request.tokens("Upgrade"):
+        if not isinstance(found, UpgradeResource) and "websocket" in request.tokens("Upgrade"):
             raise Refused(404, "there is nothing to upgrade here; try /echo")
         return found
 
@@ -211,8 +210,22 @@ class EchoSite(Site):
         """Not a line a request: the journal tells what matters, and is bounded."""
 
 
-class AdminSite(EchoSite):
+class EchoSite(HttpSite):
+    """For clients; those that are upgraded take their place among `connections`."""
+
+    def __init__(
+        self, context: Context, connections: Connections, root: Resource, proxies: TrustedProxies
+    ) -> None:
+        super().__init__(context, root, proxies)
+        self.connections = connections
+
+    def isAtCapacity(self) -> bool:
+        most = self.context.limits.maxConnections + OVERFLOW
+        return len(self.channels) + len(self.connections.open) >= most
+
+
+class AdminSite(HttpSite):
     """For operators: there is place for them also when there is none for clients."""
 
-    def isFull(self) -> bool:
+    def isAtCapacity(self) -> bool:
         return len(self.channels) >= OPERATORS

@@ -1,4 +1,4 @@
-"""`/echo` as HTTP sees it: vets the request to upgrade, then hands the connection over.
+"""The handshake as HTTP sees it: vets the request to upgrade, then hands the connection over.
 
 Twisted has parsed the request, and Autobahn would parse it again, by other rules: it splits
 headers at \\x85 and \\x1c as well as at newlines, takes a non-breaking space in the target for
@@ -19,7 +19,7 @@ from twisted.web.server import NOT_DONE_YET
 from echotwist.http.answer import Exact, Refused
 from echotwist.http.channel import Request, elements
 from echotwist.websocket import deflate
-from echotwist.websocket.connection import EchoFactory, Handshake
+from echotwist.websocket.connection import ConnectionFactory, Handshake
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _PARAMETER = rf'{_TOKEN}(?:[ \t]*=[ \t]*(?:{_TOKEN}|"{_TOKEN}"))?'
@@ -40,20 +40,21 @@ HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]+)(?::(\d{0,
 _VERSION = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec_WebSocket_Version": "13"}
 
 
-class EchoResource(Exact):
-    """The resource at `/echo`. `allowedOrigins` empty lets every page connect."""
+class UpgradeResource(Exact):
+    """Upgrades requests to connections of `factory`. `allowedOrigins` empty lets every page
+    connect."""
 
-    def __init__(self, factory: EchoFactory, allowedOrigins: Collection[str]) -> None:
+    def __init__(self, factory: ConnectionFactory, allowedOrigins: Collection[str]) -> None:
         super().__init__()
         self._factory = factory
         self._allowedOrigins = frozenset(allowedOrigins)
 
     def render_GET(self, request: Request) -> bytes | int:
-        site: Any = request.site  # An EchoSite, whose module imports this one.
+        site: Any = request.site  # A `site.HttpSite`, whose module imports this one.
         name, network = site.callerOf(request)
         try:
             handshake = self._vet(request)
-            if (why := self._factory.unavailable(network)) is not None:
+            if (why := self._factory.connections.unavailable(network)) is not None:
                 raise Refused(503, why, Retry_After="5")
         except Refused as refused:
             answer: bytes = site.refusal(request, refused).render(request)

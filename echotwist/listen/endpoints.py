@@ -183,7 +183,7 @@ def _ssl(
 ) -> TlsEndpoint:
     chain = [certKey or privateKey, *([extraCertChain] if extraCertChain else [])]
     below = TCP4ServerEndpoint(reactor, port, backlog, interface)
-    return TlsEndpoint(reactor, below, Certificate(reactor, privateKey, chain, dhParameters))
+    return TlsEndpoint(below, Certificate(reactor, privateKey, chain, dhParameters))
 
 
 def _unix(

@@ -21,9 +21,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from echotwist.fatal import Fatal
-from echotwist.http.site import AdminSite, EchoSite
+from echotwist.http.site import AdminSite, HttpSite
 from echotwist.limits import BACKLOG
 from echotwist.listen.proxy import ProxyFactory
+from echotwist.listen.tls import TlsEndpoint, TlsFactory
 
 _log = Logger(namespace="echotwist")
 
@@ -34,7 +35,7 @@ class Listener:
 
     description: str
     endpoint: IStreamServerEndpoint
-    site: EchoSite
+    site: HttpSite
 
     @property
     def isProxied(self) -> bool:
@@ -62,12 +63,22 @@ class Listening(Service):
         """Listen, before twistd gives up root. Raises Fatal."""
         failed: list[Fatal] = []
         for listener in self._listeners:
-            factory = ProxyFactory(listener.site) if listener.isProxied else listener.site
-            listening = listener.endpoint.listen(factory)
+            listening = listener.endpoint.listen(self._factoryFor(listener))
             listening.addCallback(self._listening, listener)
             listening.addErrback(self._cannotListen, listener, failed)
             if failed:
                 raise failed[0]
+
+    def _factoryFor(self, listener: Listener) -> IProtocolFactory:
+        """HTTP, below it the PROXY protocol, and below that TLS, as the listener has them."""
+        factory: Any = listener.site
+        journal = listener.site.context.journal
+        if listener.isProxied:
+            factory = ProxyFactory(factory, journal)
+        if isinstance(listener.endpoint, TlsEndpoint):
+            factory = TlsFactory(listener.endpoint.certificate, factory, self._reactor, journal)
+        made: IProtocolFactory = factory
+        return made
 
     def _cannotListen(self, failure: Failure, listener: Listener, failed: list[Fatal]) -> None:
         failed.append(cannotListen(listener.description, failure))

@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import ConnectionAborted
-from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol
+from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IProtocolFactory
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.haproxy._v1parser import V1Parser
 from twisted.protocols.haproxy._v2parser import V2Parser
@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from echotwist.limits import PROXY_HEADER
+from echotwist.observe.journal import Journal
 from echotwist.wire.peer import nameOf, parsed
 
 HALF = "half a header of the PROXY protocol"
@@ -82,6 +83,7 @@ class Proxied(ProtocolWrapper):
     The time for that is the handshake's, which runs already.
     """
 
+    factory: "ProxyFactory"
     wrappedProtocol: Any
     transport: Any
 
@@ -108,9 +110,7 @@ class Proxied(ProtocolWrapper):
             self.wrappedProtocol.dataReceived(rest)
 
     def _dropped(self, why: str) -> None:
-        factory: Any = self.factory
-        journal = factory.wrappedFactory.factory.journal
-        journal.dropped(nameOf(self.transport.getPeer()), why)
+        self.factory.journal.dropped(nameOf(self.transport.getPeer()), why)
 
     @property
     def lateness(self) -> str | None:
@@ -148,3 +148,7 @@ class ProxyFactory(WrappingFactory):
 
     protocol = Proxied
     noisy = False
+
+    def __init__(self, wrapped: IProtocolFactory, journal: Journal) -> None:
+        super().__init__(wrapped)
+        self.journal = journal

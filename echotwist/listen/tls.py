@@ -21,7 +21,6 @@ from twisted.internet.interfaces import (
     IStreamServerEndpoint,
 )
 from twisted.internet.protocol import connectionDone
-from twisted.protocols.policies import WrappingFactory
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -148,31 +147,24 @@ class TlsFactory(TLSMemoryBIOFactory):
 
     protocol = Secured
 
-    def __init__(self, certificate: Certificate, wrapped: IProtocolFactory, reactor: Any) -> None:
+    def __init__(
+        self, certificate: Certificate, wrapped: IProtocolFactory, reactor: Any, journal: Journal
+    ) -> None:
         super().__init__(certificate, False, wrapped, reactor)
-
-    @property
-    def journal(self) -> Journal:
-        factory: Any = self
-        while isinstance(factory, WrappingFactory):  # The PROXY protocol's may be between.
-            factory = factory.wrappedFactory
-        journal: Journal = factory.factory.journal
-        return journal
+        self.journal = journal
 
 
 @implementer(IStreamServerEndpoint)
 @dataclass
 class TlsEndpoint:
-    """TLS on the connections of another endpoint."""
+    """Another endpoint, for connections with TLS. `ports.Listening` secures them by `TlsFactory`,
+    since an endpoint has no journal to tell of handshakes that fail."""
 
-    reactor: Any
     below: IStreamServerEndpoint
     certificate: Certificate
 
     def listen(self, factory: IProtocolFactory) -> "Deferred[IListeningPort]":
-        listening: Deferred[IListeningPort] = self.below.listen(
-            TlsFactory(self.certificate, factory, self.reactor)
-        )
+        listening: Deferred[IListeningPort] = self.below.listen(factory)
         return listening
 
 

@@ -24,6 +24,7 @@ from twisted.logger import Logger
 from twisted.web.server import NOT_DONE_YET, Request
 
 from echotwist import __version__
+from echotwist.fastpath.lending import FastPath
 from echotwist.http.answer import Answer, Exact
 from echotwist.http.site import EchoSite
 from echotwist.listen import tls
@@ -46,11 +47,13 @@ _MEASURED = 0.25
 class Metrics(Exact):
     """The page of numbers. Errors: none; an unknown Accept gets Prometheus's text format."""
 
-    def __init__(self, site: EchoSite, certificates: Sequence[Certificate]) -> None:
+    def __init__(
+        self, site: EchoSite, fastPath: FastPath | None, certificates: Sequence[Certificate]
+    ) -> None:
         super().__init__()
         # Its own: the library's global one belongs to whoever runs this in a process of theirs.
         self._registry = CollectorRegistry()
-        self._registry.register(EchoCollector(site, certificates))
+        self._registry.register(EchoCollector(site, fastPath, certificates))
         ProcessCollector(registry=self._registry)
 
     def render(self, request: Request) -> bytes:
@@ -120,26 +123,29 @@ class _Collected(Collector):
 class EchoCollector(Collector):
     """The numbers of one `site` and its connections, and of the `certificates` in use."""
 
-    def __init__(self, site: EchoSite, certificates: Sequence[Certificate]) -> None:
+    def __init__(
+        self, site: EchoSite, fastPath: FastPath | None, certificates: Sequence[Certificate]
+    ) -> None:
         self._site = site
+        self._context = site.context
+        self._fastPath = fastPath
         self._certificates = certificates
 
     def collect(self) -> Iterator[Metric]:
-        factory = self._site.factory
-        fastPath = factory.fastPath
+        context, fastPath = self._context, self._fastPath
         if fastPath is not None:
             fastPath.count()
-        factory.budget.refresh()
-        totals = factory.journal.totals
+        context.budget.refresh()
+        totals = context.journal.totals
 
         yield InfoMetricFamily("echotwist_build", "What runs.", {"version": __version__})
         yield GaugeMetricFamily(
-            "echotwist_connections_open", "WebSocket connections.", len(factory.connections)
+            "echotwist_connections_open", "WebSocket connections.", len(self._site.connections.open)
         )
         yield GaugeMetricFamily(
             "echotwist_connections_max",
             "WebSocket connections that are accepted at a time.",
-            factory.limits.maxConnections,
+            context.limits.maxConnections,
         )
         yield GaugeMetricFamily(
             "echotwist_http_connections_open",
@@ -210,12 +216,12 @@ class EchoCollector(Collector):
         yield GaugeMetricFamily(
             "echotwist_buffered_bytes",
             "Memory for what clients have not sent whole, or do not read.",
-            factory.budget.held + (0 if fastPath is None else fastPath.held),
+            context.budget.buffered + (0 if fastPath is None else fastPath.held),
         )
         yield GaugeMetricFamily(
             "echotwist_buffered_max_bytes",
             "The most that this may be: two thirds of --memory-budget.",
-            factory.limits.heldBudget,
+            context.limits.bufferBudget,
         )
         yield _histogram(
             "echotwist_handshake_duration_seconds",

@@ -1,4 +1,4 @@
-"""permessage-deflate (RFC 7692): what is accepted, and what is held between messages."""
+"""permessage-deflate (RFC 7692): what is accepted, and what is kept between messages."""
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,29 +14,34 @@ from autobahn.websocket.compress import (
 
 NAME = "permessage-deflate"
 
+Accept = Callable[[Sequence[PerMessageDeflateOffer]], PerMessageDeflateOfferAccept | None]
+"""Autobahn's `perMessageCompressionAccept`."""
+
 INFLATOR = 44 << 10
 """Bytes that zlib takes to inflate: a window of 32 KB, and its tables (measured)."""
 
 _WINDOW_BITS = {str(bits) for bits in range(8, 16)}
 
 
-def accept(
-    contextTakeover: bool,
-) -> Callable[[Sequence[PerMessageDeflateOffer]], PerMessageDeflateOfferAccept]:
-    """Autobahn's `perMessageCompressionAccept`: takes the first offer.
+def acceptNone(offers: Sequence[PerMessageDeflateOffer]) -> None:
+    """Messages are not compressed."""
+
+
+def acceptFirst(contextTakeover: bool) -> Accept:
+    """The first offer is taken.
 
     Without `contextTakeover` both sides are told to forget their window after each message
     (RFC 7692, 7.1.1: a server may say so unasked), so that an idle connection holds none.
     """
 
-    def acceptFirst(offers: Sequence[PerMessageDeflateOffer]) -> PerMessageDeflateOfferAccept:
+    def accept(offers: Sequence[PerMessageDeflateOffer]) -> PerMessageDeflateOfferAccept:
         offer = offers[0]
         if not contextTakeover:
             # Autobahn only tells the client of what the offer asked for.
             offer.request_no_context_takeover = True
         return PerMessageDeflateOfferAccept(offer, request_no_context_takeover=not contextTakeover)
 
-    return acceptFirst
+    return accept
 
 
 def understood(parameters: Mapping[str, Sequence[str | None]]) -> str | None:
@@ -44,7 +49,7 @@ def understood(parameters: Mapping[str, Sequence[str | None]]) -> str | None:
     the server, in our own words; None if it is invalid or cannot be met.
 
     RFC 7692, 7.1: such an offer is declined, that is, left out of the answer. Autobahn would
-    refuse the whole connection (26.10.2, P:3342).
+    refuse the whole connection (26.10.2, websocket/protocol.py, `succeedHandshake`).
     """
     offer = [NAME]
     for name, values in parameters.items():
@@ -65,33 +70,33 @@ def understood(parameters: Mapping[str, Sequence[str | None]]) -> str | None:
 
 
 class Deflate(PerMessageDeflate):
-    """Autobahn's permessage-deflate, made to let go of its windows and to lose no byte.
+    """Autobahn's permessage-deflate, made to free its windows and to lose no byte.
 
-    A compressor and a decompressor hold some 300 KB, which Autobahn (26.10.2) keeps until
-    the next message also when the window is not taken over to it. And it does not ask
-    whether the deflate data of a message was complete: what a truncated or a prematurely
-    final block hides would be missing from the echo, in silence.
+    A compressor and a decompressor take some 300 KB, which Autobahn (26.10.2) keeps until the next
+    message also without context takeover. Nor does it ask whether the deflate data of a message
+    was complete: what a truncated or a prematurely final block hides would be missing from the
+    echo, in silence.
     """
 
     @property
-    def isForgetful(self) -> bool:
+    def noContextTakeover(self) -> bool:
         """Whether a message is compressed without knowledge of those before it, both ways."""
         return bool(self.server_no_context_takeover and self.client_no_context_takeover)
 
     @property
-    def held(self) -> int:
-        """Bytes of memory for a message that is not whole, beside itself. With context takeover
-        they are there all the time, and what the option says that a connection costs."""
-        return INFLATOR if self._decompressor is not None and self.isForgetful else 0
+    def buffered(self) -> int:
+        """Bytes of memory that an unfinished message takes, beside its payload. With context
+        takeover they are there all the time; the option's help says what that costs."""
+        return INFLATOR if self._decompressor is not None and self.noContextTakeover else 0
 
     def forget(self) -> None:
-        """Let go of a message that will not be whole."""
+        """Free what belongs to a message that will not be finished."""
         self._decompressor = None
         self._isEmpty = True
 
     def inflated(self, payload: bytes, most: int) -> bytes | None:
-        """The message with this payload, in one go; None if it has more than `most` bytes, or if
-        anything about it is unusual: the methods below know what."""
+        """The message with this payload, in one go. None if it has more than `most` bytes, or if
+        anything about it is unusual: the methods below find out what."""
         inflator = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
             message = inflator.decompress(payload, most + 1)
@@ -166,6 +171,6 @@ class Deflate(PerMessageDeflate):
             raise PayloadCorruptError("incomplete permessage-deflate data")
 
 
-# Autobahn's public map of implementations. It is the process's, not a factory's; another
-# user of it gets what it always got, and lets go of its windows too.
+# Autobahn's public map of implementations. It is the process's, not a factory's: another user in
+# this process gets what it always got, and frees its windows too.
 PERMESSAGE_COMPRESSION_EXTENSION[NAME]["PMCE"] = Deflate

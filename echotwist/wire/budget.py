@@ -1,15 +1,16 @@
-"""What is held for clients in memory, all together, and what happens if it is too much.
+"""What all connections buffer together, and what happens when that is too much.
 
-A connection holds what it has received of a message that is not whole, and the echo that its
-client does not read. `limits` bounds that for one; ten thousand may still be more than the machine
-has. So each tells the budget what it holds, whenever it has been read.
+A connection buffers what it has received of an unfinished message, and the echo that its client
+does not read. `limits` bounds that for one connection; ten thousand may still exceed the memory of
+the machine. So each connection reports to the budget whenever it has been read.
 
 - Up to half of the budget, nothing happens.
-- Over half, who would hold more than its share of that half is not read. At a deadline, if it is
-  still over half, those that hold most are closed with 1013, until it is not.
-- Over all of it, those that hold most are closed at once.
+- Over half, the budget pauses each connection that would buffer more than its share of that half.
+  If the total is still over half at a deadline, the budget closes the largest with 1013 until it
+  is not.
+- Over the whole budget, it closes the largest at once.
 
-So who holds little, as honest clients do, notices nothing of those who hold much.
+Clients that buffer little, as honest ones do, are unaffected by those that buffer much.
 """
 
 from heapq import nlargest
@@ -18,123 +19,124 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-AT_A_TIME = 20
-"""Connections that are closed, or read again, at a time: for thousands at once the reactor needs a
-second, in which it does nothing else."""
+from echotwist.wire.gate import OVER_BUDGET
 
-PAUSE = 0.05
-"""Seconds between two times."""
+BATCH = 20
+"""Connections that are closed, or read again, in one turn of the reactor. Thousands at once would
+take it a second, in which it does nothing else."""
+
+BATCH_INTERVAL = 0.05
+"""Seconds between two batches."""
+
+REFRESH_INTERVAL = 1.0
+"""Seconds between two times that all connections are asked for their size."""
 
 
-REFRESH = 1.0
-"""Seconds between two times that everybody is asked what it holds."""
+class BudgetedConnection(Protocol):
+    """A connection that buffers; see `gate.ReadGate` for the two that pause it."""
 
+    def buffered(self) -> int:
+        """Bytes that it buffers now. Since it last reported, its client may have read some."""
 
-class Holder(Protocol):
-    """A connection."""
+    def pauseReading(self, reason: int) -> None: ...
 
-    def holding(self) -> int:
-        """Bytes that it holds now: what its client has read since it was accounted is gone."""
+    def resumeReading(self, reason: int) -> None: ...
 
-    def stopReading(self) -> None: ...
-
-    def resumeReading(self) -> None: ...
-
-    def refuse(self) -> None:
-        """End, and let go of everything that is held."""
+    def endOverBudget(self) -> None:
+        """End, and release everything that is buffered."""
 
 
 class Budget:
-    """`most` is in bytes; `patience` in seconds, between too much and the end of those that hold
-    most. `held` is what all hold."""
+    """At most `most` bytes, of which `buffered` are in use. `patience` is in seconds: how long the
+    total may stay over half before the largest connections are closed."""
 
     def __init__(self, most: int, patience: float, reactor: IReactorTime) -> None:
-        self.held = 0
+        self.buffered = 0
         self._most = most
         self._half = most // 2
         self._patience = patience
         self._reactor = reactor
-        self._holders: dict[Holder, int] = {}
-        self._stopped: dict[Holder, None] = {}  # In the order in which they were.
+        self._sizes: dict[BudgetedConnection, int] = {}
+        self._paused: dict[BudgetedConnection, None] = {}  # The first paused comes first.
         self._deadline: IDelayedCall | None = None
         self._resuming: IDelayedCall | None = None
         self._refreshed = float("-inf")
 
-    def account(self, holder: Holder) -> None:
-        """What `holder` holds may have changed."""
-        size = holder.holding()
-        before = self._set(holder, size)
-        if not size and holder in self._stopped:
-            del self._stopped[holder]
-            holder.resumeReading()
-        if self.held <= self._half:
+    def account(self, connection: BudgetedConnection) -> None:
+        """Take notice of a `connection` whose size may have changed."""
+        size = connection.buffered()
+        before = self._set(connection, size)
+        if not size and connection in self._paused:
+            del self._paused[connection]
+            connection.resumeReading(OVER_BUDGET)
+        if self.buffered <= self._half:
             if self._deadline is not None:
                 self._relax()
         elif size > before:
-            self._press(holder)
+            self._press(connection)
 
-    def forget(self, holder: Holder) -> None:
-        """`holder` is gone, or holds nothing here any more."""
-        self._stopped.pop(holder, None)
-        self._set(holder, 0)
-        if self._deadline is not None and self.held <= self._half:
+    def forget(self, connection: BudgetedConnection) -> None:
+        """Drop a `connection` that is gone, or that the fast path serves."""
+        self._paused.pop(connection, None)
+        self._set(connection, 0)
+        if self._deadline is not None and self.buffered <= self._half:
             self._relax()
 
-    def _set(self, holder: Holder, size: int) -> int:
-        """Returns what it held before."""
-        before = self._holders.pop(holder, 0)
+    def _set(self, connection: BudgetedConnection, size: int) -> int:
+        """Returns its size before."""
+        before = self._sizes.pop(connection, 0)
         if size:
-            self._holders[holder] = size
-        self.held += size - before
+            self._sizes[connection] = size
+        self.buffered += size - before
         return before
 
-    def _press(self, holder: Holder) -> None:
+    def _press(self, connection: BudgetedConnection) -> None:
         self._refresh()
-        if self.held <= self._half:
+        if self.buffered <= self._half:
             if self._deadline is not None:
                 self._relax()
             return
         if self._deadline is None:
             self._deadline = self._reactor.callLater(self._patience, self._due)
-        size = self._holders.get(holder, 0)
-        if size > self._half / len(self._holders) and holder not in self._stopped:
-            self._stopped[holder] = None
-            holder.stopReading()
-        while self.held > self._most:
+        size = self._sizes.get(connection, 0)
+        if size > self._half / len(self._sizes) and connection not in self._paused:
+            self._paused[connection] = None
+            connection.pauseReading(OVER_BUDGET)
+        while self.buffered > self._most:
             self._shed(self._most, 1)
 
     def refresh(self) -> None:
-        """Ask everybody what it holds."""
-        for holder in list(self._holders):
-            self._set(holder, holder.holding())
+        """Ask every connection for its size."""
+        for connection in list(self._sizes):
+            self._set(connection, connection.buffered())
 
     def _refresh(self) -> None:
-        if abs(self._reactor.seconds() - self._refreshed) >= REFRESH:
+        if abs(self._reactor.seconds() - self._refreshed) >= REFRESH_INTERVAL:
             self._refreshed = self._reactor.seconds()
             self.refresh()
 
     def _due(self) -> None:
-        # After a turn: if the process was stopped meanwhile, its clients may have read, and what
-        # is held can go out now.
-        self._deadline = self._reactor.callLater(0, self._late)
+        # One turn later: if the process was stopped meanwhile, its clients may have read, and
+        # the reactor can write now what is buffered.
+        self._deadline = self._reactor.callLater(0, self._expired)
 
-    def _late(self) -> None:
+    def _expired(self) -> None:
         self._refresh()
-        self._shed(self._half, AT_A_TIME)
-        if self.held > self._half:
-            self._deadline = self._reactor.callLater(PAUSE, self._late)
+        self._shed(self._half, BATCH)
+        if self.buffered > self._half:
+            self._deadline = self._reactor.callLater(BATCH_INTERVAL, self._expired)
         elif self._deadline is not None:
             self._relax()
 
     def _shed(self, most: int, count: int) -> None:
-        for holder in nlargest(count, self._holders, key=self._holders.__getitem__):
-            if self.held <= most:
+        for connection in nlargest(count, self._sizes, key=self._sizes.__getitem__):
+            if self.buffered <= most:
                 return
-            if self._set(holder, holder.holding()) > self._holders.get(holder, 0):
+            if self._set(connection, connection.buffered()) > self._sizes.get(connection, 0):
                 continue  # Its client has read meanwhile.
-            holder.refuse()
+            connection.endOverBudget()
             # What it still has goes with its transport, in the reactor's next turn.
-            self.forget(holder)
+            self.forget(connection)
 
     def _relax(self) -> None:
         assert self._deadline is not None
@@ -146,11 +148,11 @@ class Budget:
 
     def _resume(self) -> None:
         self._resuming = None
-        if self.held > self._half:
+        if self.buffered > self._half:
             return  # It is too much again.
-        some = list(islice(self._stopped, AT_A_TIME))
-        if len(self._stopped) > AT_A_TIME:
-            self._resuming = self._reactor.callLater(PAUSE, self._resume)
-        for holder in some:
-            self._stopped.pop(holder, None)
-            holder.resumeReading()
+        some = list(islice(self._paused, BATCH))
+        if len(self._paused) > BATCH:
+            self._resuming = self._reactor.callLater(BATCH_INTERVAL, self._resume)
+        for connection in some:
+            self._paused.pop(connection, None)
+            connection.resumeReading(OVER_BUDGET)

@@ -1,13 +1,13 @@
-"""How a connection ends, and what may still happen to it meanwhile.
+"""The transport below a connection: what waits in it, and how it ends without losing that.
 
-`transport.loseConnection()` closes the socket as soon as the last byte is written. If the
-peer had sent something that was not read yet, the kernel then answers with a reset, and a
-reset throws away what the peer has not read: the close frame, the 413, the last echo. So
-an end here is what nginx calls a lingering close: write what is left, say FIN, throw away
-what still arrives, and wait for the peer's FIN. A deadline aborts it once nothing moves any more:
-eight megabytes of echo take a slow client ten seconds, and it may have all of them.
+`transport.loseConnection()` closes the socket as soon as the last byte is written. If the peer
+has sent something that was not read, the kernel answers with a reset, and a reset throws away
+what the peer has not read: the close frame, the 413, the last echo. So connections end here by
+what nginx calls a lingering close: write what is left, say FIN, discard what still arrives, and
+wait for the peer's FIN. A deadline aborts it once nothing moves: a slow client may take ten
+seconds to read eight megabytes of echo, and gets all of them.
 
-This module is also the one place that reads private attributes of Twisted's transports.
+No other module reads private attributes of Twisted's transports.
 """
 
 import select
@@ -18,116 +18,22 @@ from fcntl import ioctl
 from termios import FIONREAD, TIOCOUTQ
 from typing import Any
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISSLTransport
+from twisted.internet.interfaces import IReactorTime, ISSLTransport
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOProtocol
 
-STEPS = 5
-"""Times that a deadline looks. More would be more exact, and wake the process more often."""
+from echotwist.wire.deadline import Deadline
+
+_CLOSE_NOTIFY = 64
+"""Bytes that a close_notify takes at most: 31 in TLS 1.2, 24 in TLS 1.3."""
 
 
-class Deadline:
-    """Calls `late` when nothing has `moved` for `timeout` seconds.
-
-    `moved` is asked STEPS times in these, and says whether anything has since it was asked before.
-    So it takes up to a step longer. Each step is a timer of its own, and before `late` the
-    reactor has one more turn, in which it reads: if the process was stopped meanwhile (SIGSTOP, a
-    virtual machine that was paused), all but one of the steps still have their length, and
-    what the kernel has got from the peer counts.
-    """
-
-    def __init__(
-        self,
-        reactor: IReactorTime,
-        timeout: float,
-        moved: Callable[[], bool],
-        late: Callable[[], object],
-    ) -> None:
-        self._reactor = reactor
-        self._step = timeout / STEPS
-        self._moved = moved
-        self._late = late
-        self._wait(STEPS)
-
-    def _wait(self, left: int) -> None:
-        delay = self._step if left else 0
-        self._call: IDelayedCall = self._reactor.callLater(delay, self._look, left)
-
-    def _look(self, left: int) -> None:
-        if self._moved():
-            self._wait(STEPS)
-        elif left:
-            self._wait(left - 1)
-        else:
-            self._late()
-
-    def active(self) -> bool:
-        return bool(self._call.active())
-
-    def cancel(self) -> None:
-        self._call.cancel()
-
-
-def delivery(transport: Any) -> Callable[[], bool]:
-    """Says, each time that it is called, whether the peer has acknowledged anything since the
-    time before, of what is `waiting` for it."""
-    before = waiting(transport)
-
-    def moved() -> bool:
-        nonlocal before
-        then, before = before, waiting(transport)
-        return before < then
-
-    return moved
-
-
-_NOTIFY = 64
-"""Bytes that TLS takes for a close_notify, at most: 31 in TLS 1.2, 24 in TLS 1.3."""
-
-
-def isEnding(transport: Any) -> bool:
-    """Whether the peer of a `transport` that is not read has said that it sends no more.
-
-    A FIN is seen behind anything else. A close_notify is looked for, that is, read, if it is all
-    that is there; it then ends the connection by itself.
-    """
-    below = lowest(transport)
-    unread = array("i", [0])
-    with suppress(OSError, ValueError, AttributeError):  # Linux has POLLRDHUP.
-        fd = below.getHandle().fileno()
-        poll = select.poll()
-        poll.register(fd, select.POLLRDHUP)
-        if poll.poll(0):
-            return True
-        ioctl(fd, FIONREAD, unread)
-    if ISSLTransport.providedBy(transport) and 0 < unread[0] <= _NOTIFY:
-        below.doRead()
-    return False
-
-
-def linger(
-    transport: Any,
-    reactor: IReactorTime,
-    timeout: float,
-    late: Callable[[], object] | None = None,
-) -> Deadline:
-    """End `transport` in order. When for `timeout` seconds the peer has neither followed nor
-    acknowledged anything of what waits for it, `late` is called, or else it is aborted. So a peer
-    to which all is delivered has `timeout` seconds, whatever it still sends.
-
-    Returns the deadline, to be cancelled in `connectionLost`. The caller discards what is
-    received from now on.
-    """
-    transport.unregisterProducer()  # A paused producer would keep the write side open.
-    if ISSLTransport.providedBy(transport):
-        # Waits for the peer's close_notify by itself. A half-close of the socket below
-        # (the attribute is there, by delegation) would cut off what TLS has not written.
-        transport.loseConnection()
-    else:
-        transport.loseWriteConnection()
-        transport.doWrite()  # Now, if nothing is unsent, and not in a turn of the reactor's own.
-    transport.resumeProducing()  # The peer's FIN is not seen by a transport that does not read.
-    return Deadline(reactor, timeout, delivery(transport), late or transport.abortConnection)
+def lowest(transport: Any) -> Any:
+    """The socket's own transport. TLS and PROXY wrappers would delegate to it, at 2 µs for each
+    attribute."""
+    while isinstance(transport, ProtocolWrapper):
+        transport = transport.transport
+    return transport
 
 
 def isPlain(transport: Any) -> bool:
@@ -140,48 +46,73 @@ def isAtRest(transport: Any) -> bool:
     return not (unsent(transport) or transport.producerPaused or transport.disconnecting)
 
 
-def waiting(transport: Any) -> int:
-    """Bytes written to `transport` that the peer has not acknowledged, as far as can be known.
+def unsent(transport: Any) -> int:
+    """Bytes written to `transport` that the kernel has not taken yet.
+
+    Twisted has no public way to ask (26.10, internet/abstract.py, `FileDescriptor`).
+    """
+    transport = lowest(transport)
+    return len(transport.dataBuffer) - int(transport.offset) + int(transport._tempDataLen)
+
+
+def unacknowledged(transport: Any) -> int:
+    """Bytes written to `transport` that the peer has not acknowledged, as far as we can know.
 
     The kernel takes megabytes at once, so `unsent` alone stands still for minutes while a slow
     peer reads. What the peer's kernel holds for its program is invisible here.
     """
     transport = lowest(transport)
     queued = array("i", [0])
-    # Linux calls it SIOCOUTQ; where it is not known, nothing is.
+    # Linux calls it SIOCOUTQ. Elsewhere the kernel's share stays unknown.
     with suppress(OSError, ValueError):
         ioctl(transport.getHandle().fileno(), TIOCOUTQ, queued)
     return unsent(transport) + queued[0]
 
 
-def lowest(transport: Any) -> Any:
-    """The socket's own transport. TLS and PROXY wrappers would delegate to it, at 2 µs for each
-    attribute."""
-    while isinstance(transport, ProtocolWrapper):
-        transport = transport.transport
-    return transport
+def delivery(transport: Any) -> Callable[[], bool]:
+    """A function that says whether the peer has acknowledged any of the bytes that wait for it
+    since the last call."""
+    before = unacknowledged(transport)
+
+    def moved() -> bool:
+        nonlocal before
+        then, before = before, unacknowledged(transport)
+        return before < then
+
+    return moved
 
 
-def unsent(transport: Any) -> int:
-    """Bytes written to `transport` that the kernel has not taken yet.
+def isHalfClosed(transport: Any) -> bool:
+    """Whether the peer of a `transport` that is not read has said that it sends no more.
 
-    Twisted has no public way to ask (twisted/internet/abstract.py, FileDescriptor, 26.10).
+    The kernel sees a FIN behind unread bytes. A close_notify shows only when it is read; that
+    happens here if nothing else is there, and then ends the connection by itself.
     """
-    transport = lowest(transport)
-    return len(transport.dataBuffer) - int(transport.offset) + int(transport._tempDataLen)
+    below = lowest(transport)
+    unread = array("i", [0])
+    with suppress(OSError, ValueError, AttributeError):  # POLLRDHUP is Linux's.
+        fd = below.getHandle().fileno()
+        poll = select.poll()
+        poll.register(fd, select.POLLRDHUP)
+        if poll.poll(0):
+            return True
+        ioctl(fd, FIONREAD, unread)
+    if ISSLTransport.providedBy(transport) and 0 < unread[0] <= _CLOSE_NOTIFY:
+        below.doRead()
+    return False
 
 
 def send(transport: Any, data: bytes) -> None:
     """Write, now if the kernel takes it.
 
-    `transport.write` only keeps the data for the reactor's next turn, and Twisted's TLS keeps it
-    for a turn before that, in the hope of more.
+    `transport.write` keeps the data for the reactor's next turn, and Twisted's TLS keeps it for a
+    turn before that, in the hope of more.
     """
     if isinstance(transport, BufferingTLSTransport) and not transport.disconnecting:
-        transport._aggregator.flush()  # What was written and waits comes first.
+        transport._aggregator.flush()  # Earlier writes come first.
         TLSMemoryBIOProtocol.write(transport, data)
         below: Any = transport.transport
-        below.doWrite()  # If that fails, so will the reactor's next, which says so.
+        below.doWrite()  # If this fails, so does the reactor's next write, which says so.
         return
     if not ISSLTransport.providedBy(transport) and not unsent(transport):
         sent = transport.writeSomeData(data)
@@ -189,3 +120,28 @@ def send(transport: Any, data: bytes) -> None:
             data = data[sent:]
     if data:
         transport.write(data)
+
+
+def linger(
+    transport: Any,
+    reactor: IReactorTime,
+    timeout: float,
+    expired: Callable[[], object] | None = None,
+) -> Deadline:
+    """End `transport` in order. Once the peer has neither followed nor acknowledged anything for
+    `timeout` seconds, `expired` is called, or else the transport is aborted. So a peer that has
+    received everything has `timeout` seconds, whatever it still sends.
+
+    Returns the deadline, for the caller to cancel in `connectionLost`. The caller discards what it
+    receives from now on.
+    """
+    transport.unregisterProducer()  # A paused producer would keep the write side open.
+    if ISSLTransport.providedBy(transport):
+        # Waits for the peer's close_notify by itself. A half-close of the socket below
+        # (the attribute is there, by delegation) would cut off what TLS has not written.
+        transport.loseConnection()
+    else:
+        transport.loseWriteConnection()
+        transport.doWrite()  # If nothing is unsent, this says FIN without a turn of the reactor.
+    transport.resumeProducing()  # A transport that does not read does not see the peer's FIN.
+    return Deadline(reactor, timeout, delivery(transport), expired or transport.abortConnection)

@@ -24,13 +24,13 @@ from twisted.scripts._twistd_unix import UnixApplicationRunner, UnixAppLogger
 from twisted.web.http import HTTPChannel
 
 from echotwist.listen.endpoints import arguments
-from echotwist.websocket.connection import EchoProtocol
+from echotwist.websocket.connection import Connection
 from echotwist.websocket.deflate import Deflate
 from echotwist.wire.transport import unsent
 
 
 def test_autobahn_says_what_failed_through_one_method() -> None:
-    """EchoProtocol._fail_connection."""
+    """Connection._fail_connection."""
     assert list(inspect.signature(WebSocketProtocol._fail_connection).parameters) == [
         "self",
         "code",
@@ -43,7 +43,7 @@ def test_autobahn_says_what_failed_through_one_method() -> None:
 
 
 def test_autobahn_ends_a_transport_through_one_method() -> None:
-    """EchoProtocol._closeConnection."""
+    """Connection._closeConnection."""
     assert "self._closeConnection(abort)" in inspect.getsource(WebSocketProtocol.dropConnection)
     source = inspect.getsource(WebSocketAdapterProtocol._closeConnection)
     assert "loseConnection" in source
@@ -54,7 +54,7 @@ def test_autobahn_collects_messages_in_the_methods_that_are_replaced(client: Cli
     assert source.index("self._onMessageBegin(") < source.index("self._onMessageFrameBegin(")
     assert client.protocol.current_frame is None
     for name in ("onMessageFrameData", "onMessageFrameEnd", "onMessageEnd", "onMessageFrameBegin"):
-        assert getattr(EchoProtocol, name) is not getattr(WebSocketProtocol, name)
+        assert getattr(Connection, name) is not getattr(WebSocketProtocol, name)
         assert f"self.{name}(" in inspect.getsource(getattr(WebSocketAdapterProtocol, f"_{name}"))
 
 
@@ -65,12 +65,12 @@ def test_autobahn_sends_nothing_of_the_clients_text(service: Service) -> None:
     kept = vars(client.protocol)
     assert not [name for name, value in kept.items() if "secret" in str(value)]
     assert b"secret" not in client.received()
-    assert service.factory.webStatus is False
-    assert service.factory.versions == [13]
+    assert service.echoes.webStatus is False
+    assert service.echoes.versions == [13]
 
 
 def test_autobahn_answers_an_upgrade_in_its_own_spelling(service: Service) -> None:
-    """EchoProtocol._shakeHands mends it. Once Autobahn says `websocket` itself, it need not; and
+    """Connection._shakeHands mends it. Once Autobahn says `websocket` itself, it need not; and
     if it sends something else first, it would mend that."""
     source = inspect.getsource(WebSocketServerProtocol.succeedHandshake)
     assert source.count('response += "Upgrade: WebSocket\\x0d\\x0a"') == 1
@@ -85,12 +85,12 @@ def test_autobahn_answers_an_upgrade_in_its_own_spelling(service: Service) -> No
 
 
 def test_autobahn_does_not_know_close_1014_itself() -> None:
-    """Once it does, protocol.py need not add it."""
+    """Once it does, connection.py need not add it."""
     assert WebSocketProtocol.CLOSE_STATUS_CODES_ALLOWED.count(1014) == 1
 
 
 def test_autobahn_timers_are_off(service: Service) -> None:
-    factory = service.factory
+    factory = service.echoes
     assert (factory.openHandshakeTimeout, factory.closeHandshakeTimeout) == (0, 0)
     assert (factory.autoPingInterval, factory.autoPingTimeout) == (0, 0)
 

@@ -10,7 +10,8 @@ from twisted.internet.task import Clock
 
 from echotwist.limits import HEADER
 from echotwist.websocket.deflate import INFLATOR
-from echotwist.wire.budget import AT_A_TIME, PAUSE, Budget
+from echotwist.wire.budget import BATCH, BATCH_INTERVAL, Budget
+from echotwist.wire.gate import OVER_BUDGET
 from echotwist.wire.transport import unsent
 
 
@@ -19,16 +20,18 @@ class Holder:
         self.did: list[str] = []
         self.size = 0
 
-    def holding(self) -> int:
+    def buffered(self) -> int:
         return self.size
 
-    def stopReading(self) -> None:
+    def pauseReading(self, reason: int) -> None:
+        assert reason == OVER_BUDGET
         self.did.append("stopped")
 
-    def resumeReading(self) -> None:
+    def resumeReading(self, reason: int) -> None:
+        assert reason == OVER_BUDGET
         self.did.append("resumed")
 
-    def refuse(self) -> None:
+    def endOverBudget(self) -> None:
         self.did.append("refused")
 
 
@@ -56,7 +59,7 @@ def holders() -> list[Holder]:
 def test_half_of_it_is_for_everybody(budget: Budget, holders: list[Holder], clock: Clock) -> None:
     say(budget, holders[0], 45)
     say(budget, holders[1], 5)
-    assert budget.held == 50
+    assert budget.buffered == 50
     assert clock.getDelayedCalls() == []
     assert holders[0].did == holders[1].did == []
 
@@ -67,7 +70,7 @@ def test_what_is_held_is_what_each_said_last(budget: Budget, holders: list[Holde
     say(budget, holders[1], 3)
     say(budget, holders[1], 0)
     say(budget, holders[2], 0)
-    assert budget.held == 7
+    assert budget.buffered == 7
 
 
 def test_over_half_who_holds_more_than_its_share_is_not_read(
@@ -103,7 +106,7 @@ def test_at_the_deadline_those_that_hold_most_are_refused(
     assert all("refused" not in holder.did for holder in holders)
     clock.advance(0.1)
     assert [n for n, holder in enumerate(holders) if "refused" in holder.did] == [0, 3]
-    assert budget.held == 40
+    assert budget.buffered == 40
     assert clock.getDelayedCalls() == []
     assert "resumed" not in holders[3].did
 
@@ -114,7 +117,7 @@ def test_who_was_stopped_and_is_gone_is_left_alone(
     say(budget, holders[0], 60)
     budget.forget(holders[0])
     assert holders[0].did == ["stopped"]
-    assert (budget.held, clock.getDelayedCalls()) == (0, [])
+    assert (budget.buffered, clock.getDelayedCalls()) == (0, [])
     budget.forget(holders[1])
     assert holders[1].did == []
 
@@ -137,7 +140,7 @@ def test_what_was_read_meanwhile_presses_nobody(
     holders[0].size = 0  # Without a word.
     say(budget, holders[1], 40)
     assert holders[1].did == []
-    assert (budget.held, clock.getDelayedCalls()) == (40, [])
+    assert (budget.buffered, clock.getDelayedCalls()) == (40, [])
 
 
 def test_who_has_read_meanwhile_is_not_refused(
@@ -149,7 +152,7 @@ def test_who_has_read_meanwhile_is_not_refused(
     clock.advance(5)
     assert "refused" not in holders[0].did
     assert "refused" in holders[1].did
-    assert budget.held == 45
+    assert budget.buffered == 45
     assert clock.getDelayedCalls() == []
 
 
@@ -183,7 +186,7 @@ def test_over_all_of_it_those_that_hold_most_are_refused_at_once(
     say(budget, holders[1], 80)
     say(budget, holders[2], 11)
     assert holders[1].did == ["stopped", "refused"]
-    assert budget.held == 21
+    assert budget.buffered == 21
 
 
 def test_those_that_are_refused_and_read_again_are_so_a_few_at_a_time(clock: Clock) -> None:
@@ -198,12 +201,12 @@ def test_those_that_are_refused_and_read_again_are_so_a_few_at_a_time(clock: Clo
 
     assert count("stopped") == 50
     clock.advance(5)
-    assert (count("refused"), count("resumed")) == (AT_A_TIME, 0)
-    clock.pump([PAUSE] * 2)
-    assert (count("refused"), budget.held) == (50, 600)
+    assert (count("refused"), count("resumed")) == (BATCH, 0)
+    clock.pump([BATCH_INTERVAL] * 2)
+    assert (count("refused"), budget.buffered) == (50, 600)
     stopped = count("stopped") - sum(h.did == ["stopped", "refused"] for h in holders)
-    assert count("resumed") == min(stopped, AT_A_TIME)
-    clock.pump([PAUSE] * 10)
+    assert count("resumed") == min(stopped, BATCH)
+    clock.pump([BATCH_INTERVAL] * 10)
     assert count("resumed") == stopped
     assert clock.getDelayedCalls() == []
 
@@ -218,15 +221,15 @@ def test_no_more_are_read_again_if_it_is_too_much_again(clock: Clock) -> None:
         say(budget, holder, 1)
     assert [holder.did for holder in holders] == [["stopped"]] * 50
     say(budget, large, 0)
-    assert sum("resumed" in holder.did for holder in holders) == AT_A_TIME
+    assert sum("resumed" in holder.did for holder in holders) == BATCH
     say(budget, large, 501)
     say(budget, large, 0)
-    assert sum("resumed" in holder.did for holder in holders) == AT_A_TIME
+    assert sum("resumed" in holder.did for holder in holders) == BATCH
     say(budget, large, 501)
-    clock.advance(PAUSE)
-    assert sum("resumed" in holder.did for holder in holders) == AT_A_TIME
+    clock.advance(BATCH_INTERVAL)
+    assert sum("resumed" in holder.did for holder in holders) == BATCH
     say(budget, large, 0)
-    clock.pump([PAUSE] * 3)
+    clock.pump([BATCH_INTERVAL] * 3)
     assert all("resumed" in holder.did for holder in holders)
 
 
@@ -260,19 +263,19 @@ def test_messages_that_are_not_whole_are_not_held_without_end() -> None:
     service = Service(*POOR)
     most = 400 << 10 if service.isFast else 800 << 10
     clients = filled(service, 30)
-    assert service.factory.budget.held <= most
+    assert service.context.budget.buffered <= most
     # Those that were not read meanwhile are read then, and it is too much again.
     for _ in range(6):
         service.advance(4)
-        assert service.factory.budget.held <= most
-    assert service.factory.budget.held <= most / 2
+        assert service.context.budget.buffered <= most
+    assert service.context.budget.buffered <= most / 2
     ended = [client for client in clients if refused(client)]
     assert len(ended) >= 30 - most / 90_000
     left = [client for client in clients if client not in ended]
     for client in left:
         client.send(frame(CONTINUATION, b"y"))
         assert client.frames() == [Frame(TEXT, b"x" * 90_000 + b"y")]
-    assert service.factory.budget.held == 0
+    assert service.context.budget.buffered == 0
 
 
 def test_who_sends_little_notices_nothing() -> None:
@@ -294,8 +297,8 @@ def test_echoes_that_are_not_read_are_not_held_without_end() -> None:
     for client in clients:
         client.socket.window = 0
         client.send(binary(bytes(90_000)) * 3)
-        fastPath = service.factory.fastPath
-        assert service.factory.budget.held <= (400 << 10 if fastPath else 800 << 10)
+        fastPath = service.fastPath
+        assert service.context.budget.buffered <= (400 << 10 if fastPath else 800 << 10)
         if fastPath:
             fastPath.count()
             # One more may be read by a client that had room.
@@ -318,9 +321,9 @@ def test_what_inflates_a_message_is_held_and_counted() -> None:
     service = Service(*POOR)
     client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
     client.send(frame(TEXT, deflated(b"x") + b"\0\0\xff\xff", fin=False, rsv=4))
-    assert service.factory.budget.held == INFLATOR + 1
+    assert service.context.budget.buffered == INFLATOR + 1
     client.send(frame(CONTINUATION, b"\0"))
-    assert service.factory.budget.held == 0
+    assert service.context.budget.buffered == 0
     assert len(client.frames()) == 1
 
 
@@ -328,9 +331,9 @@ def test_what_inflated_a_refused_message_is_held_no_longer() -> None:
     service = Service(*POOR)
     client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
     client.send(frame(TEXT, deflated(b"x"), fin=False, rsv=4))
-    client.protocol.refuse()
+    client.protocol.endOverBudget()
     client.send(frame(CONTINUATION, b""))
-    assert service.factory.budget.held == 0
+    assert service.context.budget.buffered == 0
     assert refused(client)
 
 
@@ -339,7 +342,7 @@ def test_a_message_that_is_too_large_is_let_go_of_while_it_is_inflated() -> None
     client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
     payload = deflated(bytes(200_000))
     client.send(frame(TEXT, payload[:50], fin=False, rsv=4) + frame(CONTINUATION, payload[50:]))
-    assert service.factory.budget.held == 0
+    assert service.context.budget.buffered == 0
     assert client.frames()[-1].payload[:2] == (1009).to_bytes(2, "big")
 
 
@@ -347,7 +350,7 @@ def test_context_takeover_is_not_counted() -> None:
     service = Service(*POOR, "--context-takeover")
     client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
     client.send(frame(TEXT, deflated(b"x"), fin=False, rsv=4))
-    assert service.factory.budget.held == 1
+    assert service.context.budget.buffered == 1
 
 
 def test_what_is_refused_is_told(log) -> None:
@@ -381,15 +384,15 @@ def test_who_is_not_read_for_two_reasons_is_read_when_both_are_gone() -> None:
     client.socket.window = 0
     client.send(binary(bytes(90_000)))
     assert not client.reading
-    protocol.stopReading()
-    protocol.resumeReading()
+    protocol.pauseReading(OVER_BUDGET)
+    protocol.resumeReading(OVER_BUDGET)
     assert not client.reading
-    protocol.stopReading()
+    protocol.pauseReading(OVER_BUDGET)
     client.socket.window = float("inf")
     service.run()
     assert not client.reading
     assert transport.dataBuffer == b""
-    protocol.resumeReading()
+    protocol.resumeReading(OVER_BUDGET)
     assert client.reading
 
 
@@ -414,10 +417,10 @@ def test_headers_are_held_and_counted() -> None:
     client = service.connect()
     client.send(b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * 10 + b"ho")
     held = 11 * HEADER + len(b"GET / HTTP/1.1") + 10 * 3 + len(b"ho")
-    assert service.factory.budget.held == held
+    assert service.context.budget.buffered == held
     client.send(b"st:x\r\n\r\n")
-    service.factory.budget.refresh()
-    assert service.factory.budget.held == 0
+    service.context.budget.refresh()
+    assert service.context.budget.buffered == 0
     assert client.received().startswith(b"HTTP/1.1 200 ")
 
 
@@ -425,9 +428,9 @@ def test_an_upgrade_is_held_no_longer() -> None:
     service = Service(*POOR)
     client = service.connect()
     client.send(request()[:-2])
-    assert service.factory.budget.held > 0
+    assert service.context.budget.buffered > 0
     client.send(request()[-2:])
-    assert service.factory.budget.held == 0
+    assert service.context.budget.buffered == 0
     assert client.received().startswith(b"HTTP/1.1 101 ")
     client.finish()
 
@@ -438,7 +441,7 @@ def test_slow_headers_are_not_held_without_end(log) -> None:
     clients = [service.connect() for _ in range(20)]
     for client in clients:
         client.send(slow)
-        assert service.factory.budget.held <= 800 << 10
+        assert service.context.budget.buffered <= 800 << 10
     stopped = [client for client in clients if not client.reading]
     assert stopped
     service.advance(5.1)
@@ -449,8 +452,8 @@ def test_slow_headers_are_not_held_without_end(log) -> None:
         if not answer:
             client.send(b"\r\n")
             assert client.received().startswith(b"HTTP/1.1 400 ")  # It has no Host.
-    service.factory.budget.refresh()
-    assert service.factory.budget.held == 0
+    service.context.budget.refresh()
+    assert service.context.budget.buffered == 0
 
 
 def test_answers_that_are_not_read_are_not_held_without_end() -> None:
@@ -506,8 +509,8 @@ def test_an_honest_slow_reader_is_read_again() -> None:
 
 
 def held(service: Service) -> int:
-    service.factory.fastPath.count()
-    number: int = service.factory.fastPath.held
+    service.fastPath.count()
+    number: int = service.fastPath.held
     return number
 
 
@@ -553,6 +556,6 @@ def test_a_channel_that_is_paused_stays_so() -> None:
     client.socket.window = 0
     client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
     assert not client.reading
-    channel.stopReading()
-    channel.resumeReading()
+    channel.pauseReading(OVER_BUDGET)
+    channel.resumeReading(OVER_BUDGET)
     assert not client.reading

@@ -9,7 +9,6 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from echotwist.wire.transport import STEPS, Deadline
+from echotwist.wire.deadline import STEPS, Deadline
 
 BYE = Frame(CLOSE, b"\x03\xe8bye")
 
@@ -132,8 +131,8 @@ def test_an_error_is_waited_for_as_a_close_is(client: Client, log: Any) -> None:
 def test_the_budget_ends_also_who_is_closing(client: Client, log: Any) -> None:
     client.socket.window = 0
     client.send(binary(bytes(60_000)) + close(1000, "bye"))
-    assert client.service.factory.budget.held >= 50_000
-    client.protocol.refuse()
+    assert client.service.context.budget.buffered >= 50_000
+    client.protocol.endOverBudget()
     client.service.run()
     assert client.socket.reset
     assert ended(log).startswith("1013 ")
@@ -368,9 +367,7 @@ def secured(tmp_path: Path) -> Secured:
     """A connection over TLS that is never pinged, to a service in memory."""
     files = Files(tmp_path)
     files.write(issued())
-    peer = Secured(files.certificate())
-    factory = peer.client.service.factory
-    factory.limits = replace(factory.limits, pingInterval=0)
+    peer = Secured(files.certificate(), options=["--ping-interval=0"])
     peer.open()
     peer.client.socket.window = 0
     return peer

@@ -149,7 +149,7 @@ def lent(service: Service) -> Client:
     client = service.open()
     client.send(text("lend me"))
     assert client.frames() == [Frame(TEXT, b"lend me")]
-    assert client.protocol._isLent
+    assert client.protocol.isLent
     return client
 
 
@@ -178,7 +178,7 @@ def test_a_large_frame_is_echoed_as_it_comes(lent: Client) -> None:
     lent.send(second)
     lent.socket.sent[:0] = begun
     assert lent.frames() == [Frame(BINARY, bytes(LARGE))]
-    assert lent.protocol._isLent
+    assert lent.protocol.isLent
 
 
 def test_a_client_may_send_a_large_message_before_it_reads(lent: Client) -> None:
@@ -297,7 +297,7 @@ def test_a_drain_of_many_ends_in_order(service: Service) -> None:
         client.finish()
     service.advance(0.1)
     assert done == [None]
-    assert not service.factory.fastPath.isRunning
+    assert not service.fastPath.isRunning
 
 
 def test_the_end_of_the_client_inside_a_frame_is_the_end(lent: Client) -> None:
@@ -335,7 +335,7 @@ def test_a_recall_may_cross_a_return(service: Service, lent: Client) -> None:
     """The client's close is on its way back when the drain asks for the connection."""
     lent.socket.arriving += close(1000, "bye")
     lent.socket.move()
-    (loop,) = [thread.loop for _, thread in service.factory.fastPath._running if thread.loop.lent]
+    (loop,) = [thread.loop for _, thread in service.fastPath._running if thread.loop.lent]
     loop.turn(0)
     lent.protocol.goAway()
     service.run()
@@ -369,14 +369,14 @@ def test_what_was_not_sent_goes_out_before_the_close(service: Service, lent: Cli
 def test_a_connection_is_lent_again_after_what_was_unusual(lent: Client) -> None:
     for _ in range(3):
         lent.send(frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"b"))
-        assert not lent.protocol._isLent
+        assert not lent.protocol.isLent
         lent.send(text("c"))
-        assert lent.protocol._isLent
+        assert lent.protocol.isLent
         assert lent.frames() == [Frame(TEXT, b"ab"), Frame(TEXT, b"c")]
 
 
 def test_loops_share_the_connections(service: Service) -> None:
-    loops = [thread.loop for _, thread in service.factory.fastPath._running]
+    loops = [thread.loop for _, thread in service.fastPath._running]
     for _ in range(len(loops) * 5):
         service.open().send(text("x"))
     assert [loop.lent for loop in loops] == [5] * len(loops)
@@ -390,7 +390,7 @@ def test_who_is_lent(options: list[str]) -> None:
     client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
     client.send(text("x"))
     assert len(client.frames()) == 1
-    assert client.protocol._isLent == (options == ["--no-compression"])
+    assert client.protocol.isLent == (options == ["--no-compression"])
 
 
 # The log.
@@ -473,7 +473,7 @@ def test_nobody_is_judged_before_all_are_read() -> None:
     clients = [service.open() for _ in range(260)]
     for client in clients:
         client.send(text("x"))
-        assert client.protocol._isLent
+        assert client.protocol.isLent
     service.advance(30 + 11)
     for client in clients:
         assert client.frames() == [Frame(TEXT, b"x"), Frame(PING, b"")]
@@ -489,7 +489,7 @@ def test_a_recall_is_obeyed_between_two_large_frames(service: Service, lent: Cli
     frames = frame(BINARY, bytes(100_000)) * 30
     lent.socket.window = 150_000
     lent.send(frames)
-    assert lent.protocol._isLent
+    assert lent.protocol.isLent
     lent.protocol.goAway()
     lent.socket.window = float("inf")
     service.run()
@@ -527,7 +527,7 @@ def test_an_exception_costs_one_connection(
 
 def test_what_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     service = Service("--threads=3", isFast=True)
-    fastPath = FastPath(service.reactor, service.factory.limits, service.factory.journal, 3)
+    fastPath = FastPath(service.reactor, service.context.limits, service.context.journal, 3)
     running: list[Any] = []
 
     class Failing(Unthreaded):
@@ -537,8 +537,8 @@ def test_what_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
             running.append(self)
 
     fastPath.Thread = Failing  # type: ignore[misc, assignment]
-    service.factory.fastPath.stop()
-    service.factory.fastPath = fastPath
+    service.fastPath.stop()
+    service.echo.fastPath = fastPath
     with pytest.raises(Fatal, match="cannot start 3 threads: can't start new thread"):
         service.echo.startService()
     assert not fastPath.isRunning
@@ -548,7 +548,7 @@ def test_what_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_loop_that_hangs_is_told_of_until_it_goes_on(log) -> None:
     service = Service("--threads=3", "--log-rate=0", "--admin=tcp:1", isFast=True)
-    fastPath = service.factory.fastPath
+    fastPath = service.fastPath
     admin = Service.connect(service)
 
     def health() -> bytes:
@@ -578,7 +578,7 @@ def test_a_loop_that_hangs_is_told_of_until_it_goes_on(log) -> None:
 def test_a_process_that_stood_still_does_not_hang() -> None:
     """As a machine that slept: the answers are there, and not read."""
     service = Service("--threads=2", isFast=True)
-    fastPath = service.factory.fastPath
+    fastPath = service.fastPath
     assert fastPath.hanging() == []
     for _, thread in fastPath._running:
         thread.loop.turn(service.reactor.seconds())
@@ -588,7 +588,7 @@ def test_a_process_that_stood_still_does_not_hang() -> None:
 
 def test_a_loop_on_its_thread_answers_also_when_it_is_idle() -> None:
     service = Service(isFast=False)
-    fastPath = FastPath(service.reactor, service.factory.limits, service.factory.journal, 2)
+    fastPath = FastPath(service.reactor, service.context.limits, service.context.journal, 2)
     fastPath.start()
     try:
         for _ in range(3):
@@ -672,7 +672,7 @@ def test_without_the_compiled_part_there_is_no_fast_path(monkeypatch: pytest.Mon
     assert module.whyNot == "it is not compiled here"
     monkeypatch.setattr(lending, "whyNot", module.whyNot)
     service = Service(isFast=True)
-    assert service.factory.fastPath is None
+    assert service.fastPath is None
     client = service.open()
     client.send(text("x"))
     assert client.frames() == [Frame(TEXT, b"x")]
@@ -704,7 +704,7 @@ def test_a_compiled_part_of_another_build_is_not_used(tmp_path: Path, kind: str)
 
 
 def test_the_reactor_knows_it_by_name(service: Service) -> None:
-    fastPath = service.factory.fastPath
+    fastPath = service.fastPath
     assert fastPath.logPrefix() == "echotwist fast path"
     fastPath.connectionLost(Failure(ConnectionDone()))
     assert fastPath.isRunning
@@ -746,7 +746,7 @@ def test_while_an_echo_of_autobahns_waits_nothing_is_lent(service: Service) -> N
     client.socket.window = 0
     client.send(frame(BINARY, bytes(50_000), fin=False) + frame(CONTINUATION, b""))
     client.send(text("x"))
-    assert not client.protocol._isLent
+    assert not client.protocol.isLent
     client.socket.window = float("inf")
     service.run()
     assert client.frames() == [Frame(BINARY, bytes(50_000)), Frame(TEXT, b"x")]

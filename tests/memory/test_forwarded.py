@@ -359,7 +359,7 @@ def test_behind_the_proxy_protocol_the_peer_is_whom_it_names(log: Any) -> None:
     """A balancer of TCP before a proxy that speaks HTTP: the balancer's address is nothing."""
     for trusted in ("10.0.0.0/8", "127.0.0.1"):
         service = Service(f"--trusted-proxy={trusted}")
-        service.site = ProxyFactory(service.site)
+        service.site = ProxyFactory(service.site, service.context.journal)
         client = service.connect()
         client.send(
             b"PROXY TCP4 10.0.0.1 192.0.2.8 1234 80\r\n" + request(X_Forwarded_For="203.0.113.7")

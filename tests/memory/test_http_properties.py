@@ -45,5 +45,5 @@ def test_how_bytes_are_cut_changes_no_answer(data: bytes, segment: int) -> None:
         client.finish()
     service.advance(60)
     assert service.site.channels == {}
-    assert service.factory.budget.held == 0
+    assert service.context.budget.buffered == 0
     assert service.timers() == 0

@@ -333,7 +333,7 @@ def test_the_figures_are_what_prometheus_expects(tmp_path: Path) -> None:
 
 def test_threads_that_hang_are_counted(log) -> None:
     service = Service(ADMIN, "--threads=2", isFast=True)
-    _, thread = service.factory.fastPath._running[0]
+    _, thread = service.fastPath._running[0]
     thread.loop = Hung()
     for seconds, hanging in ((10, 0), (0, 1)):
         assert samples(service)["echotwist_fastpath_hanging"] == hanging

@@ -116,7 +116,7 @@ def test_any_bytes_at_all_do_no_harm(
     client.send(close(1000))
     client.finish()
     assert client.socket.closed
-    assert service.factory.connections == set()
+    assert service.connections.open == set()
     assert service.timers() == 0
 
 
@@ -134,7 +134,7 @@ def test_any_bytes_in_a_request_do_no_harm(noise: bytes, at: int, sizes: list[in
     service.advance(20)
     assert client.socket.closed
     assert service.site.channels == {}
-    assert service.factory.connections == set()
+    assert service.connections.open == set()
     assert service.timers() == 0
 
 

@@ -138,7 +138,7 @@ def test_the_close_comes_back_with_its_code_and_reason(
     assert client.socket.closed
     assert not client.socket.reset
     assert client.service.timers() <= 1  # The journal's second.
-    assert client.service.factory.connections == set()
+    assert client.service.connections.open == set()
 
 
 def test_what_follows_a_close_is_discarded(client: Client) -> None:
@@ -175,7 +175,7 @@ def test_a_client_that_does_not_finish_the_close_is_aborted_at_the_deadline(clie
     assert not client.socket.closed
     client.service.advance(1.2)  # It may look first while the close is on its way to the client.
     assert client.socket.reset
-    assert client.service.factory.connections == set()
+    assert client.service.connections.open == set()
 
 
 def test_a_client_that_closes_and_does_not_read_is_aborted_at_the_deadline(
@@ -187,7 +187,7 @@ def test_a_client_that_closes_and_does_not_read_is_aborted_at_the_deadline(
     # Autobahn reads on until 64 KiB wait. A loop does not, and never sees the close.
     client.service.advance(5 if way == "Autobahn" else 51)
     assert client.socket.closed
-    assert client.service.factory.connections == set()
+    assert client.service.connections.open == set()
 
 
 def test_a_client_that_never_reads_anything_again_is_aborted(client: Client) -> None:
@@ -218,15 +218,15 @@ def test_a_connection_that_breaks_under_an_echo_is_gone(client: Client) -> None:
     client.socket.broken = True
     client.send(text("x") * 3)
     assert client.socket.closed
-    assert client.service.factory.connections == set()
+    assert client.service.connections.open == set()
 
 
 def test_a_fault_in_the_log_loses_no_count(
     client: Client, log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client.service.factory.journal, "closed", None)
+    monkeypatch.setattr(client.service.context.journal, "closed", None)
     client.finish()
-    assert client.service.factory.connections == set()
+    assert client.service.connections.open == set()
     assert log.errors()
     assert all("TypeError" in error for error in log.errors())
     log.events.clear()
@@ -254,7 +254,7 @@ def test_a_lost_connection_leaves_no_timer(client: Client) -> None:
     client.finish()
     client.service.advance(2)
     assert client.service.timers() == 0
-    assert client.service.factory.connections == set()
+    assert client.service.connections.open == set()
 
 
 # What is wrong is said by its code, after everything valid before it was echoed.
@@ -661,10 +661,10 @@ def test_with_context_takeover_a_last_block_is_refused() -> None:
 def test_connections_are_numbered_and_forgotten(service: Service) -> None:
     first, second = service.open(), service.open()
     assert [c.protocol.number for c in (first, second)] == [1, 2]
-    assert len(service.factory.connections) == 2
+    assert len(service.connections.open) == 2
     first.finish()
     second.finish()
-    assert service.factory.connections == set()
+    assert service.connections.open == set()
     assert service.open().protocol.number == 3
 
 
@@ -699,11 +699,11 @@ def test_a_thousand_connections_leave_every_count_at_its_start(service: Service)
         client.finish()
         service.clients.clear()
     service.advance(5)
-    assert service.factory.connections == set()
-    assert service.factory.countConnections == 0
+    assert service.connections.open == set()
+    assert service.echoes.countConnections == 0
     assert service.site.channels == {}
     assert service.timers() == 0
-    assert service.reactor.readers - {service.factory.fastPath} == service.reactor.writers == set()
+    assert service.reactor.readers - {service.fastPath} == service.reactor.writers == set()
 
 
 def test_what_was_seen_is_in_the_log(log, service: Service) -> None:

@@ -79,7 +79,7 @@ class Behind(Client):
     """A client behind a proxy."""
 
     def __init__(self, service: Service) -> None:
-        site, service.site = service.site, ProxyFactory(service.site)
+        site, service.site = service.site, ProxyFactory(service.site, service.context.journal)
         super().__init__(service)
         service.site = site
 
@@ -137,7 +137,7 @@ def test_half_a_header_is_told_once(service: Service, log: Any, half: bytes, end
     service.advance(20)
     assert behind.received() == b""
     assert log.lines() == ["127.0.0.1:40000 dropped: half a header of the PROXY protocol"]
-    assert service.factory.journal.totals.dropped == {"half a header of the PROXY protocol": 1}
+    assert service.context.journal.totals.dropped == {"half a header of the PROXY protocol": 1}
     assert service.timers() == 0
 
 

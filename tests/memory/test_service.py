@@ -124,7 +124,7 @@ def test_where_it_listens_is_logged_when_it_runs(
         "no fast path, it is turned off: Autobahn echoes everything"
         if way == "Autobahn"
         else f"fast path: threads: {len(os.sched_getaffinity(0))}",
-        f"taking up to {service.factory.limits.maxConnections:,} connections",
+        f"taking up to {service.context.limits.maxConnections:,} connections",
     ]
 
 
@@ -329,7 +329,7 @@ def test_many_clients_are_told_over_a_second(service: Service) -> None:
     assert told[-1] == 200
     for client in clients:
         client.finish()
-    assert service.factory.connections == set()
+    assert service.connections.open == set()
 
 
 def test_while_draining_no_client_is_taken(service: Service) -> None:

@@ -271,7 +271,7 @@ def test_what_is_too_long_is_refused(service: Service, log, data: bytes, status:
     assert client.socket.fin
     words = body.decode("ascii").rstrip("\n")
     assert log.lines() == [f"127.0.0.1:40000 refused: {status} {words}"]
-    assert service.factory.journal.totals.refused == {(status, words): 1}
+    assert service.context.journal.totals.refused == {(status, words): 1}
     client.finish()
     assert client.socket.closed
     service.advance(20)
@@ -444,7 +444,7 @@ def test_a_client_that_says_fin_gets_an_answer_that_takes_its_time(
     assert service.timers() == 0
 
 
-@pytest.mark.parametrize("how", ["loseConnection", "refuse"])
+@pytest.mark.parametrize("how", ["loseConnection", "endOverBudget"])
 def test_an_answer_behind_the_end_changes_nothing(service: Service, slow: Slow, how: str) -> None:
     client = service.connect()
     client.send(get("/slow"))

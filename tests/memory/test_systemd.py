@@ -185,7 +185,7 @@ def test_the_watchdog_hears_nothing_while_a_thread_hangs(
     service = started("--ping-interval=0", "--threads=2", isFast=True)
     service.advance(60)
     assert manager.told()[1:] == ["WATCHDOG=1"] * 5
-    thread = service.factory.fastPath._running[0][1]
+    thread = service.fastPath._running[0][1]
     loop, thread.loop = thread.loop, Hung()
     service.advance(120)
     assert manager.told() == ["WATCHDOG=1"]  # It had not been asked yet.

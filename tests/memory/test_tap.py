@@ -248,7 +248,7 @@ def test_the_reactor_is_that_of_the_process() -> None:
     from twisted.internet import reactor
 
     (_, echo, _) = makeService(parsed("--port=0"))
-    assert echo.factory.reactor is reactor
+    assert echo.context.reactor is reactor
 
 
 def documented() -> dict[str, str]:

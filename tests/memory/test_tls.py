@@ -47,7 +47,7 @@ def hello(version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> bytes:
 
 
 def dropped(service: Service) -> dict[str, int]:
-    return dict(service.factory.journal.totals.dropped)
+    return dict(service.context.journal.totals.dropped)
 
 
 def isOver(client: Client) -> bool:
@@ -78,7 +78,7 @@ def test_plain_http_is_told_to_speak_tls(
     head, _, body = answer.partition(b"\r\n\r\n")
     assert f"Content-Length: {len(body)}".encode() in head
     assert log.lines() == [f"{PEER} refused: 400 this port speaks TLS, not plain HTTP"]
-    refused = client.service.factory.journal.totals.refused
+    refused = client.service.context.journal.totals.refused
     assert refused == {(400, "this port speaks TLS, not plain HTTP"): 1}
     assert isOver(client)
 
@@ -251,7 +251,9 @@ def test_a_handshake_that_makes_room_for_another_is_told_once(
 ) -> None:
     client = connected(certificate, isProxied)
     client.send(hello()[:100])
-    monkeypatch.setattr(type(client.service.echo._listeners[0].site), "isFull", lambda site: True)
+    monkeypatch.setattr(
+        type(client.service.echo._listeners[0].site), "isAtCapacity", lambda site: True
+    )
     client.service.connect()
     assert client.socket.closed
     assert log.lines() == [f"{PEER} dropped: its place was needed for another"]
@@ -264,7 +266,7 @@ def test_half_a_proxy_header_that_makes_room_for_another_is_told_once(
     peer = Peer(certificate, isProxied=True)
     peer.call(peer.tls.write, V1[:10])
     service = peer.client.service
-    monkeypatch.setattr(type(service.echo._listeners[0].site), "isFull", lambda site: True)
+    monkeypatch.setattr(type(service.echo._listeners[0].site), "isAtCapacity", lambda site: True)
     service.connect()
     assert peer.client.socket.closed
     assert log.lines() == [f"{PEER} dropped: its place was needed for another"]

@@ -190,7 +190,7 @@ def test_a_malformed_request_is_answered_400(service: Service, name: str) -> Non
     client.send(MALFORMED[name])
     status, _, _ = answer(client)
     assert status == 400
-    assert service.factory.connections == set()
+    assert service.connections.open == set()
 
 
 @pytest.mark.parametrize("method", ["HEAD", "POST", "PUT", "get", "FOO"])
@@ -459,7 +459,7 @@ def test_an_address_has_its_connections_and_no_more(log) -> None:
     # What is counted is forgotten with the last connection.
     for each in service.clients:
         each.finish()
-    assert service.factory._perNetwork == {}
+    assert service.connections._perNetwork == {}
 
 
 def test_a_network_of_ipv6_is_one_client() -> None:

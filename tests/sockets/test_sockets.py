@@ -18,6 +18,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions
 
 from echotwist.tap import Options, makeService
+from echotwist.wire.gate import WRITE_BLOCKED
 from echotwist.wire.transport import unsent
 
 pytestmark = pytest.mark.usefixtures("log")
@@ -74,7 +75,7 @@ class Running:
 
     @property
     def connections(self) -> list[Any]:
-        return list(self.echo.factory.connections)
+        return list(self.echo.connections.open)
 
     async def connect(self, kind: str = "tcp", where: Any = None) -> Peer:
         client: Any
@@ -125,7 +126,7 @@ def start() -> Iterator[Callable[..., Running]]:
                     peer.transport.abortConnection()  # type: ignore[union-attr]
                     await peer.lost
             await service.echo.stopService()
-            assert service.echo.factory.connections == set()
+            assert service.echo.connections.open == set()
 
     pytest_twisted.blockon(Deferred.fromCoroutine(end()))
 
@@ -294,7 +295,7 @@ async def test_without_pings_who_does_not_read_is_waited_for_until_it_ends(
     peer.transport.pauseProducing()
     peer.transport.write(binary(bytes(12 * 2**20)))  # More than the buffers of two kernels take.
     (connection,) = service.connections
-    while not connection._isFull:
+    while not connection.isPausedFor(WRITE_BLOCKED):
         await sleep(0.05)
     await sleep(0.5)
     assert service.connections == [connection]
@@ -399,7 +400,7 @@ async def test_every_loop_echoes(start: Callable[..., Running]) -> None:
     peers = [await (await service.connect()).open(text("x")) for _ in range(9)]
     for peer in peers:
         await peer.until(lambda data: data.endswith(b"x"))
-    assert [loop.lent for loop, _ in service.echo.factory.fastPath._running] == [3, 3, 3]
+    assert [loop.lent for loop, _ in service.echo.fastPath._running] == [3, 3, 3]
 
 
 @pytest_twisted.ensureDeferred

@@ -45,13 +45,13 @@ def outcome(
         state = skt.fin, skt.reset, skt.closed
         client.finish()
         service.advance(6)
-        assert service.factory.connections == set()
+        assert service.connections.open == set()
         assert service.timers() == 0
-        assert service.factory.budget.held == 0
+        assert service.context.budget.buffered == 0
         if isFast:
-            assert service.factory.fastPath._lent == {}
-            service.factory.fastPath.count()
-            assert service.factory.fastPath.held == 0
+            assert service.fastPath._lent == {}
+            service.fastPath.count()
+            assert service.fastPath.held == 0
         messages = [e for e in shown if "preview" in e]
         counted = [e for e in shown if "messages" in e]
     finally:

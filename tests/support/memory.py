@@ -286,7 +286,7 @@ class Client:
     @property
     def reading(self) -> bool:
         """Whether the service reads from this connection."""
-        if getattr(self.protocol, "_isLent", False):
+        if getattr(self.protocol, "isLent", False):
             return self.socket.unread() == 0
         return self.transport in self.service.reactor.readers
 
@@ -315,16 +315,19 @@ class Service:
         self.tree = makeService(options, self.reactor)
         self.echo: Any = next(s for s in self.tree.services if isinstance(s, EchoService))
         self.site = self.echo._listeners[0].site
-        self.factory = self.echo.factory
+        self.context = self.echo.context
+        self.connections = self.echo.connections
+        self.echoes = self.site.resource.children[b"echo"]._factory
+        self.fastPath = self.echo.fastPath
         self.clients: list[Client] = []
-        self.isFast = self.factory.fastPath is not None
+        self.isFast = self.fastPath is not None
         if self.isFast:
-            self.factory.fastPath.Thread = Unthreaded
+            self.fastPath.Thread = Unthreaded
             if not holds:
-                limits = self.factory.fastPath._limits
-                self.factory.fastPath._limits = replace(limits, memoryBudget=0)
-            self.factory.fastPath.start()
-            self.factory.fastPath.start = lambda: None  # The service will, in some tests.
+                limits = self.fastPath._limits
+                self.fastPath._limits = replace(limits, memoryBudget=0)
+            self.fastPath.start()
+            self.fastPath.start = lambda: None  # The service will, in some tests.
             self._open.append(self)
             if len(self._open) > 10:  # A test with hypothesis makes hundreds.
                 self._open.popleft().close()
@@ -335,7 +338,7 @@ class Service:
             client.socket.close()
             if self.lends:
                 client.socket.theirs.close()
-        fastPath = self.factory.fastPath
+        fastPath = self.fastPath
         if fastPath.isRunning:
             os.close(fastPath.fileno())
 
@@ -375,7 +378,7 @@ class Service:
         return min([*timers, *(loop.due() for loop in self._loops())], default=math.inf)
 
     def _loops(self) -> list[Any]:
-        fastPath = self.factory.fastPath
+        fastPath = self.fastPath
         if not self.isFast or not fastPath.isRunning:
             return []
         return [thread.loop for _, thread in fastPath._running]
@@ -410,7 +413,7 @@ class Service:
         if not (loops := self._loops()):
             return False
         ready = [loop.turn(self.reactor.seconds()) for loop in loops]
-        fastPath = self.factory.fastPath
+        fastPath = self.fastPath
         if isReady(fastPath, select.POLLIN):
             fastPath.doRead()
             return True

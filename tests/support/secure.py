@@ -1,6 +1,7 @@
 """Clients that speak TLS to the service in memory, and certificates for it."""
 
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,12 @@ def trusting(ca: trustme.CA = CA) -> ssl.SSLContext:
     return context
 
 
-def connected(certificate: Any, isProxied: bool = False) -> Client:
+def connected(certificate: Any, isProxied: bool = False, options: Sequence[str] = ()) -> Client:
     """A connection to the service, which wants TLS on it."""
-    service: Any = Service()
-    below = ProxyFactory(service.site) if isProxied else service.site
-    service.site = TlsFactory(certificate, below, service.reactor)
+    service: Any = Service(*options)
+    journal = service.context.journal
+    below = ProxyFactory(service.site, journal) if isProxied else service.site
+    service.site = TlsFactory(certificate, below, service.reactor, journal)
     client: Client = service.connect()
     return client
 
@@ -64,6 +66,7 @@ class Peer:
         version: ssl.TLSVersion | None = None,
         alpn: list[str] | None = None,
         isProxied: bool = False,
+        options: Sequence[str] = (),
     ) -> None:
         context = context or trusting()
         if ciphers is not None:
@@ -74,7 +77,7 @@ class Peer:
             context.set_alpn_protocols(alpn)
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._in, self._out, session=session)
-        self.client = connected(certificate, isProxied)
+        self.client = connected(certificate, isProxied, options)
         self.call(self.tls.do_handshake)
 
     def call(self, method: Any, *arguments: Any) -> Any:

@@ -18,7 +18,7 @@ makeService = tap.makeService
 
 def makeHarried(options: tap.Options) -> Any:
     tree: Any = makeService(options)
-    connections = tree.services[1].factory.connections
+    connections = tree.services[1].connections.open
     choice = random.Random(1).choice
 
     def harry() -> None:

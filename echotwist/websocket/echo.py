@@ -1,0 +1,122 @@
+"""The echo: what comes in goes out.
+
+`Echo.onMessage` is all of it. The rest of this module is the same for clients that need no
+judgement, at the speed of compiled code: most of an echo's life is whole text and binary frames.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from echotwist.fastpath.lending import FastPath
+from echotwist.websocket.connection import Connection
+from echotwist.wire.transport import isAtRest, isPlain, send
+
+_PLAIN = (0x81, 0x82)
+"""The first byte of a text or binary message in one frame, not compressed (RFC 6455, 5.2)."""
+
+_COMPRESSED = (0xC1, 0xC2)
+"""The same, compressed (RFC 7692, 6.1)."""
+
+
+class Shortcut(NamedTuple):
+    """A way past Autobahn for messages that begin with one of these bytes."""
+
+    firstBytes: tuple[int, int]
+
+    take: Callable[["Echo", FastPath, bytes], bytes]
+    """Echoes what it can at the beginning of what was read. Returns the rest, for Autobahn."""
+
+
+class Echo(Connection):
+    """A connection that echoes each message."""
+
+    _shortcut: Shortcut | None = None
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        self.context.journal.message(self, payload, isBinary)
+        self.sendMessage(payload, isBinary)
+
+    def onOpen(self) -> None:
+        super().onOpen()
+        if self.fastPath is None:
+            return
+        if self._perMessageCompress is None:
+            self._shortcut = LENT if isPlain(self.transport) else WHERE_IT_IS
+        elif self._perMessageCompress.noContextTakeover:
+            self._shortcut = INFLATED
+
+    def dataReceived(self, data: bytes) -> None:
+        if (
+            self._shortcut is not None
+            and self.fastPath is not None
+            and data[0] in self._shortcut.firstBytes
+            and self.isBetweenMessages()
+        ):
+            data = self._shortcut.take(self, self.fastPath, data)
+            if self.isLent:
+                return
+        super().dataReceived(data)
+
+
+def _lend(echo: Echo, fastPath: FastPath, data: bytes) -> bytes:
+    if not isAtRest(echo.transport) or echo.connections.draining:
+        return data
+    echo.lend(fastPath, data)
+    return b""
+
+
+def _echoPlain(echo: Echo, fastPath: FastPath, data: bytes) -> bytes:
+    if (found := fastPath.echoed(data)) is None:
+        return data
+    frames, used = found
+    if used:
+        echo.heard = echo.context.reactor.seconds()
+        send(echo.transport, frames)
+    return data[used:]
+
+
+def _echoCompressed(echo: Echo, fastPath: FastPath, data: bytes) -> bytes:
+    """Echo each message that is whole and right. What is wrong with one is Autobahn's to say."""
+    most = echo.context.limits.maxMessage
+    deflate: Any = echo._perMessageCompress  # A `deflate.Deflate`.
+    echoes = []
+    while (found := fastPath.compressed(data)) is not None:
+        isBinary, payload, used = found
+        message = deflate.inflated(payload, most)
+        if message is None or not (isBinary or _isUtf8(message)):
+            break
+        echo.context.journal.message(echo, message, isBinary)
+        answer = deflate.deflated(message)
+        echoes += [_header(_COMPRESSED[isBinary], len(answer)), answer]
+        data = data[used:]
+    if echoes:
+        echo.heard = echo.context.reactor.seconds()
+        send(echo.transport, b"".join(echoes))
+    return data
+
+
+LENT = Shortcut(_PLAIN, _lend)
+"""A thread of the fast path serves the connection until something comes that is not plain."""
+
+WHERE_IT_IS = Shortcut(_PLAIN, _echoPlain)
+"""The fast path echoes what the reactor has read. For TLS, which is the reactor's."""
+
+INFLATED = Shortcut(_COMPRESSED, _echoCompressed)
+"""The reactor inflates, and deflates, each message in one go."""
+
+
+def _isUtf8(message: bytes) -> bool:
+    try:
+        message.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _header(first: int, size: int) -> bytes:
+    """The header of a frame of a server (RFC 6455, 5.2)."""
+    if size < 126:
+        return bytes([first, size])
+    if size < 65536:
+        return bytes([first, 126]) + size.to_bytes(2, "big")
+    return bytes([first, 127]) + size.to_bytes(8, "big")

@@ -1,0 +1,77 @@
+"""Keepalive: silent clients are pinged, and dropped when nothing moves after that."""
+
+from typing import Any, Protocol
+
+from echotwist.wire.context import Context
+from echotwist.wire.gate import OVER_BUDGET
+from echotwist.wire.transport import unacknowledged
+
+
+class Alive(Protocol):
+    """A connection that is kept alive."""
+
+    transport: Any
+    heard: float
+    """When it last received anything, in seconds of the reactor's clock."""
+
+    def sendPing(self) -> None: ...
+
+    def setTimer(self, delay: float, call: Any, *arguments: Any) -> None:
+        """Its only timer."""
+
+    def isPausedFor(self, reason: int) -> bool: ...
+
+    def dropUnanswered(self) -> None: ...
+
+
+class Keepalive:
+    """One for all connections, so that it costs each of them a timer and nothing else.
+
+    Autobahn's own counts whole seconds only (txaio 26.6.1), and takes a pong for the one sign of
+    life. A pong cannot overtake a long message, in either direction. So here a client lives if
+    anything has moved since the ping: a byte was received, or some of what waited for the client
+    was acknowledged.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._reactor = context.reactor
+        self._interval = context.limits.pingInterval
+        self._timeout = context.limits.pingTimeout
+
+    def watch(self, connection: Alive) -> None:
+        """Ping `connection` once it has been silent for the interval.
+
+        Not simply every interval: a client that sends is known to live, and the testsuite takes
+        a ping in the midst of a case for the end of it.
+        """
+        # Not below 0: the reactor's clock is the wall's, and may be set back.
+        silence = max(self._reactor.seconds() - connection.heard, 0)
+        # A sum of floats may lack too little to move any clock.
+        if self._interval - silence > 1e-6:
+            connection.setTimer(self._interval - silence, self.watch, connection)
+            return
+        before = unacknowledged(connection.transport)
+        connection.sendPing()
+        self._await(connection, connection.heard, before, self._timeout)
+
+    def _await(self, connection: Alive, heard: float, before: int, left: float) -> None:
+        # In steps of the interval: a client that has answered may be due for the next ping. In two
+        # at least, each a timer of its own: if the process was stopped, one of them was too short.
+        step = min(left, self._interval, self._timeout / 2)
+        connection.setTimer(step, self._look, connection, heard, before, left - step)
+
+    def _look(self, connection: Alive, heard: float, before: int, left: float) -> None:
+        """`left` seconds remain for something to move, and then a turn of the reactor: when a
+        process goes on that was stopped (SIGSTOP, a paused virtual machine), its timers are due
+        before it reads what the kernel has received meanwhile."""
+        # While the budget keeps a connection from being read, it cannot be heard.
+        if connection.heard != heard or connection.isPausedFor(OVER_BUDGET):
+            self.watch(connection)
+        elif left > 0:
+            self._await(connection, heard, before, left)
+        elif left == 0:
+            connection.setTimer(0, self._look, connection, heard, before, -1)
+        elif (now := unacknowledged(connection.transport)) < before:
+            self._await(connection, heard, now, self._timeout)
+        else:
+            connection.dropUnanswered()
