@@ -18,7 +18,7 @@ from echotwist.websocket.connections import Connections, Member
 from echotwist.wire.context import Context
 
 _SPREAD = 20
-"""Steps in which a drain says 1001 to everybody, so that not all clients return at once."""
+"""Steps in which a drain says 1001 to all clients, so that they do not all reconnect at once."""
 
 _STEP = 0.05
 """Seconds between two steps."""
@@ -71,7 +71,7 @@ class EchoService(Listening):
 
     @inlineCallbacks
     def stopService(self) -> Any:
-        """Drain. Fires when every client is gone, at the latest after the drain limit."""
+        """Drain. Fires when every client is gone, and soon after --drain-timeout at the latest."""
         Service.stopService(self)
         started = self._reactor.seconds()
         emptied = self.connections.drain()
@@ -83,11 +83,11 @@ class EchoService(Listening):
         self._askToLeave(leaving, math.ceil(len(leaving) / _SPREAD))
         yield DeferredList([emptied, self._answerTheRest()])
         for channel in self._channels():
-            channel.loseConnection()  # Writes what it still has.
+            channel.loseConnection()  # After what it has written.
         if deadline.active():
             deadline.cancel()
         yield closed
-        # Until now an operator could look on.
+        # Last, so that an operator could watch the drain.
         yield self._stopListening(isAdmin=True)
         if self.fastPath is not None:
             self.fastPath.stop()
@@ -103,10 +103,9 @@ class EchoService(Listening):
 
     @inlineCallbacks
     def _answerTheRest(self) -> Any:
-        """Give those a second who were accepted just before, and have not asked yet.
-
-        They are told 503. Who never asks, as a browser's spare connection does, would keep the
-        drain from its end if it were given more.
+        """Give a second to connections that were accepted just before, and whose request has not
+        arrived yet. Each gets a 503. Some never ask, such as a browser's spare connection, and
+        would hold up the drain if they had more time.
         """
         for _ in range(_SPREAD):
             if all(channel.isAnswered for channel in self._channels()):

@@ -1,4 +1,4 @@
-"""What `twistd echotwist` takes, and the service that it makes of it."""
+"""The options of `twistd echotwist`, and the service tree that they make."""
 
 import itertools
 import math
@@ -45,7 +45,7 @@ def optionOf(field: str) -> str:
 
 
 def _manual(method: Callable[..., None]) -> Callable[..., None]:
-    """Make a docstring of several lines readable in --help, which keeps their indentation."""
+    """Join the lines of a docstring for --help, which would keep their indentation."""
     method.__doc__ = " ".join((method.__doc__ or "").split())
     return method
 
@@ -99,7 +99,7 @@ class Options(TwistedOptions):
     def __init__(self) -> None:
         super().__init__()
         self.arguments: Sequence[str] = ()
-        """As they were given."""
+        """The command line."""
 
         self["listen"] = []
         self["allow-origin"] = []
@@ -146,7 +146,7 @@ class Options(TwistedOptions):
         raise SystemExit(0)
 
     def parseOptions(self, options: Any = None) -> None:
-        # twistd would print the whole manual, and the error below it.
+        # twistd would print the whole manual before the error.
         self.arguments = tuple(options or ())
         try:
             super().parseOptions(options)
@@ -187,7 +187,7 @@ class Options(TwistedOptions):
             values["logRate"] = math.ceil(values["logRate"] / workers)
             most = values["maxConnectionsPerAddress"]
             values["maxConnectionsPerAddress"] = math.ceil(most / workers)
-            if self["max-connections"] != "auto":  # Each has descriptors of its own.
+            if self["max-connections"] != "auto":  # auto counts a process's own descriptors.
                 values["maxConnections"] = math.ceil(values["maxConnections"] / workers)
         self["limits"] = Limits(**values)
 
@@ -218,7 +218,7 @@ def _parsed(option: str, text: str, parse: Any) -> Any:
 def makeService(options: Options, reactor: Any = None) -> MultiService:
     """The service tree, not started. Raises Fatal for an endpoint that cannot be."""
     if reactor is None:
-        # Not at the top: that would install one before twistd's option --reactor is read.
+        # Not at the top: that would install one before twistd has read --reactor.
         from twisted.internet import reactor
 
     services = Daemon(options.parent or {})
@@ -229,7 +229,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
 
 
 def _server(options: Options, reactor: Any) -> Iterator[IService]:
-    """What serves clients."""
+    """The services of a process that serves clients."""
     threads: int = options["threads"]
     context = _context(options, reactor, options["limits"].logRate)
     journal = context.journal
@@ -260,7 +260,7 @@ def _server(options: Options, reactor: Any) -> Iterator[IService]:
         listeners.append(Listener(f"port {options['port']}", everywhere, site))
     certificates = certificatesOf(listener.endpoint for listener in listeners)
     if (admin := options["admin"]) is not None:
-        # Not at the top: it takes 0.1 s, which a service without it need not wait for.
+        # Not at the top: prometheus_client takes 0.1 s to import.
         from echotwist.operate.metrics import Lag, Metrics
 
         endpoint = _endpoint(reactor, "admin", admin)
@@ -287,13 +287,13 @@ def _context(options: Options, reactor: Any, logRate: int) -> Context:
 
 
 def _supervisor(options: Options, reactor: Any) -> Iterator[IService]:
-    """What has others serve them."""
+    """The services of a process that starts workers for them."""
     from echotwist.operate.workers import Holding, Workers, WorkersReadiness
 
     limits: Limits = options["limits"]
     holding = Holding(reactor)
     ports = [(text, _endpoint(holding, "listen", text)) for text in options["listen"]]
-    # twistd's `reactor` is a name, and that of twist is the reactor, with the name beside it.
+    # The option `reactor` of twistd is a name; that of twist is the reactor, beside its name.
     parent: dict[str, Any] = options.parent or {}
     workers = Workers(
         reactor,
@@ -317,7 +317,7 @@ def _supervisor(options: Options, reactor: Any) -> Iterator[IService]:
         workers.admin = Listening(reactor, [Listener(admin, endpoint, site)])
     yield Signals(reactor, workers)
     yield workers
-    if certificates:  # The workers say nothing of them: once is enough.
+    if certificates:  # Once is enough; the workers do not log it.
         yield Reminder(reactor, certificates)
     yield Notifier(reactor, workers)
 

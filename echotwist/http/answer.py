@@ -1,4 +1,4 @@
-"""An answer in plain text: /healthz, an error, or why a request is not upgraded."""
+"""Responses in plain text: /healthz, an error, or why a request is not upgraded."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from twisted.web.server import Request
 from echotwist import __version__
 
 SERVER = f"echotwist/{__version__}"
-"""What every answer says in its Server header."""
+"""The Server header of every response."""
 
 _REASONS = {
     200: "OK",
@@ -28,7 +28,7 @@ _TYPE = "text/plain; charset=utf-8"
 
 
 class Refused(Exception):
-    """A request that is refused: the HTTP status, and why, in words of our own."""
+    """A request is refused with this HTTP status, and a reason in our own words."""
 
     def __init__(self, status: int, reason: str, **headers: str) -> None:
         super().__init__(reason)
@@ -38,17 +38,17 @@ class Refused(Exception):
 
 
 class Exact(Resource):
-    """A resource below which there is what was put there, and NOTHING else."""
+    """A resource whose children are those that were put there. Every other is NOT_FOUND."""
 
     def getChild(self, path: bytes, request: Request) -> Resource:
-        return NOTHING
+        return NOT_FOUND
 
 
 class Answer(Exact):
     """The same short text for every request; it may be empty.
 
-    Twisted's own error pages quote the client's request, and its log quotes it too when
-    they answer a HEAD.
+    Twisted's own error pages quote the client's request; so does its log when they respond to a
+    HEAD.
     """
 
     def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
@@ -64,17 +64,17 @@ class Answer(Exact):
             request.setHeader("Content-Type", _TYPE)
             request.setHeader("Content-Length", str(len(self._body)))
         for name, value in self._headers.items():
-            # Added: Connection may be there already, to say close.
+            # Added, not set: there may be a `Connection: close` already.
             request.responseHeaders.addRawHeader(name, value)
         return b"" if request.method == b"HEAD" else self._body
 
 
-NOTHING = Answer(404, "there is nothing here; try / or /echo")
-"""What every other URL gets."""
+NOT_FOUND = Answer(404, "there is nothing here; try / or /echo")
+"""The response for every other URL."""
 
 
-def lastWords(status: int, text: str, isHead: bool) -> bytes:
-    """The answer to what is no request that Twisted could answer; the connection ends with it."""
+def finalResponse(status: int, text: str, isHead: bool) -> bytes:
+    """A whole response, for what Twisted has no request for. The connection ends with it."""
     body = f"{text}\n"
     return (
         f"HTTP/1.1 {status} {_REASONS[status]}\r\nServer: {SERVER}\r\nConnection: close\r\n"

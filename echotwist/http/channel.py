@@ -1,12 +1,12 @@
 """What HTTP is allowed to do here: one connection, from accept to the upgrade or the end.
 
-Twisted's HTTPChannel would take a body of any size and write it to disk, and it would wait for
-ever for a client that sends a byte a minute (twisted/web/http.py, 26.10: Request.gotLength and
-HTTPChannel.dataReceived). `Channel` takes no body and gives each request a deadline.
+Twisted's HTTPChannel would take a body of any size and write it to disk, and wait for ever for a
+client that sends a byte a minute (26.10, web/http.py, `Request.gotLength` and
+`HTTPChannel.dataReceived`). `Channel` takes no body and gives each request a deadline.
 
-And it never refuses in silence. HTTPChannel answers 400 to whatever it does not understand, and
-waits for what will never be a request: a TLS handshake, say. Here each gets the status that HTTP
-has for it, why in words, a line in the log, and a count.
+Nor does it refuse in silence. HTTPChannel responds with 400 to whatever it does not understand, and
+waits for what will never be a request, such as a TLS handshake. Here each gets the status that HTTP
+has for it, a reason in words, a line in the log, and a count.
 """
 
 import re
@@ -22,7 +22,7 @@ from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.server import Request as TwistedRequest
 from zope.interface import implementer
 
-from echotwist.http.answer import lastWords
+from echotwist.http.answer import finalResponse
 from echotwist.limits import HEADER, HEADERS, HEADERS_BYTES, TARGET
 from echotwist.wire.deadline import Deadline
 from echotwist.wire.gate import WRITE_BLOCKED, ReadGate
@@ -30,7 +30,8 @@ from echotwist.wire.peer import nameOf
 from echotwist.wire.transport import delivery, linger, lowest, unsent
 
 _TCHAR = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z\r\n]")
-"""What a request begins with: a method (RFC 9110, 5.6.2), or an empty line (RFC 9112, 2.2)."""
+"""A request begins with one: of a method (RFC 9110, 5.6.2), or of an empty line (RFC 9112,
+2.2)."""
 
 
 class Request(TwistedRequest):
@@ -46,8 +47,8 @@ class Request(TwistedRequest):
         if self.path != b"*":
             super().process()
             return
-        # Twisted answers it by itself, in its own name (twisted/web/server.py, 26.10,
-        # Request._handleStar).
+        # Twisted would answer itself, with its own Server header (26.10, web/server.py,
+        # `Request._handleStar`).
         self.site = self.channel.site
         self.prepath, self.postpath = [], [b"*"]
         self.setHeader("Date", datetimeToString())
@@ -60,8 +61,8 @@ class Request(TwistedRequest):
 
 
 def elements(values: Iterable[str]) -> list[str]:
-    """The elements of a list. Several headers of a name are one list (RFC 9110, 5.3), and empty
-    elements do not count (5.6.1.2)."""
+    """The elements of a list header. Several headers with one name are one list (RFC 9110, 5.3),
+    and empty elements do not count (5.6.1.2)."""
     return [
         element for value in values for part in value.split(",") if (element := part.strip(" \t"))
     ]
@@ -74,20 +75,20 @@ class Channel(ReadGate, HTTPChannel):
     site: Any  # A `site.HttpSite`, whose module imports this one.
     transport: Any  # Every one of Twisted's can do more than ITransport says.
 
-    # What is too long has a status of its own, below.
+    # Above these come `lineLengthExceeded` and others, which respond with the right status.
     totalHeadersSize = TARGET + HEADERS_BYTES + 1024
     MAX_LENGTH = max(TARGET, HEADERS_BYTES)
     maxHeaders = HEADERS + 1
 
     isAnswered = False
-    """Whether it has had an answer, or gets no other than it has."""
+    """Whether it has had a response, or gets none any more."""
 
     _deadline: IDelayedCall | Deadline | None = None
-    _hasSent = False
-    """Whether a byte has come."""
+    _hasReceived = False
+    """Whether a byte has arrived."""
 
     _isAnswering = False
-    """Whether a request is whole, and its answer is not."""
+    """Whether a request is complete, and its response is not."""
 
     _isEnding = False
 
@@ -95,12 +96,12 @@ class Channel(ReadGate, HTTPChannel):
     """Whether the next line is the first of a request."""
 
     _isHead = False
-    _count = 0
-    _size = 0
-    """Headers of the request that is coming, and bytes in their lines."""
+    _headerCount = 0
+    _headerBytes = 0
+    """Headers of the request that is arriving, and bytes in their lines."""
 
-    _kept = 0
-    """Bytes that it takes, as far as it has come."""
+    _buffered = 0
+    """Bytes of memory that the request takes so far."""
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -113,21 +114,22 @@ class Channel(ReadGate, HTTPChannel):
         super().connectionLost(reason)
 
     def evict(self) -> None:
-        """End at once, for a connection that comes and finds no place."""
+        """End at once, to make room for a new connection."""
         self._drop("its place was needed for another")
-        # TLS and the PROXY protocol have nothing to add.
+        # First, so that TLS and the PROXY protocol log nothing of their own.
         self.transport.abortConnection()
-        # Now: Twisted accepts a hundred at a time, and aborts only afterwards.
+        # Free its descriptor now: Twisted accepts a hundred at a time, and aborts only afterwards.
         lowest(self.transport).connectionLost(Failure(ConnectionAborted()))
 
     def _drop(self, why: str) -> None:
         self.site.context.journal.dropped(nameOf(self.transport.getPeer()), why)
 
     def pauseProducing(self) -> None:
-        """The client does not read. So no further request is answered, of those that are here.
+        """Backpressure: a client that does not read gets no further response, not even to the
+        requests that have arrived.
 
-        Twisted pauses the network only while no request is answered, and here each is answered
-        at once: a client that sent requests for ever and read nothing took 400 MB in 25 s.
+        Twisted pauses the transport only between requests, and here each is answered at once: a
+        client that sent requests for ever and read nothing took 400 MB in 25 s.
         """
         self.paused = True  # LineReceiver's.
         super().pauseProducing()
@@ -140,54 +142,56 @@ class Channel(ReadGate, HTTPChannel):
         self.dataReceived(b"")  # What is here; it may pause again, or upgrade.
 
     def readConnectionLost(self) -> None:
-        """The client has said FIN. Twisted would drop the answer that it waits for."""
+        """The client has said FIN. Twisted would drop the response that it waits for."""
         if self._isAnswering and not self._isEnding:
             self.persistent = 0  # requestDone() ends it.
         else:
             self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """The answer is out; `loseConnection` says what happens until the client has followed."""
+        """The response is out; see `loseConnection` for what happens until the client's FIN."""
 
     def dataReceived(self, data: bytes) -> None:
-        self._hasSent = self._hasSent or bool(data)
+        self._hasReceived = self._hasReceived or bool(data)
         if self._isFirst and not self.isAnswered:
-            why = _noRequest(self._buffer + data)
+            why = _whyNoRequest(self._buffer + data)
             if why is not None:
                 self._refuse(400, why)
                 return
         super().dataReceived(data)
         if self.transport is None:  # It is upgraded.
             return
-        # LineReceiver has no public way to ask (twisted/protocols/basic.py, 26.10).
+        # LineReceiver has no public way to ask (26.10, protocols/basic.py).
         end = self._buffer.find(b"\n")
         if end >= 0 and self._buffer[end - 1 : end] != b"\r":
             self._bareLf()
         self.site.context.budget.account(self)
 
     def buffered(self) -> int:
-        return self._kept + len(self._buffer) + unsent(self.transport)
+        return self._buffered + len(self._buffer) + unsent(self.transport)
 
     def endOverBudget(self) -> None:
         if unsent(self.transport) or self.isAnswered or self._isAnswering:
-            # Behind what the client does not read, or has been told, there is nothing to say.
+            # A response would wait behind one that the client has not read.
             self.transport.abortConnection()
             return
         self.requests.clear()
         self._refuse(503, "too much is waiting here for all clients")
 
     def lineReceived(self, line: bytes) -> None:
-        self._kept += HEADER + len(line)
+        self._buffered += HEADER + len(line)
         if b"\n" in line:
             self._bareLf()
         elif self._isFirst:
-            self._isFirst = not line  # An empty one may come before.
+            self._isFirst = not line  # Empty lines may come before it.
             self._isHead = line.startswith(b"HEAD ")
             super().lineReceived(line)
         else:
-            self._count += 1
-            self._size += len(line)
-            if self._size > HEADERS_BYTES or self._count > HEADERS + 1:  # And an empty line.
+            self._headerCount += 1
+            self._headerBytes += len(line)
+            if (
+                self._headerBytes > HEADERS_BYTES or self._headerCount > HEADERS + 1
+            ):  # And an empty line.
                 self._tooManyHeaders()
             else:
                 super().lineReceived(line)
@@ -195,7 +199,7 @@ class Channel(ReadGate, HTTPChannel):
     def headerReceived(self, line: bytes) -> bool:
         name, _, value = line.partition(b":")
         if name != name.rstrip(b" \t"):
-            # RFC 9112, 5.1: whoever ignores the space sees another header than we.
+            # RFC 9112, 5.1: a proxy that ignores the space would see another header than we do.
             return self._refuse(400, "a header has a space before its colon")
         match name.lower(), value.strip():
             case (b"content-length", length) if length != b"0":
@@ -220,21 +224,22 @@ class Channel(ReadGate, HTTPChannel):
         self._refuse(400, "a line ends without CR, with LF alone")
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        """What HTTPChannel does with all that it does not understand (twisted/web/http.py, 26.10).
-        It would say nothing but 400, and leave no trace."""
+        """HTTPChannel calls this for whatever it does not understand (26.10, web/http.py). Its own
+        says 400 and nothing else, and leaves no trace."""
         self._refuse(400, "the request is malformed")
 
     def _refuse(self, status: int, why: str) -> bool:
         self.site.context.journal.refused(nameOf(self.transport.getPeer()), status, why)
-        self.transport.write(lastWords(status, why, self._isHead))
+        self.transport.write(finalResponse(status, why, self._isHead))
         self.loseConnection()
         return False
 
     def checkPersistence(self, request: Request, version: bytes) -> bool:
-        """Whether the connection stays open behind the answer.
+        """Whether the connection stays open after the response.
 
-        Twisted's looks at the first Connection header alone, and splits that at spaces (26.10), so
-        that a client which says `close, TE` waits for a FIN in vain (RFC 9112, 9.6).
+        Twisted looks at the first Connection header alone, and splits that at spaces (26.10,
+        web/http.py), so that a client that says `close, TE` waits for a FIN in vain (RFC 9112,
+        9.6).
         """
         if version != b"HTTP/1.1":
             return False
@@ -244,26 +249,26 @@ class Channel(ReadGate, HTTPChannel):
         return True
 
     def allContentReceived(self) -> None:
-        """The request is whole, and was in time. Its answer may take some, as /metrics of workers
-        does."""
+        """The request is complete, and was in time. The response may take some, as /metrics of
+        workers does."""
         self._isAnswering = True
         self._clearDeadline()
         super().allContentReceived()
 
     def requestDone(self, request: Request) -> None:
-        if self._isEnding:  # Nothing is sent any more.
+        if self._isEnding:  # The client gets nothing more.
             self.requests.clear()
             return
         self._isAnswering = False
         self.isAnswered = self._isFirst = True
-        self._count = self._size = self._kept = 0
-        # It has asked something; those that have not are the first to make room.
+        self._headerCount = self._headerBytes = self._buffered = 0
+        # Now it has been silent for the shortest time, and is the last to make room.
         self.site.channels[self] = self.site.channels.pop(self)
         self._setDeadline()
         super().requestDone(request)
 
     def loseConnection(self) -> None:
-        """What is written goes out; what is not yet looked at, or still arrives, is discarded."""
+        """Send what is written; discard what has not been parsed, or still arrives."""
         self.isAnswered = self._isEnding = True
         self.clearLineBuffer()
         self.dataReceived = lambda data: None  # type: ignore[method-assign]
@@ -273,15 +278,15 @@ class Channel(ReadGate, HTTPChannel):
         self._deadline = linger(self.transport, context.reactor, context.limits.closeTimeout)
 
     def upgrade(self, protocol: IProtocol) -> None:
-        """Leave the connection to `protocol`, and to it what the client sent behind its request.
+        """Hand the connection to `protocol`, with whatever the client sent behind its request.
 
-        What autobahn.twisted.resource.WebSocketResource does, and more: that keeps this channel
-        as the producer, loses the bytes behind the request and cancels no timer.
+        Autobahn's own does less (26.10.2, twisted/resource.py, `WebSocketResource`): it keeps this
+        channel as the producer, loses the bytes behind the request, and cancels no timer.
         """
         early = self.clearLineBuffer()
         transport, self.transport = self.transport, None
         transport.unregisterProducer()
-        transport.resumeProducing()  # It may be this channel that paused it.
+        transport.resumeProducing()  # This channel may have paused it.
         self._forget()
         self.requests.clear()
         if isinstance(transport, ProtocolWrapper):  # TLS or the PROXY protocol
@@ -298,25 +303,24 @@ class Channel(ReadGate, HTTPChannel):
         self._clearDeadline()
         self._begun = self.site.context.reactor.seconds()
         self._deadline = self.site.context.reactor.callLater(
-            self.site.context.limits.handshakeTimeout, self._late
+            self.site.context.limits.handshakeTimeout, self._expired
         )
 
-    def _late(self) -> None:
-        if not self._hasSent:
-            # A spare connection of a browser, say. There is nothing to tell, and nothing to
-            # protect from a reset; the log is for clients that tried. TLS or the PROXY protocol
-            # may have something that has come.
-            if late := getattr(self.transport, "lateness", None):
+    def _expired(self) -> None:
+        if not self._hasReceived:
+            # A browser's spare connection, say. A reset destroys nothing, and the log is for
+            # clients that tried. TLS or the PROXY protocol may have received something.
+            if late := getattr(self.transport, "whyLate", None):
                 self._drop(late)
             self.transport.abortConnection()
         elif self.paused:
-            # There are requests, but the client does not read the answers, or slowly. As long as
-            # it does, it has its time.
+            # It has sent requests, and does not read the responses, or reads slowly. As long as
+            # something moves, it may go on.
             timeout = self.site.context.limits.closeTimeout
             moved = delivery(self.transport)
             self._deadline = Deadline(self.site.context.reactor, timeout, moved, self._stalled)
         elif self._isFirst and not self._buffer:
-            self.loseConnection()  # It was kept for another request, which did not come.
+            self.loseConnection()  # Keep-alive: no further request came.
         else:
             self._refuse(408, "the request did not come in time")
 
@@ -325,7 +329,7 @@ class Channel(ReadGate, HTTPChannel):
             self._drop("its answers were not read")
             self.transport.abortConnection()
         else:
-            self._late()
+            self._expired()
 
     def _clearDeadline(self) -> None:
         if self._deadline is not None and self._deadline.active():
@@ -338,8 +342,8 @@ class Channel(ReadGate, HTTPChannel):
         self.site.context.budget.forget(self)
 
 
-def _noRequest(data: bytes) -> str | None:
-    """Why `data` begins no request; None if it may."""
+def _whyNoRequest(data: bytes) -> str | None:
+    """Why `data` cannot be the start of a request; None if it can."""
     if data[:1] == b"\x16":  # A handshake record (RFC 8446, 5.1).
         return "this port speaks plain HTTP, not TLS"
     if data.startswith((b"PROXY ", b"\r\n\r\n\0")):

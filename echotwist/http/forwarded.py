@@ -1,17 +1,17 @@
-"""Who is calling, when the peer of a connection is a proxy that speaks HTTP.
+"""The client behind a proxy that speaks HTTP, which is the peer of the connection.
 
     X-Forwarded-For: 203.0.113.7, 10.0.0.5
     Forwarded: for=203.0.113.7;proto=https, for="[2001:db8::5]:8443"
 
-Each proxy adds its own peer at the right end, and passes on whatever stood there before: the
-left may be a client's invention. So the lists are read from the right, an entry is believed
-only if the one who wrote it is trusted, and the walk ends at the first who is not: the client.
+Each proxy adds its own peer at the right end, and passes on whatever stood there before: a client
+may have invented the left. So the lists are read from the right. An entry counts only if the proxy
+that wrote it is trusted, and the walk ends at the first address that is not trusted: the client.
 
-A proxy that writes one of the two headers passes on the other as the client sent it, and nobody
-here knows which one it writes. nginx and HAProxy have to be told, uvicorn knows only the first.
-Here both must name the same client if both are there, and else the peer stays: a client can then
-hide behind its proxy, but never choose its address. An option to name the header would give the
-same to operators who set it, and a forged address to those who did not.
+A proxy that writes one of the two headers passes on the other as the client sent it, and we do not
+know which one it writes. nginx and HAProxy have to be told, uvicorn knows only the first. Here
+both must name the same client if both are there; otherwise the log has the peer. So a client can
+hide behind its proxy, but never choose its address. An option to name the header would give
+operators who set it the same, and the others a forged address.
 """
 
 import ipaddress
@@ -22,32 +22,32 @@ from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IAddress
 from twisted.web.http_headers import Headers
 
-from echotwist.wire.peer import Address, addressOf, parsed
+from echotwist.wire.peer import Address, addressOf, parseAddress
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 UNIX = "unix"
-"""Whoever reaches a Unix socket, as nginx's `set_real_ip_from unix:` trusts them."""
+"""Trusts every peer on a Unix socket, as nginx's `set_real_ip_from unix:` does."""
 
 HOPS = 32
-"""Trusted entries that a list is read through. No request comes through more proxies, and 16 KB
-of them, from a client in a trusted network, would cost 65 ms."""
+"""Entries of a list that are read at most. No request comes through more proxies, and 16 KB of
+trusted addresses, from a client in a trusted network, would cost 65 ms."""
 
 _PORT = r"(?::(?:\d{1,5}|_[\w.-]+))?"
-_ZONE = r"(?:%[^\[\]]*)?"  # It may be anything, and says nothing on this machine.
+_ZONE = r"(?:%[^\[\]]*)?"  # It may be anything, and means nothing on this machine.
 # RFC 7239, 6; in X-Forwarded-For also an IPv6 address without brackets.
 _NODE = re.compile(
     rf"\[([0-9A-Fa-f:.]+){_ZONE}\]{_PORT}|([0-9.]+){_PORT}|([0-9A-Fa-f:.]+){_ZONE}", re.ASCII
 )
-# RFC 7239, 4; many leave out the quotes where a port or brackets want them. What is possessive
-# (*+) cannot backtrack: time is linear, whatever is sent.
+# RFC 7239, 4; many proxies leave out the quotes that a port or brackets want. Possessive
+# quantifiers (*+) do not backtrack, so that the time is linear in whatever a client sends.
 _PAIR = r"""([!#$%&'*+\-.^_`|~0-9A-Za-z]+)=([^ \t",;\\]+|"(?:[^"\\]|\\.)*+")[ \t]*+"""
 _PAIRS = re.compile(_PAIR)
 _ELEMENT = re.compile(rf"[ \t]*+(?:{_PAIR})?+(?:;[ \t]*+(?:{_PAIR})?+)*+")
 
 
 class TrustedProxies:
-    """The proxies that are believed: `trusted` are networks, and UNIX."""
+    """The proxies whose headers count: `trusted` are networks, and UNIX."""
 
     def __init__(self, trusted: Collection[Network | str]) -> None:
         self._isUnixTrusted = UNIX in trusted
@@ -60,13 +60,13 @@ class TrustedProxies:
         found = set()
         entries: Callable[[str], Iterable[str]]
         for name, entries in ((b"X-Forwarded-For", _entries), (b"Forwarded", _elements)):
-            # Several headers of a name are one list (RFC 9110, 5.3).
+            # Several headers with one name are one list (RFC 9110, 5.3).
             if raw := headers.getRawHeaders(name):
                 found.add(self._walk(entries(b",".join(raw).decode("latin-1"))))
         return found.pop() if len(found) == 1 else None
 
     def _walk(self, entries: Iterable[str]) -> Address | None:
-        """The last one who is known by the word of a trusted proxy; `entries` from the right."""
+        """The last address that a trusted proxy vouches for; `entries` come from the right."""
         client = None
         for entry in entries:
             address = _address(entry)
@@ -90,8 +90,8 @@ class TrustedProxies:
 def trustedProxy(text: str) -> Network | str:
     """The network, or UNIX, that `text` stands for. An address is a network of one.
 
-    Raises ValueError, with a message for the operator, also for a network with bits of a host:
-    who writes 10.0.0.1/8 may want to trust one machine or sixteen million.
+    Raises ValueError, with a message for the operator, also for a network with host bits:
+    10.0.0.1/8 may be meant to trust one machine, or sixteen million.
     """
     if text == UNIX:
         return UNIX
@@ -104,7 +104,7 @@ def trustedProxy(text: str) -> Network | str:
         raise ValueError(f"takes {network} for the network, or {host} for the one address")
     mapped = network.network_address
     if isinstance(mapped, ipaddress.IPv6Address) and mapped.ipv4_mapped is not None:
-        # Peers are compared as the IPv4 addresses that they are.
+        # Mapped peers are compared as IPv4 addresses.
         return ipaddress.ip_network((mapped.ipv4_mapped, network.prefixlen - 96))
     return network
 
@@ -115,7 +115,7 @@ def _address(node: str) -> Address | None:
     if match is None:
         return None
     try:
-        return parsed(match[1] or match[2] or match[3])
+        return parseAddress(match[1] or match[2] or match[3])
     except ValueError:
         return None
 
@@ -126,9 +126,9 @@ def _entries(header: str) -> Iterator[str]:
 
 
 def _elements(header: str) -> Iterator[str]:
-    """What each element of Forwarded says in `for`, from the right; empty if it says nothing.
+    """The `for` of each element of Forwarded, from the right; empty for an element without one.
 
-    From the right, because a quote that a client left open would take in what the proxy added.
+    From the right, because a quote that a client left open would swallow what the proxy added.
     """
     pieces = header.rsplit(",", HOPS)
     while pieces:

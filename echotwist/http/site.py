@@ -1,11 +1,11 @@
-"""The URLs of the service, and what HTTP is allowed to do here.
+"""The URLs of the service, and the HTTP server that finds them.
 
     /  /websockets.html     the page, and its style and script beside it
     /echo                   the WebSocket endpoint (`upgrade`)
     /healthz  /readyz       200 while alive; readyz 503 as soon as the service drains, healthz
                             when a thread hangs
 
-And of --admin, where it listens to the operator: /metrics (`metrics`), /healthz, /readyz.
+And of --admin, for the operator: /metrics (`metrics`), /healthz, /readyz.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from twisted.web.server import Site
 from twisted.web.static import File, getTypeAndEncoding
 
 from echotwist.fastpath.lending import FastPath
-from echotwist.http.answer import NOTHING, SERVER, Answer, Exact, Refused
+from echotwist.http.answer import NOT_FOUND, SERVER, Answer, Exact, Refused
 from echotwist.http.channel import Channel, Request
 from echotwist.http.forwarded import TrustedProxies
 from echotwist.http.upgrade import HOST, UpgradeResource
@@ -49,7 +49,7 @@ def makeRoot(echo: Resource, health: Resource, readiness: Resource) -> Resource:
     """The whole URL map."""
     root = Exact()
     root.putChild(b"", Asset(RESOURCES / PAGE))
-    # By name: what an editor leaves beside them is nobody's business.
+    # By name, so that a backup file that an editor leaves there is not served.
     for name in (PAGE, "websockets.css", "websockets.js", "echotwist.svg"):
         root.putChild(name.encode(), Asset(RESOURCES / name))
     root.putChild(b"echo", echo)
@@ -70,8 +70,8 @@ def makeAdminRoot(metrics: Resource, health: Resource, readiness: Resource) -> R
 class Asset(File):
     """A file of the page, served from memory.
 
-    `File` opens its file for each request, and keeps it open while the client does not read:
-    a second descriptor for a connection, and without one left a traceback for each request.
+    `File` opens its file for each request, and keeps it open while the client does not read. That
+    is a second descriptor for the connection; when none is left, each request logs a traceback.
     """
 
     def __init__(self, path: Path) -> None:
@@ -83,7 +83,7 @@ class Asset(File):
         )
 
     def getChild(self, path: bytes, request: Request) -> Resource:
-        return NOTHING
+        return NOT_FOUND
 
     def render_GET(self, request: Request) -> bytes:
         request.setHeader("Content-Type", self._type)
@@ -99,8 +99,8 @@ class Asset(File):
 
 
 class Health(Exact):
-    """`/healthz`: whether the process should be left alone. That it answers says that the reactor
-    turns; the threads of the fast path are asked."""
+    """`/healthz`: whether the process is alive. An answer says that the reactor turns; the threads
+    of the fast path are asked."""
 
     def __init__(self, fastPath: FastPath | None) -> None:
         super().__init__()
@@ -128,8 +128,8 @@ class Readiness(Exact):
 class HttpSite(Site, ABC):
     """The HTTP server.
 
-    `channels` are the connections that are not upgraded; first those that have been silent for
-    longest.
+    `channels` are the connections that are not upgraded; those that have been silent for longest
+    come first.
     """
 
     protocol = Channel  # type: ignore[assignment]  # Twisted's own default would speak HTTP/2.
@@ -143,7 +143,7 @@ class HttpSite(Site, ABC):
         self._proxies = proxies
 
     def makeRoom(self) -> None:
-        """For a connection that comes. Twisted would accept until no descriptor is left."""
+        """Make room for a new connection. Twisted would accept until no descriptor is left."""
         if self.isAtCapacity():
             next(iter(self.channels)).evict()
 
@@ -151,9 +151,9 @@ class HttpSite(Site, ABC):
     def isAtCapacity(self) -> bool:
         """Whether no further connection can be answered, not even with 503."""
 
-    def callerOf(self, request: Request) -> tuple[str, Hashable]:
-        """Who is calling: the peer, or whom a trusted proxy speaks for. As the log has it; and as
-        --max-connections-per-address counts it, None if it does not."""
+    def clientOf(self, request: Request) -> tuple[str, Hashable]:
+        """The client: the peer, or the address that a trusted proxy names. First as the log has it,
+        then as --max-connections-per-address counts it; None if it counts none."""
         peer = request.getClientAddress()
         client = self._proxies.clientOf(peer, request.requestHeaders)
         name = nameOf(peer) if client is None else str(client)
@@ -163,8 +163,8 @@ class HttpSite(Site, ABC):
         return name, None if address is None else networkOf(address)
 
     def refusal(self, request: Request, refused: Refused) -> Resource:
-        """The answer to a request that is refused; it leaves a line in the log, and a count."""
-        name, _ = self.callerOf(request)
+        """The response to a request that is refused; the log has a line, and /metrics a count."""
+        name, _ = self.clientOf(request)
         self.context.journal.refused(name, refused.status, refused.reason)
         return Answer(refused.status, refused.reason, refused.headers)
 
@@ -175,7 +175,7 @@ class HttpSite(Site, ABC):
             found = self._find(request)
         except Refused as refused:
             return self.refusal(request, refused)
-        if request.method == b"OPTIONS" and found is not NOTHING:
+        if request.method == b"OPTIONS" and found is not NOT_FOUND:
             # As health checks of balancers ask, such as HAProxy's `option httpchk`.
             return Answer(200, "", {"Allow": _ALLOW})
         return found
@@ -190,7 +190,7 @@ class HttpSite(Site, ABC):
         if request.method not in (b"GET", b"HEAD", b"OPTIONS"):
             raise Refused(405, "only GET, HEAD and OPTIONS are answered", Allow=_ALLOW)
         if request.path == b"*" and request.method == b"OPTIONS":
-            return Exact()  # Of no place in particular.
+            return Exact()  # The server as a whole.
         absolute = _ABSOLUTE.fullmatch(request.path)
         if absolute is not None and HOST.fullmatch(absolute[1].decode("latin-1")):
             request.authority, path = absolute.groups(b"")
@@ -198,7 +198,7 @@ class HttpSite(Site, ABC):
         elif not request.path.startswith(b"/"):
             raise Refused(400, "the target is no path, and no URL with a host")
         found: IResource = super().getResourceFor(request)
-        # RFC 9110, 7.8 would have the page for it; but a client that is told 200 finds nothing out.
+        # RFC 9110, 7.8 lets us serve the page instead, but a client learns nothing from a 200.
         if not isinstance(found, UpgradeResource) and "websocket" in request.tokens("Upgrade"):
             raise Refused(404, "there is nothing to upgrade here; try /echo")
         return found
@@ -207,11 +207,11 @@ class HttpSite(Site, ABC):
         return [b"http/1.1"]
 
     def log(self, request: object) -> None:
-        """Not a line a request: the journal tells what matters, and is bounded."""
+        """No line for each request: the journal has what matters, and is bounded."""
 
 
 class EchoSite(HttpSite):
-    """For clients; those that are upgraded take their place among `connections`."""
+    """For clients. Those that are upgraded are in `connections`, and no longer in `channels`."""
 
     def __init__(
         self, context: Context, connections: Connections, root: Resource, proxies: TrustedProxies
@@ -225,7 +225,7 @@ class EchoSite(HttpSite):
 
 
 class AdminSite(HttpSite):
-    """For operators: there is place for them also when there is none for clients."""
+    """For operators, who have places of their own when clients have taken all the others."""
 
     def isAtCapacity(self) -> bool:
         return len(self.channels) >= OPERATORS

@@ -25,9 +25,9 @@ _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _PARAMETER = rf'{_TOKEN}(?:[ \t]*=[ \t]*(?:{_TOKEN}|"{_TOKEN}"))?'
 _EXTENSION = rf"{_TOKEN}(?:[ \t]*;[ \t]*{_PARAMETER})*"
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-"""What no header has (RFC 9110, 5.5)."""
+"""Not allowed in any header (RFC 9110, 5.5)."""
 
-_STRANGE = re.compile(rb"[^\x20-\x7e]")
+_NOT_PRINTABLE_ASCII = re.compile(rb"[^\x20-\x7e]")
 
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._~-]+)(?::(\d{1,5}))?")
@@ -51,7 +51,7 @@ class UpgradeResource(Exact):
 
     def render_GET(self, request: Request) -> bytes | int:
         site: Any = request.site  # A `site.HttpSite`, whose module imports this one.
-        name, network = site.callerOf(request)
+        name, network = site.clientOf(request)
         try:
             handshake = self._vet(request)
             if (why := self._factory.connections.unavailable(network)) is not None:
@@ -86,7 +86,7 @@ class UpgradeResource(Exact):
                 case _:
                     raise Refused(400, f"the {name} header came twice")
 
-        def tokens(name: str) -> list[str]:
+        def tokens(name: str) -> list[str]:  # Request.tokens() takes any byte.
             return elements(map(str.lower, values(name)))
 
         if request.method != b"GET" or "websocket" not in tokens("Upgrade"):
@@ -99,14 +99,14 @@ class UpgradeResource(Exact):
         texts = [text for name, raw in headers.getAllRawHeaders() for text in (name, *raw)]
         if _CONTROL.search(b"".join(texts)):
             raise Refused(400, "a header has a control byte")
-        if _STRANGE.search(request.uri):
+        if _NOT_PRINTABLE_ASCII.search(request.uri):
             raise Refused(400, "the target has a control or non-ASCII byte")
         if request.clientproto != b"HTTP/1.1":
             raise Refused(400, "an upgrade takes HTTP/1.1")
         host = HOST.fullmatch(one("Host"))
         if host is None:
             raise Refused(400, "the Host header is malformed")
-        if request.authority is not None:  # It counts instead (RFC 9112, 3.2.2), and is vetted.
+        if request.authority is not None:  # It replaces Host (RFC 9112, 3.2.2); the site vetted it.
             host = HOST.fullmatch(request.authority.decode("ascii"))
             assert host is not None
         if "upgrade" not in tokens("Connection"):
@@ -123,14 +123,14 @@ class UpgradeResource(Exact):
         return Handshake(key, subprotocol, extensions)
 
     def _allows(self, origin: str, host: str, port: str | None) -> bool:
-        """Whether a page of `origin` may connect (RFC 6455, 10.2): one the operator allowed, or
-        one that came from the address it connects to."""
+        """Whether a page of `origin` may connect (RFC 6455, 10.2): the operator allowed it, or the
+        page came from the address that it connects to."""
         if not self._allowedOrigins:
             return True
         try:
             its = canonicalOrigin(origin)
             scheme = its.partition("://")[0]
-            # Behind a proxy that ends TLS only the page knows the scheme.
+            # Behind a proxy that terminates TLS, only the page knows the scheme.
             return its in self._allowedOrigins or its == canonicalOrigin(
                 f"{scheme}://{host}:{port}" if port else f"{scheme}://{host}"
             )
@@ -139,9 +139,9 @@ class UpgradeResource(Exact):
 
 
 def canonicalOrigin(text: str) -> str:
-    """`text` as RFC 6454 compares origins: lower case, and the port always there.
+    """`text` as RFC 6454 compares origins: in lower case, always with a port.
 
-    Raises ValueError for what is no origin, `null` included.
+    Raises ValueError if it is no origin; `null` is none.
     """
     match = _ORIGIN.fullmatch(text.lower())
     if match is None or int(match[3] or 0) > 65535:
@@ -151,8 +151,9 @@ def canonicalOrigin(text: str) -> str:
 
 
 def _subprotocol(headers: list[str]) -> str | None:
-    """The subprotocol to speak: the first that is offered, since an echo speaks all of them, and
-    a browser that asked for one hangs up if it gets none. None if none is. Raises Refused."""
+    """The subprotocol to speak: the first that the client offers, since an echo speaks all of them,
+    and a browser that asked for one hangs up if it gets none. None without an offer. Raises
+    Refused."""
     if not headers:
         return None
     offered = elements(headers)
@@ -165,7 +166,7 @@ def _subprotocol(headers: list[str]) -> str | None:
 def _deflateOffers(values: list[str]) -> str:
     """The offers of permessage-deflate that can be accepted, as one header value.
 
-    Raises Refused for what is no list of extensions (RFC 6455, 9.1).
+    Raises Refused for anything but a list of extensions (RFC 6455, 9.1).
     """
     offers = []
     for extension in elements(values):

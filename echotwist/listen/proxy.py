@@ -1,11 +1,11 @@
-"""The PROXY protocol, versions 1 and 2: a proxy says first whom it speaks for.
+"""The PROXY protocol, versions 1 and 2: a proxy first names the client that it speaks for.
 
     PROXY TCP4 192.0.2.7 198.51.100.1 40312 80\\r\\n
 
-This stands in for Twisted's own `haproxy:` (twisted/protocols/haproxy/_wrapper.py, 26.10), of
-which only the parsers are used. That drops a header that comes in pieces, and the `PROXY
-UNKNOWN` of HAProxy's health checks; takes any text for an address, and puts it into the log; lets
-its parsers' ValueErrors out, each a traceback; and passes on no half-close.
+This replaces Twisted's own `haproxy:` (26.10, protocols/haproxy/_wrapper.py), and uses only its
+parsers. Twisted's drops a header that arrives in pieces, and the `PROXY UNKNOWN` of HAProxy's
+health checks; takes any text for an address, and logs it; raises its parsers' ValueErrors, each a
+traceback; and passes on no half-close.
 """
 
 from typing import Any
@@ -22,23 +22,23 @@ from zope.interface import implementer
 
 from echotwist.limits import PROXY_HEADER
 from echotwist.observe.journal import Journal
-from echotwist.wire.peer import nameOf, parsed
+from echotwist.wire.peer import nameOf, parseAddress
 
-HALF = "half a header of the PROXY protocol"
+HALF_HEADER = "half a header of the PROXY protocol"
 
 LONGEST_V1 = 107
 """Bytes of a header of version 1, CRLF included (the specification, 2.1)."""
 
 
 class Malformed(Exception):
-    """No header of the PROXY protocol."""
+    """The data begins with no header of the PROXY protocol."""
 
 
 def split(data: bytes) -> tuple[IAddress | None, bytes] | None:
-    """The client that the header at the start of `data` names, and what comes behind the header.
+    """The client that the header at the start of `data` names, and the data behind the header.
 
-    The client is None if the header speaks for the proxy itself, as its health checks do.
-    Returns None if the header is not complete yet. Raises Malformed.
+    The client is None if the header names none, as in the proxy's own health checks. Returns None
+    if the header is not complete yet. Raises Malformed.
     """
     signature = V2Parser.PREFIX
     if data[: len(signature)] == signature[: len(data)]:
@@ -59,17 +59,17 @@ def split(data: bytes) -> tuple[IAddress | None, bytes] | None:
         return None, rest
     try:
         info = (V2Parser if header.startswith(signature) else V1Parser).parse(header)
-    except Exception as e:  # Whatever they say: ValueError, struct.error, their own.
+    except Exception as e:  # They raise ValueError, struct.error and their own.
         raise Malformed from e
     client = info.source
     if not isinstance(client, IPv4Address | IPv6Address):
         return None, rest
-    # What stands behind a % may be anything.
+    # The zone, behind a %, may be anything.
     host, port = client.host.partition("%")[0], client.port
     if not 0 <= port < 65536 or (":" in host) != isinstance(client, IPv6Address):
         raise Malformed
     try:
-        address = parsed(host)
+        address = parseAddress(host)
     except ValueError as e:
         raise Malformed from e
     kind = IPv4Address if address.version == 4 else IPv6Address
@@ -78,47 +78,50 @@ def split(data: bytes) -> tuple[IAddress | None, bytes] | None:
 
 @implementer(IHalfCloseableProtocol)
 class Proxied(ProtocolWrapper):
-    """A connection from a proxy. Its peer is the proxy's client, once the header has come.
+    """A connection from a proxy. Its peer is the proxy's client, once the header has arrived.
 
-    The time for that is the handshake's, which runs already.
+    The deadline of the handshake covers the header as well.
     """
 
     factory: "ProxyFactory"
     wrappedProtocol: Any
     transport: Any
 
-    _head: bytes | None = b""
+    _hasHeader = False
+    _header = b""
+    """What has arrived of it, until it is complete."""
+
     _client: IAddress | None = None
 
     def dataReceived(self, data: bytes) -> None:
-        if self._head is None:
+        if self._hasHeader:
             self.wrappedProtocol.dataReceived(data)
             return
         try:
-            found = split(self._head + data)
+            found = split(self._header + data)
         except Malformed:
-            # Most of all somebody's mistake: a client where the proxy should be.
-            self._dropped("no header of the PROXY protocol")
+            # Usually a mistake: a client connects where the proxy should.
+            self._report("no header of the PROXY protocol")
             self.abortConnection()
             return
         if found is None:
-            self._head += data
+            self._header += data
             return
-        self._head = None
+        self._hasHeader, self._header = True, b""
         self._client, rest = found
         if rest:
             self.wrappedProtocol.dataReceived(rest)
 
-    def _dropped(self, why: str) -> None:
+    def _report(self, why: str) -> None:
         self.factory.journal.dropped(nameOf(self.transport.getPeer()), why)
 
     @property
-    def lateness(self) -> str | None:
-        """What the proxy was too late with, if it is the header, or TLS below it."""
-        return HALF if self._head else getattr(self.transport, "lateness", None)
+    def whyLate(self) -> str | None:
+        """What the proxy has not finished, if that is the header, or TLS below it."""
+        return HALF_HEADER if self._header else getattr(self.transport, "whyLate", None)
 
     def abortConnection(self) -> None:
-        self._head = b""  # Whoever aborts says why.
+        self._header = b""  # The caller has logged a reason.
         self.transport.abortConnection()
 
     def getPeer(self) -> IAddress:
@@ -126,7 +129,7 @@ class Proxied(ProtocolWrapper):
         return peer
 
     def readConnectionLost(self) -> None:
-        self._leave()
+        self._reportHalf()
         IHalfCloseableProtocol(self.wrappedProtocol).readConnectionLost()
 
     def writeConnectionLost(self) -> None:
@@ -134,17 +137,17 @@ class Proxied(ProtocolWrapper):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if not reason.check(ConnectionAborted):
-            self._leave()
+            self._reportHalf()
         super().connectionLost(reason)
 
-    def _leave(self) -> None:
-        if self._head:  # Without a byte it was the probe of a load balancer, and no news.
-            self._dropped(HALF)
-            self._head = b""
+    def _reportHalf(self) -> None:
+        if self._header:  # Without a byte, it was the probe of a load balancer.
+            self._report(HALF_HEADER)
+            self._header = b""
 
 
 class ProxyFactory(WrappingFactory):
-    """Wraps the factory of what a proxy stands before."""
+    """Wraps a factory whose clients come through a proxy."""
 
     protocol = Proxied
     noisy = False

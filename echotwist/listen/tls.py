@@ -1,10 +1,10 @@
-"""TLS below HTTP, and the trace of a handshake that fails.
+"""TLS below HTTP, and a log line for each handshake that fails.
 
     192.0.2.7:40312 dropped: TLS handshake failed: no cipher in common
     192.0.2.7:40313 refused: 400 this port speaks TLS, not plain HTTP
 
-Twisted's TLS says nothing of it. A connection that comes and goes without a byte, as the probes of
-load balancers and the scans of ports do, leaves no trace here either.
+Twisted's TLS logs nothing of that. A connection that comes and goes without a byte, as the probes
+of load balancers and port scans do, leaves no line here either.
 """
 
 from collections.abc import Iterable
@@ -25,20 +25,20 @@ from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from echotwist.http.answer import lastWords
+from echotwist.http.answer import finalResponse
 from echotwist.listen.certificate import Certificate
 from echotwist.observe.journal import Journal
 from echotwist.wire.peer import nameOf
 
 _PLAIN = ("http request", "https proxy request")
-"""How OpenSSL says that a request came where TLS is spoken."""
+"""OpenSSL's reasons for plain HTTP where TLS is expected."""
 
 PLAIN = "this port speaks TLS, not plain HTTP"
 
 LATE = "no TLS handshake in time"
 
 FAILED = "TLS handshake failed"
-"""For all reasons of OpenSSL, some hundred, that are not in this table."""
+"""For those reasons of OpenSSL, some hundred, that are not in _REASONS."""
 
 _UNTRUSTED = f"{FAILED}: the client does not trust the certificate"
 _LEFT = f"{FAILED}: the client left"
@@ -63,14 +63,14 @@ _REASONS = {
     "alert certificate expired": _UNTRUSTED,
     "alert certificate unknown": _UNTRUSTED,
 }
-"""OpenSSL's reasons, in our words. In front of `alert` stands a version of TLS there."""
+"""OpenSSL's reasons, in our words. OpenSSL has a version of TLS before `alert`."""
 
 DROPPED = frozenset({LATE, FAILED, _LEFT, *_REASONS.values()})
 """As `journal.DROPPED`."""
 
 
-def _wordsFor(error: BaseException | None) -> str:
-    """Why a handshake failed; the connection was lost if there is no `error` of OpenSSL's."""
+def _describe(error: BaseException | None) -> str:
+    """Why a handshake failed. Without an `error` of OpenSSL's, the connection was lost."""
     if not isinstance(error, SSL.Error) or isinstance(error, SSL.SysCallError):
         return _LEFT
     reason = _reason(error)
@@ -79,7 +79,7 @@ def _wordsFor(error: BaseException | None) -> str:
 
 
 def _reason(error: BaseException | None) -> str:
-    """What OpenSSL says at first; the others are what that led to."""
+    """The first of OpenSSL's reasons; the others follow from it."""
     queue = error.args[0] if isinstance(error, SSL.Error) and error.args else ()
     return str(queue[0][-1]) if isinstance(queue, list) and queue else ""
 
@@ -87,9 +87,9 @@ def _reason(error: BaseException | None) -> str:
 class Secured(BufferingTLSTransport):
     """A connection with TLS.
 
-    Here, and nowhere else, are private parts of Twisted's (twisted/protocols/tls.py,
-    TLSMemoryBIOProtocol, 26.10): `_handshakeDone`, `_reason`, `_tlsShutdownFinished`,
-    `_shutdownTLS`; and `_aggregator` of BufferingTLSTransport.
+    No other module reaches into Twisted's TLS (26.10, protocols/tls.py): `_handshakeDone`,
+    `_reason`, `_tlsShutdownFinished`, `_shutdownTLS` of TLSMemoryBIOProtocol, and `_aggregator` of
+    BufferingTLSTransport, which `transport` flushes, too.
     """
 
     factory: "TlsFactory"
@@ -102,48 +102,48 @@ class Secured(BufferingTLSTransport):
         super().dataReceived(data)
 
     @property
-    def lateness(self) -> str | None:
-        """What the client was too late with, if it is the handshake."""
+    def whyLate(self) -> str | None:
+        """What the client has not finished, if that is the handshake."""
         return LATE if self._hasBegun and not self._handshakeDone else None
 
     def _shutdownTLS(self) -> None:
-        # The answer to what came in one segment with the peer's close_notify waits for more to
-        # write, and after ours nothing can be written: Twisted loses it.
+        # Twisted would lose the answer to what came in one segment with the peer's close_notify:
+        # it waits for more to write, and nothing can be written after our own.
         self._aggregator.flush()
         super()._shutdownTLS()
 
     def _tlsShutdownFinished(self, reason: Failure | None) -> None:
         error = None if reason is None else reason.value
         if isinstance(error, SSL.ZeroReturnError):
-            # close_notify amid the handshake. Twisted looks into it for words that it has not: a
-            # traceback in the log, and a connection that stays until the deadline.
+            # close_notify during the handshake. Twisted looks for a message in this error, and it
+            # has none: a traceback, and a connection that stays until the deadline.
             reason = None
         elif not self._handshakeDone and _reason(error) in _PLAIN:
-            self.transport.write(lastWords(400, PLAIN, False))
+            self.transport.write(finalResponse(400, PLAIN, False))
         super()._tlsShutdownFinished(reason)
         if reason is None and self._handshakeDone:
-            # The peer's close_notify, which the protocol above is told as it is told of TCP's FIN.
-            # Twisted only has the transport below close when all is written: without a deadline,
-            # and not at all while a producer is paused.
+            # Tell the protocol above of a close_notify as of TCP's FIN. Twisted only closes the
+            # transport below once everything is written: without a deadline, and never while a
+            # producer is paused.
             IHalfCloseableProtocol(self.wrappedProtocol).readConnectionLost()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        # Whoever aborts says why.
+        # After an abort of ours, the log has a reason.
         isOurs = self.disconnecting or reason.check(ConnectionAborted)
         if self._hasBegun and not self._handshakeDone and not isOurs:
-            self._tell(None if self._reason is None else self._reason.value)
+            self._report(None if self._reason is None else self._reason.value)
         super().connectionLost(reason)
 
-    def _tell(self, error: BaseException | None) -> None:
+    def _report(self, error: BaseException | None) -> None:
         peer = nameOf(self.transport.getPeer())
         if _reason(error) in _PLAIN:
             self.factory.journal.refused(peer, 400, PLAIN)
         else:
-            self.factory.journal.dropped(peer, _wordsFor(error))
+            self.factory.journal.dropped(peer, _describe(error))
 
 
 class TlsFactory(TLSMemoryBIOFactory):
-    """Secures the connections of the factory that it wraps, with this certificate."""
+    """Secures the connections of the factory that it wraps."""
 
     protocol = Secured
 
@@ -157,8 +157,8 @@ class TlsFactory(TLSMemoryBIOFactory):
 @implementer(IStreamServerEndpoint)
 @dataclass
 class TlsEndpoint:
-    """Another endpoint, for connections with TLS. `ports.Listening` secures them by `TlsFactory`,
-    since an endpoint has no journal to tell of handshakes that fail."""
+    """An endpoint for connections with TLS. Whoever listens on it secures them by a TlsFactory:
+    an endpoint has no journal for handshakes that fail."""
 
     below: IStreamServerEndpoint
     certificate: Certificate
