@@ -4,9 +4,6 @@ An upgrade of either that changes one of these fails here, and says where to loo
 """
 
 import inspect
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +11,6 @@ from autobahn.twisted.websocket import WebSocketAdapterProtocol
 from autobahn.websocket.compress import PERMESSAGE_COMPRESSION_EXTENSION, PerMessageDeflate
 from autobahn.websocket.protocol import WebSocketProtocol, WebSocketServerProtocol
 from support.memory import Client, Service, request
-from support.process import TWISTD
 from twisted.application.app import AppLogger
 from twisted.internet import endpoints, tcp, unix
 from twisted.internet.abstract import FileDescriptor
@@ -180,11 +176,6 @@ def test_http_channel_calls_what_channel_replaces() -> None:
     assert "ok = self.headerReceived(self.__header)" in source
 
 
-def test_importing_the_plugin_and_the_options_installs_no_reactor() -> None:
-    code = "import sys, echotwist.tap; sys.exit('twisted.internet.reactor' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 def test_twistd_logs_to_what_the_application_has() -> None:
     """Daemon: it is asked after --logger, and before twistd makes a log of its own."""
     source = inspect.getsource(AppLogger.start)
@@ -207,18 +198,6 @@ def test_twistd_has_a_daemons_parent_told_by_two_methods() -> None:
     source = inspect.getsource(UnixApplicationRunner.daemonize)
     assert "code = self._waitForStart(r)" in source
     assert "os._exit(code)" in source
-
-
-def test_twistd_looks_up_users_before_it_loads_a_plugin(tmp_path: Path) -> None:
-    """Once it has a message of its own, the table in docs/operations.md need not say so."""
-    for option in ("--uid=nosuchuser", "--gid=nosuchgroup"):
-        run = subprocess.run(
-            [*TWISTD, "-n", option, "echotwist", "--port=0"],
-            capture_output=True, text=True, cwd=tmp_path, timeout=30, check=False,
-        )  # fmt: skip
-        assert run.returncode == 1
-        assert run.stderr.splitlines()[-1].startswith("KeyError: ")
-        assert "echotwist/tap.py" not in run.stderr
 
 
 def test_twisted_takes_an_inherited_unix_socket_for_its_own() -> None:

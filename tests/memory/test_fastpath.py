@@ -4,16 +4,12 @@ import importlib.util
 import os
 import random
 import resource
-import select
-import shutil
 import sys
-import sysconfig
 import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
-import websockets.sync.client
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.differential import outcome, segments
@@ -32,7 +28,6 @@ from support.frames import (
     text,
 )
 from support.memory import Client, Hung, Service, Unthreaded
-from support.process import Twistd
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
@@ -586,21 +581,6 @@ def test_a_process_that_stood_still_does_not_hang() -> None:
     assert fastPath.hanging() == []
 
 
-def test_a_loop_on_its_thread_answers_also_when_it_is_idle() -> None:
-    service = Service(isFast=False)
-    fastPath = FastPath(service.reactor, service.context.limits, service.context.journal, 2)
-    fastPath.start()
-    try:
-        for _ in range(3):
-            assert fastPath.hanging() == []
-            while fastPath._asked:
-                assert select.select([fastPath], [], [], 20)[0]
-                fastPath.doRead()
-            service.reactor.rightNow += 3600
-    finally:
-        fastPath.stop()
-
-
 def test_a_loop_that_cannot_be_made_closes_nothing() -> None:
     with pytest.raises(OverflowError):
         Loop(-1, 0, 0, 0, 0)
@@ -676,31 +656,6 @@ def test_without_the_compiled_part_there_is_no_fast_path(monkeypatch: pytest.Mon
     client = service.open()
     client.send(text("x"))
     assert client.frames() == [Frame(TEXT, b"x")]
-
-
-@pytest.mark.parametrize("kind", ["of other sources", "broken"])
-def test_a_compiled_part_of_another_build_is_not_used(tmp_path: Path, kind: str) -> None:
-    """Python would import it before the right one, which is `_loop.abi3.so`."""
-    ours = Path(lending.__file__).parents[1]
-    shutil.copytree(ours, tmp_path / "echotwist", ignore=shutil.ignore_patterns("__pycache__"))
-    other = (tmp_path / "echotwist/fastpath/_loop").with_suffix(
-        sysconfig.get_config_var("EXT_SUFFIX")
-    )
-    compiled = Path(_loop.__file__).read_bytes()
-    assert _loop.sources.encode() in compiled
-    replaced = {
-        "of other sources": (_loop.sources.encode(), b"0" * 64),
-        "broken": (b"ELF", b"FLE"),
-    }[kind]
-    other.write_bytes(compiled.replace(*replaced))
-    why = {
-        "broken": f"the compiled part cannot be loaded: {other}: invalid ELF header",
-    }.get(kind, f"{other} was compiled of other sources")
-    with Twistd(env={"PYTHONPATH": str(tmp_path)}, ready="taking up to") as service:
-        assert f"no fast path, {why}: Autobahn echoes everything" in service.log
-        with websockets.sync.client.connect(service.ws) as client:
-            client.send("hello")
-            assert client.recv() == "hello"
 
 
 def test_the_reactor_knows_it_by_name(service: Service) -> None:

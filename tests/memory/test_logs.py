@@ -1,10 +1,7 @@
 """The forms of the log that are not twistd's own."""
 
 import json
-import os
 import re
-import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +10,6 @@ from typing import Any
 import pytest
 from support.frames import binary, close, text
 from support.memory import Service, request
-from support.process import TWISTD
 from twisted.logger import (
     ILogObserver,
     LogLevel,
@@ -260,35 +256,3 @@ def test_they_write_to_the_standard_output(
     monkeypatch.setattr(sys, "__stdout__", None)
     with pytest.raises(SystemExit, match="no standard output"):
         make()
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
-def test_a_process_logs_json_and_nothing_else(encoding: str) -> None:
-    process = subprocess.Popen(
-        [*TWISTD, "-n", "--logger=echotwist.logs.json", "echotwist", "--port=0"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "PYTHONIOENCODING": encoding},
-    )  # fmt: skip
-    assert process.stdout is not None
-    try:
-        events = []
-        for line in process.stdout:
-            events.append(json.loads(line))
-            if "where" in events[-1]:
-                break
-        where = events[-1]["where"]
-        with socket.create_connection(("127.0.0.1", int(where.split(":")[1])), timeout=20) as s:
-            s.sendall(request() + text("Grüße\n") + close(1000))
-            while s.recv(1000):
-                pass
-        process.terminate()
-        rest, _ = process.communicate(timeout=20)
-        events += map(json.loads, rest.splitlines())
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-    assert process.returncode == 0
-    (message,) = [event for event in events if event.get("event") == "message"]
-    assert (message["number"], message["size"]) == (1, 8)
-    assert events[-1]["message"] == "Server Shut Down."

@@ -2,17 +2,16 @@
 
 import json
 import re
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from support.admin import ADMIN, Operator, get
 from support.certificate import tlsEndpoint
 from support.frames import CONTINUATION, TEXT, binary, close, frame, text
-from support.memory import Client, Hung, Service, request
-from support.process import needs
+from support.memory import Hung, Service, request
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import succeed
 from twisted.internet.interfaces import IListeningPort
@@ -23,27 +22,8 @@ from echotwist.observe.totals import Histogram
 
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "echotwist.json"
 
-ADMIN = "--admin=tcp:9090:interface=127.0.0.1"
 
 pytestmark = pytest.mark.usefixtures("way")
-
-
-class Operator(Client):
-    """A connection to --admin."""
-
-    def __init__(self, service: Service) -> None:
-        admin = service.echo._listeners[-1].site
-        service.site, site = admin, service.site
-        super().__init__(service)
-        service.site = site
-
-
-def get(service: Service, path: str, **headers: str) -> tuple[bytes, bytes]:
-    client = Operator(service)
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    client.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode())
-    head, _, body = client.received().partition(b"\r\n\r\n")
-    return head, body
 
 
 def samples(service: Service) -> dict[str, float]:
@@ -318,19 +298,6 @@ def test_an_operator_can_look_on_while_it_drains(log) -> None:
     assert stopped == ["port 0", "tcp:9090:interface=127.0.0.1"]
 
 
-def test_the_figures_are_what_prometheus_expects(tmp_path: Path) -> None:
-    """Asks Prometheus's own tool."""
-    promtool = needs("promtool", "prometheus")
-    service = Service(ADMIN, "--max-connections=1")
-    service.open().send(text("x") + close(1000))
-    service.connect().send(request(Host=None))
-    _, body = get(service, "/metrics")
-    told = subprocess.run(
-        [promtool, "check", "metrics"], input=body, capture_output=True, timeout=60
-    )
-    assert (told.returncode, told.stdout, told.stderr) == (0, b"", b"")
-
-
 def test_threads_that_hang_are_counted(log) -> None:
     service = Service(ADMIN, "--threads=2", isFast=True)
     _, thread = service.fastPath._running[0]
@@ -353,64 +320,6 @@ def test_the_end_of_each_certificate_is_told(tmp_path: Path) -> None:
         for folder in folders
     }
     assert not [name for name in samples(Service(ADMIN)) if "certificate_" in name]
-
-
-ALERTS = DASHBOARD.parent.parent / "prometheus" / "alerts.yml"
-
-DUE = """
-rule_files: [{alerts}]
-evaluation_interval: 5m
-tests:
-  - interval: 1m
-    input_series:
-      # At the time 0 of the test.
-      - series: 'echotwist_certificate_not_after_seconds{{job="e", instance="a", file="f"}}'
-        values: '{end}x180'
-      - series: 'echotwist_connections_dropped_total{{job="e", instance="a", reason="{reason}"}}'
-        values: '0+60x180'
-    alert_rule_test:
-      - eval_time: 2h
-        alertname: EchotwistCertificateEnds
-        exp_alerts: [{certificate}]
-      - eval_time: 2h
-        alertname: EchotwistDropping
-        exp_alerts: [{dropping}]
-"""
-
-ENDS = (
-    '{{exp_labels: {{job: e, instance: a, file: f}}, exp_annotations: {{summary: "the certificate '
-    'f of a ends in {left}"}}}}'
-)
-
-DROPS = (
-    '{{exp_labels: {{job: e, instance: a, reason: "{reason}"}}, exp_annotations: {{summary: "a '
-    'drops connections as they come; its log says why"}}}}'
-)
-
-
-@pytest.mark.parametrize(
-    ("end", "certificate"),
-    [
-        (2 * 3600 + 7 * 86400 + 60, ""),
-        (2 * 3600 + 6 * 86400, ENDS.format(left="6d 0h 0m 0s")),
-        (3600, ENDS.format(left="-1h 0m 0s")),
-    ],
-)
-@pytest.mark.parametrize("reason", ["half a header", "no TLS handshake in time"])
-def test_the_alerts_are_for_what_an_operator_can_mend(
-    tmp_path: Path, end: int, certificate: str, reason: str
-) -> None:
-    promtool = needs("promtool", "prometheus")
-    dropping = "" if "TLS" in reason else DROPS.format(reason=reason)
-    trial = tmp_path / "trial.yml"
-    trial.write_text(
-        DUE.format(alerts=ALERTS, end=end, certificate=certificate, reason=reason,
-                   dropping=dropping)
-    )  # fmt: skip
-    told = subprocess.run(
-        [promtool, "test", "rules", trial], capture_output=True, text=True, timeout=60
-    )
-    assert told.returncode == 0, told.stdout + told.stderr
 
 
 def test_the_dashboard_asks_for_nothing_that_is_not_there(tmp_path: Path) -> None:

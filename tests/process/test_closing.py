@@ -1,0 +1,145 @@
+"""How connections of a process end: over real sockets, in real time, all ways."""
+
+import contextlib
+import random
+import selectors
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.attack import Attack, eventually
+from support.certificate import tlsEndpoint
+from support.frames import PONG, binary, close, frame, text
+from support.process import Twistd
+
+SIZE = 2 * 2**20
+
+
+def small(s: Any) -> Any:
+    """With a small buffer, so that what is not read waits in the service."""
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+    return s
+
+
+WAYS: dict[str, tuple[list[str], str | None, bool]] = {
+    "fast path": ([], None, False),
+    "Autobahn": (["--no-fast-path"], None, False),
+    "deflate": ([], "permessage-deflate", False),
+    "TLS": ([], None, True),
+}
+
+
+@pytest.fixture(params=WAYS)
+def open(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Starts a service with these options; gives it, and a way to open connections to it."""
+    options, extensions, isTls = WAYS[request.param]
+    with contextlib.ExitStack() as stack:
+
+        def begin(*more: str) -> Any:
+            arguments = [*options, *more]
+            if isTls:
+                arguments.append(f"--listen={tlsEndpoint(tmp_path)}:interface=127.0.0.1")
+            service = stack.enter_context(Twistd(*arguments))
+
+            def connect() -> Attack:
+                if not isTls:
+                    client = Attack(service, Sec_WebSocket_Extensions=extensions)
+                else:
+                    client = Attack(service, upgrade=False)
+                    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+                    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                    client.socket = context.wrap_socket(client.socket)
+                    client.upgrade()
+                stack.enter_context(client)
+                return client
+
+            return service, connect
+
+        yield begin
+
+
+def test_over_sockets_who_reads_slowly_gets_its_whole_echo(open: Callable[..., Any]) -> None:
+    service, connect = open("--close-timeout=1s")
+    client = connect()
+    small(client.socket)
+    client.socket.sendall(binary(random.randbytes(SIZE)) + close(1000, "bye"))
+    began = time.monotonic()
+    while data := client.socket.recv(8192):
+        client.rest += data
+        if len(client.rest) < SIZE:
+            selectors.DefaultSelector().select(
+                max(0, began + len(client.rest) / SIZE * 3 - time.monotonic())
+            )
+    assert time.monotonic() - began > 2
+    assert client.rest[-5:] == b"\x03\xe8bye"
+    assert len(client.rest) >= SIZE + 10 + 7
+    service.expect("closed: 1000 'bye'")
+    client.socket.close()
+
+
+def test_over_sockets_who_does_not_read_is_cut(open: Callable[..., Any]) -> None:
+    service, connect = open("--close-timeout=1s")
+    before = service.descriptors()
+    client = connect()
+    small(client.socket)
+    client.socket.sendall(binary(random.randbytes(SIZE)) + close(1000, "bye"))
+    client.read(100_000)
+    began = time.monotonic()
+    service.expect("closed: 1006 'not read to the end'")
+    assert time.monotonic() - began > 0.9
+    eventually(lambda: service.descriptors() == before)
+
+
+@pytest.mark.parametrize("after", [0, 0.4])
+def test_who_has_answered_while_the_process_was_stopped_is_kept(
+    open: Callable[..., Any], after: float
+) -> None:
+    """As by a supervisor, or in a container; the pongs are in the kernel when it goes on. But the
+    stop ends the wait for them without a word of that, and the timers are due."""
+    service, connect = open("--ping-interval=700ms", "--ping-timeout=600ms")
+    clients = [connect() for _ in range(5)]
+    for client in clients:
+        client.socket.sendall(text(""))
+        client.rest = client.read(2)[2:]
+    for client in clients:
+        client.read(2)  # The ping.
+    time.sleep(after)
+    service.process.send_signal(signal.SIGSTOP)
+    threads = list(Path(f"/proc/{service.pid}/task").glob("*/stat"))
+    eventually(lambda: all(" T " in thread.read_text() for thread in threads))
+    for client in clients:
+        client.socket.sendall(frame(PONG))
+    time.sleep(1)  # Longer than a pong may take.
+    service.process.send_signal(signal.SIGCONT)
+    for client in clients:
+        client.socket.sendall(close(1000, "bye"))
+        assert client.end()[-5:] == b"\x03\xe8bye"
+    assert "not answered" not in service.log
+
+
+@pytest.mark.parametrize("size", [1000, 12 * 2**20])
+def test_without_pings_who_says_it_is_done_and_does_not_read_is_cut(
+    open: Callable[..., Any], size: int
+) -> None:
+    """By FIN, or over TLS by close_notify alone; behind more than the kernel takes for it."""
+    service, connect = open("--ping-interval=0", "--close-timeout=500ms")
+    before = service.descriptors()
+    client = connect()
+    small(client.socket)
+    client.socket.sendall(binary(random.randbytes(size)))
+    client.read(100)
+    time.sleep(1.2)  # Twice the deadline: who only does not read is waited for.
+    assert service.descriptors() == before + 1
+    if isinstance(client.socket, ssl.SSLSocket):
+        client.socket.settimeout(0.1)
+        with contextlib.suppress(OSError):  # Of course: it has data.
+            client.socket.unwrap()
+    else:
+        client.socket.shutdown(socket.SHUT_WR)
+    eventually(lambda: service.descriptors() == before, 10)
+    service.expect(r"#1 .* closed: 1006 '(no closing handshake|not read to the end)'")
