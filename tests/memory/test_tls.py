@@ -293,7 +293,7 @@ def test_the_reasons_are_few_and_fixed() -> None:
         ValueError("x"),
         None,
     ):
-        assert tls._wordsFor(error) in tls.DROPPED
+        assert tls._describe(error) in tls.DROPPED
     assert len(tls.DROPPED) < 15
     assert max(map(len, tls.DROPPED)) < 80
 
