@@ -318,7 +318,6 @@ class Service:
         self.context = self.echo.context
         self.connections = self.echo.connections
         self.echoes = self.site.resource.children[b"echo"]._factory
-        self.echoes = self.site.resource.children[b"echo"]._factory
         self.fastPath = self.echo.fastPath
         self.clients: list[Client] = []
         self.isFast = self.fastPath is not None
