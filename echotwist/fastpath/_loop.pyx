@@ -59,11 +59,11 @@ import os
 
 
 cdef extern from "_octets.h" nogil:
-    ctypedef struct utf8:
+    ctypedef struct utf8_state:
         uint8_t due
     bint unmask(uint8_t *to, const uint8_t *source, size_t length, const uint8_t *mask,
-                uint64_t turn)
-    bint still_utf8(utf8 *state, const uint8_t *text, size_t length)
+                uint64_t offset)
+    bint validate_utf8(utf8_state *state, const uint8_t *text, size_t length)
 
 
 cdef extern from *:
@@ -218,7 +218,7 @@ cdef struct Connection:
     size_t headSize       # so much of it has come; 0 between two frames
     uint64_t size         # of the payload
     uint64_t left         # of the payload, still to come
-    utf8 text
+    utf8_state text
     uint8_t *held         # our header, and the payload; NULL if the frame is passing
     Letter *shown         # what the log is shown at its end, if it is passing
     # What the socket did not take.
@@ -333,7 +333,7 @@ cdef bint readPayload(Connection *c, uint8_t *to, const uint8_t *at, size_t size
     cdef bint isWide = unmask(to, at, size, c.head + c.headSize - 4, c.size - c.left)
     if opcodeOf(c) != TEXT:
         return True
-    if (isWide or c.text.due) and not still_utf8(&c.text, to, size):
+    if (isWide or c.text.due) and not validate_utf8(&c.text, to, size):
         return False
     return size < c.left or not c.text.due
 
