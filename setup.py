@@ -15,9 +15,8 @@ here = Path(__file__).parent
 isLimited = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 # Run, not imported: a build has none of the dependencies.
-identity = runpy.run_path(str(here / "echotwist/fastpath/sources.py"))["identity"](
-    here / "echotwist/fastpath"
-)
+sources = runpy.run_path(str(here / "echotwist/fastpath/sources.py"))
+identity = sources["identity"](here / "echotwist/fastpath")
 
 ROOMS = ("fastpath", "http", "listen", "observe", "operate", "websocket", "wire")
 
@@ -33,7 +32,7 @@ class Build(build):
 fastpath = Extension(
     "echotwist.fastpath._loop",
     ["echotwist/fastpath/_loop.pyx"],
-    depends=["echotwist/fastpath/_octets.h"],
+    depends=[f"echotwist/fastpath/{name}" for name in sources["NAMES"]],
     include_dirs=["echotwist/fastpath"],
     extra_compile_args=["-O3"],
     # One build serves every Python from 3.11 on. It costs nothing: the loop calls none.

@@ -1,17 +1,18 @@
-"""What the fast path is compiled of.
+"""The sources of the compiled part, and a hash that tells whether it was compiled from them.
 
-The compiled part is a file beside the others, and may be another one than belongs to them: a build
-for one Python (`_loop.cpython-311-x86_64-linux-gnu.so`) that was left there is imported before
-the one for all (`_loop.abi3.so`), however old it is. So it says what it was compiled of, and
-`lending` compares that with what is installed. setup.py runs this file, too.
+A build for one Python (`_loop.cpython-311-x86_64-linux-gnu.so`) that an older installation left
+behind is imported in place of the build for all of them (`_loop.abi3.so`). So the compiled part
+carries the hash of what it was compiled from, and `lending` compares that with what is installed.
+setup.py runs this file, too.
 """
 
 from hashlib import sha256
 from pathlib import Path
 
 NAMES = ("_loop.pyx", "_octets.h")
+"""Files that the extension is compiled from."""
 
 
 def identity(folder: Path) -> str:
-    """Of the sources in `folder`. Raises OSError."""
+    """The SHA-256 of the sources in `folder`, in hexadecimal. Raises OSError."""
     return sha256(b"".join((folder / name).read_bytes() for name in NAMES)).hexdigest()

@@ -34,6 +34,7 @@ from twisted.python.failure import Failure
 from echotwist.fastpath import _loop, lending
 from echotwist.fastpath._loop import Loop, compressed, echoed
 from echotwist.fastpath.lending import HANG, FastPath
+from echotwist.fastpath.sources import NAMES
 from echotwist.fatal import Fatal
 
 HOLD = 65536
@@ -607,6 +608,12 @@ def importedAgain() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_hash_is_of_all_the_sources() -> None:
+    folder = Path(_loop.__file__).parent
+    found = {path.name for path in folder.iterdir() if path.suffix in (".pyx", ".pxd", ".h")}
+    assert set(NAMES) == found
 
 
 def test_a_compiled_part_from_before_it_said_so_is_not_used(

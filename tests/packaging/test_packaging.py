@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from echotwist.fastpath.sources import NAMES
+
 pytestmark = pytest.mark.packaging
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +81,7 @@ def test_the_wheel_has_the_page_and_the_plugin(distributions: Path) -> None:
         names = archive.namelist()
     for name in (*(f"echotwist/resources/{name}" for name in PAGE),
                  "echotwist/py.typed", "echotwist/fastpath/_loop.abi3.so",
-                 "echotwist/fastpath/_loop.pyx",
+                 *(f"echotwist/fastpath/{name}" for name in NAMES),
                  "twisted/plugins/echotwist_plugin.py"):  # fmt: skip
         assert name in names
     # Either would break the plugins of everybody, or be served to them.
@@ -94,8 +96,8 @@ def test_the_sdist_has_what_the_wheel_is_made_of(distributions: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = [name.partition("/")[2] for name in archive.getnames()]
     for name in (*(f"echotwist/resources/{name}" for name in PAGE), "README.md", "LICENSE",
-                 "setup.py", "pyproject.toml", "echotwist/fastpath/_loop.pyx",
-                 "echotwist/fastpath/_octets.h",
+                 "setup.py", "pyproject.toml",
+                 *(f"echotwist/fastpath/{name}" for name in NAMES),
                  "twisted/plugins/echotwist_plugin.py"):  # fmt: skip
         assert name in names
 
