@@ -52,7 +52,7 @@ def _whyNot() -> str:
 whyNot = _whyNot()
 
 if not whyNot:
-    from echotwist.fastpath._loop import Loop, compressed, echoed
+    from echotwist.fastpath._loop import Loop, echoFrames, parseCompressedFrame
 
 
 HANG = 10.0
@@ -74,7 +74,7 @@ class Connection(Protocol):
     transport: Any
 
     def returned(self, why: str, unjudged: bytes, unsent: bytes, isInside: bool) -> None:
-        """It belongs to the reactor again. The arguments are those of `Loop.reports`."""
+        """It belongs to the reactor again. The arguments are those of `Loop.takeEvents`."""
 
 
 @implementer(IReadDescriptor)
@@ -94,14 +94,14 @@ class FastPath:
         self._journal = journal
         self._running: list[tuple[Loop, Thread]] = []
         self._lent: dict[int, tuple[Connection, Loop]] = {}
-        self._asked: dict[int, float] = {}
+        self._checked: dict[int, float] = {}
         self._hung: set[int] = set()
-        self._reported = -1
+        self._eventsFd = -1
         self._shown = min(limits.logRate, SHOWN)
         self.messages = 0
         """Echoed by the loops since the start, as of the last `count`."""
-        self.held = 0
-        """Bytes that the loops hold for clients, as of the last `count`."""
+        self.buffered = 0
+        """Bytes that the loops buffer for clients, as of the last `count`."""
 
     @property
     def lent(self) -> int:
@@ -116,7 +116,7 @@ class FastPath:
         """Start the threads. Not before the process has become a daemon: fork() leaves threads
         behind. Raises OSError or RuntimeError if there cannot be so many."""
         limits = self._limits
-        self._reported = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._eventsFd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._reactor.addReader(self)
         try:
             for _ in range(self.threads):
@@ -126,7 +126,7 @@ class FastPath:
                     limits.bufferBudget // 2 // self.threads,
                     limits.pingInterval,
                     limits.pingTimeout,
-                    self._reported,
+                    self._eventsFd,
                 )
                 # A daemon, as Python calls it: the process ends without it if it must.
                 thread = self.Thread(target=_run, args=(loop,), daemon=True)
@@ -140,7 +140,7 @@ class FastPath:
 
     def stop(self) -> None:
         """Take back what is lent, and end the threads."""
-        if self._reported < 0:
+        if self._eventsFd < 0:
             return
         for loop, _ in self._running:
             loop.stop()
@@ -151,8 +151,8 @@ class FastPath:
         self._journal.beside = None
         self._running.clear()
         self._reactor.removeReader(self)
-        os.close(self._reported)
-        self._reported = -1
+        os.close(self._eventsFd)
+        self._eventsFd = -1
 
     def lend(self, connection: Connection, data: bytes) -> None:
         """Let a loop serve `connection`, which is not read any more, from `data` on."""
@@ -171,56 +171,57 @@ class FastPath:
         answered for HANG seconds. Whoever wants to know asks again and again; no timer of the
         service's does, and nothing is done for it where messages pass."""
         now = self._reactor.seconds()
-        if any(now - since >= HANG for since in self._asked.values()):
+        if any(now - since >= HANG for since in self._checked.values()):
             # If the process stood still, the answers are there and not read.
             self.doRead()
         found = []
         for number, (loop, _) in enumerate(self._running, 1):
-            if number not in self._asked:
-                self._asked[number] = now
-                loop.ask()
-            elif now - self._asked[number] >= HANG:
+            if number not in self._checked:
+                self._checked[number] = now
+                loop.check()
+            elif now - self._checked[number] >= HANG:
                 found.append(number)
         for number in set(found) - self._hung:
             _log.error(
                 "thread {number} of the fast path hangs: no answer in {seconds:.0f} s",
                 number=number,
-                seconds=now - self._asked[number],
+                seconds=now - self._checked[number],
             )
         self._hung.update(found)
         return found
 
     def _answered(self, number: int) -> None:
-        del self._asked[number]
+        del self._checked[number]
         if number in self._hung:
             self._hung.remove(number)
             _log.info("thread {number} of the fast path goes on", number=number)
 
-    def echoed(self, data: bytes) -> tuple[bytes, int] | None:
-        """The echo of what is plain at the beginning of `data`, and how many bytes that is; for
-        a connection that cannot be lent. None while the log shows messages, which takes
-        Autobahn's way."""
+    def echoFrames(self, data: bytes) -> tuple[bytes, int] | None:
+        """The echo of the plain frames that `data` begins with, and how many bytes those are; for
+        a connection that cannot be lent. None while the log shows messages, because it gets them
+        from Autobahn."""
         if self._journal.isShowing:
             return None
-        echo, used, messages = echoed(data, self._limits.maxMessage)
+        echo, used, messages = echoFrames(data, self._limits.maxMessage)
         self._journal.count(*messages)
         return echo, used
 
-    def compressed(self, data: bytes) -> tuple[bool, bytes, int] | None:
-        """The compressed message that `data` begins with; see `_loop`."""
-        return compressed(data, self._limits.maxWirePayload)
+    def parseCompressedFrame(self, data: bytes) -> tuple[bool, bytes, int] | None:
+        """The compressed message that `data` begins with, if it is one frame: whether it is binary,
+        its payload, still compressed, and how many bytes of `data` it is."""
+        return parseCompressedFrame(data, self._limits.maxWirePayload)
 
     def doRead(self) -> None:
         with suppress(BlockingIOError):  # stop() looks without being told.
-            os.eventfd_read(self._reported)
+            os.eventfd_read(self._eventsFd)
         for number, (loop, _) in enumerate(self._running, 1):
-            for report in loop.reports():
-                if report[0] == "turning":
+            for event in loop.takeEvents():
+                if event[0] == "alive":
                     self._answered(number)
                     continue
-                connection = self._lent[report[1]][0]
+                connection = self._lent[event[1]][0]
                 try:
-                    self._take(report, connection)
+                    self._handle(event, connection)
                 except Exception:
                     # As the reactor does it: it costs this connection, and no other.
                     _log.failure(
@@ -230,22 +231,22 @@ class FastPath:
             if self._shown < self._limits.logRate and self._journal.isShowing:
                 loop.grant(self._shown)
 
-    def _take(self, report: Any, connection: Connection) -> None:
-        kind, number, *rest = report
+    def _handle(self, event: Any, connection: Connection) -> None:
+        kind, number, *rest = event
         if kind == "message":
-            size, isBinary, beginning = rest
+            size, isBinary, preview = rest
             self.messages += 1
-            self._journal.message(connection, beginning, isBinary, size)
+            self._journal.message(connection, preview, isBinary, size)
         else:
             del self._lent[number]
             connection.returned(*rest)
 
     def count(self) -> None:
         """Have the journal count what the loops have not shown it."""
-        self.held = 0
+        self.buffered = 0
         for loop, _ in self._running:
-            messages, pauses, held = loop.counted()
-            self.held += held
+            messages, pauses, buffered = loop.takeCounts()
+            self.buffered += buffered
             self._journal.count(*messages)
             self._journal.totals.pauses += pauses
             self.messages += messages[0] + messages[2]
@@ -256,7 +257,7 @@ class FastPath:
             loop.grant(self._shown)
 
     def fileno(self) -> int:
-        return self._reported
+        return self._eventsFd
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor ends; stop() has been called, or the process ends with the threads."""

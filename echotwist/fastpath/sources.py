@@ -9,7 +9,7 @@ setup.py runs this file, too.
 from hashlib import sha256
 from pathlib import Path
 
-NAMES = ("_loop.pyx", "_octets.h")
+NAMES = ("_loop.pyx", "_frame.pxd", "_mailbox.pxd", "_memory.pxd", "_octets.h", "_stream.pxd")
 """Files that the extension is compiled from."""
 
 

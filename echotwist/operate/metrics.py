@@ -216,7 +216,7 @@ class EchoCollector(Collector):
         yield GaugeMetricFamily(
             "echotwist_buffered_bytes",
             "Memory for what clients have not sent whole, or do not read.",
-            context.budget.buffered + (0 if fastPath is None else fastPath.held),
+            context.budget.buffered + (0 if fastPath is None else fastPath.buffered),
         )
         yield GaugeMetricFamily(
             "echotwist_buffered_max_bytes",

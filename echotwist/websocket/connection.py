@@ -354,7 +354,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
             self.fastPath.recall(self, atOnce)
 
     def returned(self, why: str, unjudged: bytes, unsent: bytes, isInside: bool) -> None:
-        """Back from the fast path; see `Loop.reports`."""
+        """Back from the fast path; see `Loop.takeEvents`."""
         self._handTo(Owner.REACTOR)
         onReturn, self._onReturn = self._onReturn, None
         self.transport.resumeProducing()

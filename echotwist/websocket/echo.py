@@ -66,7 +66,7 @@ def _lend(echo: Echo, fastPath: FastPath, data: bytes) -> bytes:
 
 
 def _echoPlain(echo: Echo, fastPath: FastPath, data: bytes) -> bytes:
-    if (found := fastPath.echoed(data)) is None:
+    if (found := fastPath.echoFrames(data)) is None:
         return data
     frames, used = found
     if used:
@@ -80,7 +80,7 @@ def _echoCompressed(echo: Echo, fastPath: FastPath, data: bytes) -> bytes:
     most = echo.context.limits.maxMessage
     deflate: Any = echo._perMessageCompress  # A `deflate.Deflate`.
     echoes = []
-    while (found := fastPath.compressed(data)) is not None:
+    while (found := fastPath.parseCompressedFrame(data)) is not None:
         isBinary, payload, used = found
         message = deflate.inflated(payload, most)
         if message is None or not (isBinary or _isUtf8(message)):

@@ -302,7 +302,7 @@ def test_echoes_that_are_not_read_are_not_held_without_end() -> None:
         if fastPath:
             fastPath.count()
             # One more may be read by a client that had room.
-            assert fastPath.held <= (400 << 10) + 300_000
+            assert fastPath.buffered <= (400 << 10) + 300_000
     service.advance(5.1)
     aborted = [client for client in clients if client.socket.reset]
     assert len(aborted) > 10
@@ -510,7 +510,7 @@ def test_an_honest_slow_reader_is_read_again() -> None:
 
 def held(service: Service) -> int:
     service.fastPath.count()
-    number: int = service.fastPath.held
+    number: int = service.fastPath.buffered
     return number
 
 

@@ -32,7 +32,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from echotwist.fastpath import _loop, lending
-from echotwist.fastpath._loop import Loop, compressed, echoed
+from echotwist.fastpath._loop import Loop, echoFrames, parseCompressedFrame
 from echotwist.fastpath.lending import HANG, FastPath
 from echotwist.fastpath.sources import NAMES
 from echotwist.fatal import Fatal
@@ -678,13 +678,13 @@ def test_the_reactor_knows_it_by_name(service: Service) -> None:
 def test_whole_plain_frames_are_echoed_where_they_are() -> None:
     frames = text("é") + binary(bytes(70_000)) + frame(PING, b"p") + frame(PONG, b"q")
     for rest in (b"", b"\x81", text("cut")[:-1], frame(TEXT, b"\xff"), frame(TEXT, b"", fin=False)):
-        echo, used, messages = echoed(frames + rest, 70_000)
+        echo, used, messages = echoFrames(frames + rest, 70_000)
         assert parse(echo) == [
             Frame(TEXT, "é".encode()), Frame(BINARY, bytes(70_000)), Frame(PONG, b"p")
         ]  # fmt: skip
         assert (used, messages) == (len(frames), (1, 2, 1, 70_000))
-    assert echoed(frames, 69_999)[1] == len(text("é"))
-    assert echoed(b"", 1) == (b"", 0, (0, 0, 0, 0))
+    assert echoFrames(frames, 69_999)[1] == len(text("é"))
+    assert echoFrames(b"", 1) == (b"", 0, (0, 0, 0, 0))
 
 
 def test_a_pong_that_is_not_lent_is_not_answered() -> None:
@@ -730,12 +730,13 @@ def inflated(frames: list[Frame]) -> list[bytes]:
 
 def test_whole_compressed_messages_are_found() -> None:
     message = frame(BINARY, b"payload", rsv=4)
-    assert compressed(message + b"rest", 7) == (True, b"payload", len(message))
-    assert compressed(frame(TEXT, bytes(70_000), rsv=4), 70_000) == (False, bytes(70_000), 70_014)
+    assert parseCompressedFrame(message + b"rest", 7) == (True, b"payload", len(message))
+    large = frame(TEXT, bytes(70_000), rsv=4)
+    assert parseCompressedFrame(large, 70_000) == (False, bytes(70_000), len(large))
     for other in (b"", b"\xc1", message[:5], message[:-1], binary(b"plain"), frame(PING, rsv=4),
                   frame(BINARY, b"x", fin=False, rsv=4), frame(BINARY, b"12345678", rsv=4),
                   frame(BINARY, b"x", rsv=6), b"\xc2\x07payload"):  # fmt: skip
-        assert compressed(other, 7) is None
+        assert parseCompressedFrame(other, 7) is None
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, 70_000])

@@ -14,7 +14,7 @@ def test_a_loop_on_its_thread_answers_also_when_it_is_idle() -> None:
     try:
         for _ in range(3):
             assert fastPath.hanging() == []
-            while fastPath._asked:
+            while fastPath._checked:
                 assert select.select([fastPath], [], [], 20)[0]
                 fastPath.doRead()
             service.reactor.rightNow += 3600

@@ -51,7 +51,7 @@ def outcome(
         if isFast:
             assert service.fastPath._lent == {}
             service.fastPath.count()
-            assert service.fastPath.held == 0
+            assert service.fastPath.buffered == 0
         messages = [e for e in shown if "preview" in e]
         counted = [e for e in shown if "messages" in e]
     finally:

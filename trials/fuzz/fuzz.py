@@ -129,7 +129,7 @@ def loop(data: bytes) -> None:
     loop = theLoop()
     loop.grant(3)
     received = bytearray()
-    reports = []
+    events = []
 
     def turn() -> bool:
         """Returns whether the loop still has it."""
@@ -142,7 +142,7 @@ def loop(data: bytes) -> None:
                     ready = 1
             except BlockingIOError:
                 pass
-            reports.extend(loop.reports())
+            events.extend(loop.takeEvents())
         return bool(loop.lent)
 
     cut = sizes[0] if sizes else len(stream)
@@ -162,7 +162,7 @@ def loop(data: bytes) -> None:
     elif isLent:
         loop.recall(ours.fileno(), number, True)
         assert not turn()
-    *messages, (kind, _, why, unjudged, unsent, isInside) = reports
+    *messages, (kind, _, why, unjudged, unsent, isInside) = events
     try:
         while more := ours.recv(2**16):
             unjudged += more
@@ -178,8 +178,8 @@ def loop(data: bytes) -> None:
     assert bytes(received + unsent) == echo + half
     assert isInside == bool(half)
     assert [m[2] for m in messages] == counts[:3]
-    (texts, textBytes, binaries, binaryBytes), _, held = loop.counted()
-    assert held == 0
+    (texts, textBytes, binaries, binaryBytes), _, buffered = loop.takeCounts()
+    assert buffered == 0
     assert texts + binaries == len(counts[3:])
     assert textBytes + binaryBytes == sum(counts[3:])
     for skt in (ours, theirs):
