@@ -1,1 +1,1 @@
-"""The data plane: what echoes plain frames in compiled threads, and lends them connections."""
+"""The fast path: compiled threads that echo plain frames, and what lends them connections."""

@@ -1,18 +1,17 @@
 """The fast path: lends connections to compiled threads, and takes them back.
 
 Autobahn decides everything. But most of an echo's life is complete text and binary frames on a
-plain socket, and Python need not be woken for each of them. So, as in a router, there is a
-control plane, the reactor with Autobahn, and a data plane: threads that each run a `Loop`
-(`_loop.pyx`) on a core of its own.
+plain socket, and Python need not wake up for each of them. So, as in a router, there is a control
+plane, the reactor with Autobahn, and a data plane: threads that each run a `Loop` (`_loop.pyx`) on
+a core of their own.
 
 A connection belongs to the reactor or to one loop, and moves between them by messages only:
 
-    EchoProtocol.dataReceived   lends it when a plain frame comes and nothing else is going on
-    Loop                        echoes, until something comes that is not plain
-    EchoProtocol.returned       gets it back, with what was not judged and what was not sent
+    dataReceived   the connection lends itself when a plain frame comes and nothing else is going on
+    Loop           echoes, until something comes that is not plain
+    returned       gives the connection what the loop has not judged and what it has not sent
 
-What the reactor wants of a connection that is lent (to close it in a drain, say) begins with
-`recall`.
+Before the reactor does anything to a lent connection (to close it in a drain, say), it recalls it.
 """
 
 import os
@@ -33,19 +32,19 @@ from echotwist.observe.journal import Journal
 
 
 def _whyNot() -> str:
-    """Why the compiled part cannot be used, for the operator; empty if it can."""
+    """Why the compiled part cannot be used, as the operator is told; empty if it can."""
     try:
         import echotwist.fastpath._loop as compiled
-    except ModuleNotFoundError:  # There was no compiler, or no epoll, where this was installed.
+    except ModuleNotFoundError:  # This was installed where there was no compiler, or no epoll.
         return "it is not compiled here"
     except ImportError as e:
         return f"the compiled part cannot be loaded: {e}"
     try:
-        sources = identity(Path(__file__).parent)
+        expected = identity(Path(__file__).parent)
     except OSError as e:
         return f"its source {e.filename} cannot be read, to compare: {e.strerror}"
-    if getattr(compiled, "sources", None) != sources:
-        return f"{compiled.__file__} was compiled of other sources"
+    if getattr(compiled, "sources", None) != expected:
+        return f"{compiled.__file__} was compiled from other sources"
     return ""
 
 
@@ -57,35 +56,36 @@ if not whyNot:
 
 HANG = 10.0
 """Seconds without an answer after which a loop is said to hang. A turn takes milliseconds, whatever
-clients do; and the kernel lets no thread wait for so long on a machine that still does anything."""
+clients do; and on a machine that still works at all, the kernel keeps no thread waiting so long."""
 
-SHOWN = 1000
-"""Messages that a loop shows the log at once, of a rate that is higher. A flood would make more
-than the reactor can print in a second, which then does nothing else."""
+MAX_GRANT = 1000
+"""Messages that one grant lets a loop report to the log, however high the log's rate is. A flood
+brings more than the reactor can print in a second, and it would do nothing else."""
 
 _log = Logger(namespace="echotwist")
 
 
 class Connection(Protocol):
-    """What is lent: an EchoProtocol."""
+    """What can be lent."""
 
     number: int
     address: str
     transport: Any
 
     def returned(self, why: str, unjudged: bytes, unsent: bytes, isInside: bool) -> None:
-        """It belongs to the reactor again. The arguments are those of `Loop.takeEvents`."""
+        """The connection belongs to the reactor again. The arguments are those of a "returned"
+        event; see `Loop.takeEvents`."""
 
 
 @implementer(IReadDescriptor)
 class FastPath:
-    """Some loops, each on a thread, and what they are lent.
+    """The loops, each on a thread, and the connections that they are lent.
 
-    To the reactor it is the descriptor that says that a loop has something to report.
+    To the reactor it is a descriptor that is ready when a loop has events.
     """
 
     Thread = Thread
-    """Runs a loop. Tests have another."""
+    """Runs a loop. Tests put another class here."""
 
     def __init__(self, reactor: Any, limits: Limits, journal: Journal, threads: int) -> None:
         self.threads = threads
@@ -95,11 +95,12 @@ class FastPath:
         self._running: list[tuple[Loop, Thread]] = []
         self._lent: dict[int, tuple[Connection, Loop]] = {}
         self._checked: dict[int, float] = {}
+        """When each loop that has not answered yet was asked, by its number."""
         self._hung: set[int] = set()
         self._eventsFd = -1
-        self._shown = min(limits.logRate, SHOWN)
+        self._grant = min(limits.logRate, MAX_GRANT)
         self.messages = 0
-        """Echoed by the loops since the start, as of the last `count`."""
+        """Messages that the loops have echoed since the start, as of the last `count`."""
         self.buffered = 0
         """Bytes that the loops buffer for clients, as of the last `count`."""
 
@@ -113,8 +114,8 @@ class FastPath:
         return bool(self._running)
 
     def start(self) -> None:
-        """Start the threads. Not before the process has become a daemon: fork() leaves threads
-        behind. Raises OSError or RuntimeError if there cannot be so many."""
+        """Start the threads; not before the process has become a daemon, because fork() copies no
+        threads. Raises OSError or RuntimeError if the system does not allow so many."""
         limits = self._limits
         self._eventsFd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._reactor.addReader(self)
@@ -128,18 +129,18 @@ class FastPath:
                     limits.pingTimeout,
                     self._eventsFd,
                 )
-                # A daemon, as Python calls it: the process ends without it if it must.
+                # A daemon in Python's sense: the interpreter does not wait for it at its exit.
                 thread = self.Thread(target=_run, args=(loop,), daemon=True)
                 thread.start()
                 self._running.append((loop, thread))
-                loop.grant(self._shown)
+                loop.grant(self._grant)
         except (OSError, RuntimeError):
             self.stop()
             raise
         self._journal.beside = self._nextSecond
 
     def stop(self) -> None:
-        """Take back what is lent, and end the threads."""
+        """Take all connections back, and end the threads."""
         if self._eventsFd < 0:
             return
         for loop, _ in self._running:
@@ -155,24 +156,25 @@ class FastPath:
         self._eventsFd = -1
 
     def lend(self, connection: Connection, data: bytes) -> None:
-        """Let a loop serve `connection`, which is not read any more, from `data` on."""
+        """Have a loop serve `connection`, from `data` on, which was read from it. The caller must
+        have stopped reading."""
         loop = min((loop for loop, _ in self._running), key=lambda loop: loop.lent)
         self._lent[connection.number] = connection, loop
         loop.lend(_descriptorOf(connection), connection.number, data)
 
     def recall(self, connection: Connection, atOnce: bool) -> None:
-        """Have `connection` returned: at once, or when the frame that is passing has ended; asked
-        again, also if nothing of that has come since."""
+        """Have `connection` returned: at once, or when the frame that passes has ended. The loop
+        also returns it if it is recalled again and nothing of that frame has come since."""
         _, loop = self._lent[connection.number]
         loop.recall(_descriptorOf(connection), connection.number, atOnce)
 
     def hanging(self) -> list[int]:
-        """Ask the loops whether they turn. Returns the numbers, from 1 on, of those that have not
-        answered for HANG seconds. Whoever wants to know asks again and again; no timer of the
-        service's does, and nothing is done for it where messages pass."""
+        """Ask each loop whether it still turns. Returns the numbers, from 1 on, of those that have
+        not answered for HANG seconds. The service itself has no timer for this: health checks and
+        scrapes call it again and again, and messages pay nothing for it."""
         now = self._reactor.seconds()
         if any(now - since >= HANG for since in self._checked.values()):
-            # If the process stood still, the answers are there and not read.
+            # If the process was stopped, the answers may have come, and are not read yet.
             self.doRead()
         found = []
         for number, (loop, _) in enumerate(self._running, 1):
@@ -212,7 +214,7 @@ class FastPath:
         return parseCompressedFrame(data, self._limits.maxWirePayload)
 
     def doRead(self) -> None:
-        with suppress(BlockingIOError):  # stop() looks without being told.
+        with suppress(BlockingIOError):  # stop() and hanging() call this without an event.
             os.eventfd_read(self._eventsFd)
         for number, (loop, _) in enumerate(self._running, 1):
             for event in loop.takeEvents():
@@ -223,13 +225,13 @@ class FastPath:
                 try:
                     self._handle(event, connection)
                 except Exception:
-                    # As the reactor does it: it costs this connection, and no other.
+                    # As in the reactor, an error costs this connection and no other.
                     _log.failure(
                         "#{number} what came back from the fast path", number=connection.number
                     )
                     connection.transport.abortConnection()
-            if self._shown < self._limits.logRate and self._journal.isShowing:
-                loop.grant(self._shown)
+            if self._grant < self._limits.logRate and self._journal.isShowing:
+                loop.grant(self._grant)
 
     def _handle(self, event: Any, connection: Connection) -> None:
         kind, number, *rest = event
@@ -242,7 +244,7 @@ class FastPath:
             connection.returned(*rest)
 
     def count(self) -> None:
-        """Have the journal count what the loops have not shown it."""
+        """Add to the journal what the loops have counted, and update `messages` and `buffered`."""
         self.buffered = 0
         for loop, _ in self._running:
             messages, pauses, buffered = loop.takeCounts()
@@ -254,20 +256,20 @@ class FastPath:
     def _nextSecond(self) -> None:
         self.count()
         for loop, _ in self._running:
-            loop.grant(self._shown)
+            loop.grant(self._grant)
 
     def fileno(self) -> int:
         return self._eventsFd
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor ends; stop() has been called, or the process ends with the threads."""
+        """The reactor ends: stop() was called before, or the threads end with the process."""
 
     def logPrefix(self) -> str:
         return "echotwist fast path"
 
 
 def _run(loop: "Loop") -> None:
-    # Python's signal handlers run in the main thread, which a signal here would not wake.
+    # Python runs signal handlers in the main thread, which a signal to this one would not wake.
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     loop.run()
 

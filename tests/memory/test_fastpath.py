@@ -620,7 +620,7 @@ def test_a_compiled_part_from_before_it_said_so_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delattr(_loop, "sources")
-    assert importedAgain().whyNot == f"{_loop.__file__} was compiled of other sources"
+    assert importedAgain().whyNot == f"{_loop.__file__} was compiled from other sources"
 
 
 def test_a_compiled_part_without_its_sources_is_not_used(

@@ -28,7 +28,7 @@ def test_a_compiled_part_of_another_build_is_not_used(tmp_path: Path, kind: str)
     other.write_bytes(compiled.replace(*replaced))
     why = {
         "broken": f"the compiled part cannot be loaded: {other}: invalid ELF header",
-    }.get(kind, f"{other} was compiled of other sources")
+    }.get(kind, f"{other} was compiled from other sources")
     with Twistd(env={"PYTHONPATH": str(tmp_path)}, ready="taking up to") as service:
         assert f"no fast path, {why}: Autobahn echoes everything" in service.log
         with websockets.sync.client.connect(service.ws) as client:
