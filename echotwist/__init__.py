@@ -6,8 +6,8 @@ Read it in the order in which a message travels: `tap` (the options), `service`
 
 import os
 
-from echotwist.init import mindSignals
+from echotwist.init import handleSignalsAsInit
 
 __version__ = "0.1.0"
 
-mindSignals(os.getpid())
+handleSignalsAsInit(os.getpid())

@@ -2,11 +2,11 @@
 
 
 class Fatal(SystemExit, Exception):
-    """The service cannot start; the message is for the operator.
+    """The service cannot start. The message is for the operator.
 
-    A SystemExit, so that Python prints one line and no traceback and ends with status 1; and
-    an Exception, because twistd tidies up (its pid file, the parent process that waits for
-    the daemon) for nothing else.
+    It is a SystemExit, so that Python prints one line without a traceback and exits with status 1.
+    It is also an Exception, because twistd cleans up after nothing else: its pid file, and the
+    parent process that waits for the daemon.
     """
 
     def __init__(self, message: str) -> None:

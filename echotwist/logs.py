@@ -1,15 +1,16 @@
-"""The forms of the log:
+"""The formats of the log:
 
     twistd -n echotwist                                       text, for people
     twistd -n --logger=echotwist.logs.json echotwist          a JSON object a line, for machines
     twistd -n --logger=echotwist.logs.journald echotwist      text, with priorities for journald
 
-The first is twistd's own, and made by `daemon`. In the others no control byte and no newline of a
-client gets out raw, whatever wrote the event, Twisted and Autobahn included: each line here begins
-as only this module begins a line.
+The first is twistd's own, which `daemon` sets up. The other two never print a control byte or a
+newline raw, no matter whether echotwist, Twisted or Autobahn logged it, so that no client can forge
+a line.
 
-Twisted's own jsonFileLogObserver is made for Twisted to read back: its lines are ten times as
-long, with a thread's and a logger's innards, the message in pieces, and no time that one can read.
+They do not use Twisted's jsonFileLogObserver (26.10, twisted/logger/_json.py), which is made for
+Twisted to read back: its lines are ten times as long, with the internals of a thread and a logger,
+the message in pieces, and a time that no person can read.
 """
 
 import sys
@@ -29,10 +30,10 @@ from twisted.logger import (
 from twisted.python.reflect import safe_str
 from zope.interface import implementer
 
-from echotwist.observe.output import Output, Remark, Stream
+from echotwist.observe.output import FormatLine, Output, Stream
 
 _LEGACY = {"message", "time", "system", "isError", "format", "failure"}
-"""Keys of events from `twisted.python.log`; what they say is in the new keys as well."""
+"""Keys that `twisted.python.log` adds to events. The `log_` keys have the same information."""
 
 _PRIORITIES = {
     LogLevel.debug: 7,
@@ -41,53 +42,56 @@ _PRIORITIES = {
     LogLevel.error: 3,
     LogLevel.critical: 2,
 }
-"""Those of syslog(3), as sd-daemon(3) writes them."""
+"""Of syslog(3), as sd-daemon(3) prefixes them to lines."""
 
 
 @implementer(ILogObserver)
 class Log:
-    """Writes events in the `form` given to the output that `make` makes.
+    """Writes events, as `formatEvent` formats them, to the output that `openOutput` opens.
 
-    Twisted's FileLogObserver waits for a pipe that nobody reads, and its reactor with it.
+    Twisted's FileLogObserver (26.10, twisted/logger/_file.py) would block the reactor on a pipe
+    that nobody reads.
     """
 
     def __init__(
-        self, form: Callable[[LogEvent], str | None], make: Callable[[Remark], Output]
+        self,
+        formatEvent: Callable[[LogEvent], str | None],
+        openOutput: Callable[[FormatLine], Output],
     ) -> None:
-        self._form = form
-        self.output = make(self._remark)
+        self._formatEvent = formatEvent
+        self.output = openOutput(self._formatLine)
 
     def __call__(self, event: LogEvent) -> None:
-        if lines := self._form(event):
+        if lines := self._formatEvent(event):
             self.output.write(lines)
 
-    def _remark(self, format: str, **values: Any) -> str:
+    def _formatLine(self, format: str, **values: Any) -> str:
         event = {"log_format": format, "log_time": time.time(), "log_level": LogLevel.warn,
                  "log_namespace": "echotwist", **values}  # fmt: skip
-        return self._form(event) or ""
+        return self._formatEvent(event) or ""
 
 
 def json() -> ILogObserver:
-    """Writes the log as JSON to the standard output."""
+    """Write the log as JSON to the standard output."""
     return Log(jsonLine, standardOutput)
 
 
 def journald() -> ILogObserver:
-    """Writes the log as text to the standard output, for systemd to read."""
+    """Write the log as text, with priorities, to the standard output, for journald."""
     return Log(journaldLines, standardOutput)
 
 
-def standardOutput(remark: Remark) -> Stream:
-    # sys.stdout becomes a part of the log as it begins.
+def standardOutput(formatLine: FormatLine) -> Stream:
+    # Not sys.stdout: twistd redirects that into the log.
     output = sys.__stdout__
     if output is None:
         raise SystemExit("echotwist: there is no standard output to log to")
-    return Stream(output.fileno(), remark, output.encoding)
+    return Stream(output.fileno(), formatLine, output.encoding)
 
 
 def jsonLine(event: LogEvent) -> str:
-    """`event` as one flat object and a newline, all ASCII: `time` (RFC 3339), `level`,
-    `namespace`, `message`, and the event's own keys; `traceback` of a failure."""
+    """Format `event` as one flat JSON object and a newline, in ASCII: `time` (RFC 3339), `level`,
+    `namespace`, `message`, `traceback` if it has a failure, and the event's own keys."""
     own = {
         key: value if isinstance(value, str | int | float | None) else safe_str(value)
         for key, value in event.items()
@@ -105,8 +109,8 @@ def jsonLine(event: LogEvent) -> str:
 
 
 def journaldLines(event: LogEvent) -> str:
-    """`event` as lines with their priority. Only the first has no tab, so that nothing in an
-    event can pass for another one."""
+    """Format `event` as lines with its priority. Every line but the first begins with a tab, so
+    that nothing in one event can pass for another."""
     text = eventAsText(event, includeTimestamp=False)
     if not text:
         return ""
@@ -120,7 +124,8 @@ def _level(event: LogEvent) -> Any:
 
 
 def _printable(line: str) -> str:
-    """`line` with escapes for what does not print. All that journald gets is taken for UTF-8."""
+    """`line` with escapes for characters that do not print. Others stay, since journald reads
+    UTF-8."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line
     )

@@ -13,7 +13,7 @@ from echotwist.fastpath import lending
 from echotwist.fastpath.lending import FastPath
 from echotwist.fatal import Fatal
 from echotwist.http.channel import Channel
-from echotwist.listen.ports import Listener, Listening
+from echotwist.listen.ports import ListenService, ListenSpec
 from echotwist.websocket.connections import Connections, Member
 from echotwist.wire.context import Context
 
@@ -26,13 +26,13 @@ _STEP = 0.05
 _log = Logger(namespace="echotwist")
 
 
-class EchoService(Listening):
+class EchoService(ListenService):
     """Serves `connections` on `listeners`; its `stopService` drains."""
 
     def __init__(
         self,
         context: Context,
-        listeners: Sequence[Listener],
+        listeners: Sequence[ListenSpec],
         connections: Connections,
         fastPath: FastPath | None,
     ) -> None:
@@ -79,7 +79,7 @@ class EchoService(Listening):
         leaving = list(self.connections.open)
         if leaving:
             _log.info("draining, with {count:,} connected", count=len(leaving))
-        deadline = self._reactor.callLater(self.drainTimeout, self.hurry)
+        deadline = self._reactor.callLater(self.drainTimeout, self.abortDrain)
         self._askToLeave(leaving, math.ceil(len(leaving) / _SPREAD))
         yield DeferredList([emptied, self._answerTheRest()])
         for channel in self._channels():
@@ -112,7 +112,7 @@ class EchoService(Listening):
                 break
             yield deferLater(self._reactor, _STEP)
 
-    def hurry(self) -> None:
+    def abortDrain(self) -> None:
         """End a drain at once."""
         self.connections.abortAll()
         for channel in self._channels():
@@ -120,5 +120,5 @@ class EchoService(Listening):
 
     def _channels(self) -> list[Channel]:
         return [
-            channel for site in {each.site for each in self._listeners} for channel in site.channels
+            channel for site in {each.site for each in self._specs} for channel in site.channels
         ]

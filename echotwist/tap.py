@@ -21,13 +21,13 @@ from echotwist.http.answer import Answer
 from echotwist.http.forwarded import TrustedProxies, trustedProxy
 from echotwist.http.site import AdminSite, EchoSite, Health, Readiness, makeAdminRoot, makeRoot
 from echotwist.http.upgrade import UpgradeResource, canonicalOrigin
-from echotwist.limits import Limits, count, descriptors
-from echotwist.listen.certificate import Reminder
-from echotwist.listen.endpoints import endpointOf, port
-from echotwist.listen.ports import EveryInterface, Listener, Listening
+from echotwist.limits import Limits, parseConnections, parseCount
+from echotwist.listen.certificate import ExpiryReminder
+from echotwist.listen.endpoints import endpointOf, parsePort
+from echotwist.listen.ports import DualStackEndpoint, ListenService, ListenSpec
 from echotwist.listen.tls import certificatesOf
 from echotwist.observe.journal import Journal
-from echotwist.operate.daemon import Daemon, vet
+from echotwist.operate.daemon import Daemon, checkTwistdOptions
 from echotwist.operate.signals import Signals
 from echotwist.operate.systemd import Notifier
 from echotwist.service import EchoService
@@ -158,8 +158,8 @@ class Options(TwistedOptions):
             raise UsageError(f"takes no argument {arguments[0]!r}")
 
     def postOptions(self) -> None:
-        vet(self.parent or {})
-        self["port"] = _parsed("port", self["port"], port)
+        checkTwistdOptions(self.parent or {})
+        self["port"] = _parsed("port", self["port"], parsePort)
         self["workers"] = _parsed("workers", self["workers"], _cores)
         if self["worker"] is not None:
             self["worker"] = _parsed("worker", self["worker"], _worker)
@@ -168,7 +168,7 @@ class Options(TwistedOptions):
         if self["no-fast-path"] or lending.whyNot:
             self["threads"] = 0
         # Each thread of the fast path has two descriptors.
-        parsers = {"maxConnections": partial(descriptors, taken=2 * self["threads"])}
+        parsers = {"maxConnections": partial(parseConnections, taken=2 * self["threads"])}
         values = {}
         for limit in fields(Limits):
             option = optionOf(limit.name)
@@ -195,7 +195,7 @@ class Options(TwistedOptions):
 def _cores(text: str) -> int:
     if text == "auto":
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    number = count(text)
+    number = parseCount(text)
     if not 1 <= number <= 1024:
         raise ValueError("takes a whole number from 1 to 1024, or auto")
     return number
@@ -249,28 +249,28 @@ def _server(options: Options, reactor: Any) -> Iterator[IService]:
     beside: list[IService] = []
     if isShared:
         # Not at the top: ProcessMonitor's module installs a reactor (26.10).
-        from echotwist.operate.workers import Lifeline, Sharing, WorkerSignals
+        from echotwist.operate.workers import Lifeline, ReusePortReactor, WorkerSignals
 
-        opener, signals, beside = Sharing(reactor), WorkerSignals, [Lifeline(reactor)]
+        opener, signals, beside = ReusePortReactor(reactor), WorkerSignals, [Lifeline(reactor)]
     listeners = [
-        Listener(text, _endpoint(opener, "listen", text), site) for text in options["listen"]
+        ListenSpec(text, _endpoint(opener, "listen", text), site) for text in options["listen"]
     ]
     if not listeners:
-        everywhere = EveryInterface(reactor, options["port"], isShared)
-        listeners.append(Listener(f"port {options['port']}", everywhere, site))
+        everywhere = DualStackEndpoint(reactor, options["port"], isShared)
+        listeners.append(ListenSpec(f"port {options['port']}", everywhere, site))
     certificates = certificatesOf(listener.endpoint for listener in listeners)
     if (admin := options["admin"]) is not None:
         # Not at the top: prometheus_client takes 0.1 s to import.
-        from echotwist.operate.metrics import Lag, Metrics
+        from echotwist.operate.metrics import Metrics, ReactorLag
 
         endpoint = _endpoint(reactor, "admin", admin)
         certificates += certificatesOf([endpoint])
         root = makeAdminRoot(Metrics(site, fastPath, certificates), health, readiness)
         adminSite = AdminSite(context, root, TrustedProxies([]))
-        listeners.append(Listener(admin, endpoint, adminSite))
-        beside.append(Lag(reactor, journal.totals.lag))
+        listeners.append(ListenSpec(admin, endpoint, adminSite))
+        beside.append(ReactorLag(reactor, journal.totals.lag))
     if certificates and not isShared:
-        beside.append(Reminder(reactor, certificates))
+        beside.append(ExpiryReminder(reactor, certificates))
     echo = EchoService(context, listeners, connections, fastPath)
     yield signals(reactor, echo)
     yield echo
@@ -288,14 +288,14 @@ def _context(options: Options, reactor: Any, logRate: int) -> Context:
 
 def _supervisor(options: Options, reactor: Any) -> Iterator[IService]:
     """The services of a process that starts workers for them."""
-    from echotwist.operate.workers import Holding, Workers, WorkersReadiness
+    from echotwist.operate.workers import PortReservation, Supervisor, SupervisorReadiness
 
     limits: Limits = options["limits"]
-    holding = Holding(reactor)
+    holding = PortReservation(reactor)
     ports = [(text, _endpoint(holding, "listen", text)) for text in options["listen"]]
     # The option `reactor` of twistd is a name; that of twist is the reactor, beside its name.
     parent: dict[str, Any] = options.parent or {}
-    workers = Workers(
+    workers = Supervisor(
         reactor,
         options.arguments,
         options["workers"],
@@ -311,14 +311,14 @@ def _supervisor(options: Options, reactor: Any) -> Iterator[IService]:
         endpoint = _endpoint(reactor, "admin", admin)
         ours = certificatesOf([endpoint])
         certificates += ours
-        metrics, readiness = WorkersMetrics(workers, ours), WorkersReadiness(workers)
+        metrics, readiness = WorkersMetrics(workers, ours), SupervisorReadiness(workers)
         root = makeAdminRoot(metrics, Answer(200, "ok"), readiness)
         site = AdminSite(_context(options, reactor, 0), root, TrustedProxies([]))
-        workers.admin = Listening(reactor, [Listener(admin, endpoint, site)])
+        workers.admin = ListenService(reactor, [ListenSpec(admin, endpoint, site)])
     yield Signals(reactor, workers)
     yield workers
     if certificates:  # Once is enough; the workers do not log it.
-        yield Reminder(reactor, certificates)
+        yield ExpiryReminder(reactor, certificates)
     yield Notifier(reactor, workers)
 
 

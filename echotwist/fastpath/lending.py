@@ -137,7 +137,7 @@ class FastPath:
         except (OSError, RuntimeError):
             self.stop()
             raise
-        self._journal.beside = self._nextSecond
+        self._journal.onSecondEnd = self._nextSecond
 
     def stop(self) -> None:
         """Take all connections back, and end the threads."""
@@ -149,7 +149,7 @@ class FastPath:
             thread.join()
         self.doRead()
         self.count()
-        self._journal.beside = None
+        self._journal.onSecondEnd = None
         self._running.clear()
         self._reactor.removeReader(self)
         os.close(self._eventsFd)

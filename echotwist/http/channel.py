@@ -23,7 +23,7 @@ from twisted.web.server import Request as TwistedRequest
 from zope.interface import implementer
 
 from echotwist.http.answer import finalResponse
-from echotwist.limits import HEADER, HEADERS, HEADERS_BYTES, TARGET
+from echotwist.limits import HEADER_OVERHEAD, MAX_HEADER_BYTES, MAX_HEADERS, MAX_REQUEST_LINE
 from echotwist.wire.deadline import Deadline
 from echotwist.wire.gate import WRITE_BLOCKED, ReadGate
 from echotwist.wire.peer import nameOf
@@ -76,9 +76,9 @@ class Channel(ReadGate, HTTPChannel):
     transport: Any  # Every one of Twisted's can do more than ITransport says.
 
     # Above these come `lineLengthExceeded` and others, which respond with the right status.
-    totalHeadersSize = TARGET + HEADERS_BYTES + 1024
-    MAX_LENGTH = max(TARGET, HEADERS_BYTES)
-    maxHeaders = HEADERS + 1
+    totalHeadersSize = MAX_REQUEST_LINE + MAX_HEADER_BYTES + 1024
+    MAX_LENGTH = max(MAX_REQUEST_LINE, MAX_HEADER_BYTES)
+    maxHeaders = MAX_HEADERS + 1
 
     isAnswered = False
     """Whether it has had a response, or gets none any more."""
@@ -179,7 +179,7 @@ class Channel(ReadGate, HTTPChannel):
         self._refuse(503, "too much is waiting here for all clients")
 
     def lineReceived(self, line: bytes) -> None:
-        self._buffered += HEADER + len(line)
+        self._buffered += HEADER_OVERHEAD + len(line)
         if b"\n" in line:
             self._bareLf()
         elif self._isFirst:
@@ -190,7 +190,7 @@ class Channel(ReadGate, HTTPChannel):
             self._headerCount += 1
             self._headerBytes += len(line)
             if (
-                self._headerBytes > HEADERS_BYTES or self._headerCount > HEADERS + 1
+                self._headerBytes > MAX_HEADER_BYTES or self._headerCount > MAX_HEADERS + 1
             ):  # And an empty line.
                 self._tooManyHeaders()
             else:
@@ -213,12 +213,12 @@ class Channel(ReadGate, HTTPChannel):
 
     def lineLengthExceeded(self, line: bytes) -> None:
         if self._isFirst:
-            self._refuse(414, f"a request line has at most {TARGET:,} bytes")
+            self._refuse(414, f"a request line has at most {MAX_REQUEST_LINE:,} bytes")
         else:
             self._tooManyHeaders()
 
     def _tooManyHeaders(self) -> None:
-        self._refuse(431, f"headers are at most {HEADERS}, with {HEADERS_BYTES:,} bytes")
+        self._refuse(431, f"headers are at most {MAX_HEADERS}, with {MAX_HEADER_BYTES:,} bytes")
 
     def _bareLf(self) -> None:
         self._refuse(400, "a line ends without CR, with LF alone")

@@ -25,7 +25,7 @@ from echotwist.http.answer import NOT_FOUND, SERVER, Answer, Exact, Refused
 from echotwist.http.channel import Channel, Request
 from echotwist.http.forwarded import TrustedProxies
 from echotwist.http.upgrade import HOST, UpgradeResource
-from echotwist.limits import OPERATORS, OVERFLOW
+from echotwist.limits import ADMIN_CONNECTIONS, OVERFLOW_CONNECTIONS
 from echotwist.websocket.connections import Connections
 from echotwist.wire.context import Context
 from echotwist.wire.peer import addressOf, nameOf, networkOf
@@ -220,7 +220,7 @@ class EchoSite(HttpSite):
         self.connections = connections
 
     def isAtCapacity(self) -> bool:
-        most = self.context.limits.maxConnections + OVERFLOW
+        most = self.context.limits.maxConnections + OVERFLOW_CONNECTIONS
         return len(self.channels) + len(self.connections.open) >= most
 
 
@@ -228,4 +228,4 @@ class AdminSite(HttpSite):
     """For operators, who have places of their own when clients have taken all the others."""
 
     def isAtCapacity(self) -> bool:
-        return len(self.channels) >= OPERATORS
+        return len(self.channels) >= ADMIN_CONNECTIONS

@@ -1,1 +1,1 @@
-"""Where connections come from: endpoints, TLS, the PROXY protocol, systemd's sockets."""
+"""Where connections come from: ports, endpoints, TLS, the PROXY protocol, systemd's sockets."""

@@ -1,6 +1,6 @@
-"""Socket activation: the sockets that systemd listens on, and passes to the service.
+"""Socket activation: the sockets on which systemd listens and which it passes to the service.
 
-They come through Twisted's own endpoint, `systemd:`; this is what it gets wrong.
+They come through Twisted's endpoint `systemd:`. This module corrects what that gets wrong.
 """
 
 import os
@@ -12,11 +12,11 @@ from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromSt
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 
 
-def inherited(reactor: Any, description: str) -> IStreamServerEndpoint:
+def activatedEndpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
     """The endpoint `systemd:...`. Raises ValueError, with a message for the operator.
 
-    Twisted believes the `domain`. If that is wrong it reads addresses out of memory that is none:
-    the log had peers such as [::58cb:f5ef:837f:0%4022103982]:50974 (26.10).
+    Twisted (26.10) trusts `domain`. If that is wrong, it decodes the wrong kind of address: the log
+    had peers such as [::58cb:f5ef:837f:0%4022103982]:50974.
     """
     try:
         endpoint: Any = serverFromString(reactor, description)
@@ -26,17 +26,17 @@ def inherited(reactor: Any, description: str) -> IStreamServerEndpoint:
         with socket.socket(fileno=os.dup(endpoint.fileno)) as s:
             family = s.family
     except OSError as e:
-        raise ValueError("what systemd has passed to this process is no socket") from e
+        raise ValueError("what systemd has passed to this process is not a socket") from e
     if family != endpoint.addressFamily:
         raise ValueError(f"the socket is domain={family.name.removeprefix('AF_')}")
     if family == socket.AF_UNIX:
         endpoint = AdoptedStreamServerEndpoint(_UnixAdopter(reactor), endpoint.fileno, family)
-    given: IStreamServerEndpoint = endpoint
-    return given
+    activated: IStreamServerEndpoint = endpoint
+    return activated
 
 
 class _UnixAdopter:
-    """Stands for the reactor where that is to adopt a Unix socket."""
+    """Stands in for the reactor, to adopt a Unix socket as a `_UnixPort`."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
@@ -49,27 +49,27 @@ class _UnixAdopter:
 
 
 class _UnixPort(unix.Port):
-    """A Unix socket that stays systemd's.
+    """A Unix socket that belongs to systemd.
 
-    Twisted (26.10, `internet/unix.py`, `Port.startListening` and `connectionLost`) treats it as its
-    own: it has the file's mode changed, which a DynamicUser may not, so that nothing started;
-    shortens the queue to 50; and at the end shuts the socket down and removes its file, so that
-    nobody gets to the next process. With a TCP socket (`internet/tcp.py`) it does none of this, and
-    this does as that does. `tcp.Port.startListening` itself would log a letter of the path as the
-    port's number.
+    Twisted (26.10, twisted/internet/unix.py, `Port.startListening` and `Port.connectionLost`)
+    treats the socket as its own. It changes the file's mode, which a DynamicUser may not, so the
+    service did not start. It cuts the backlog to 50. At the end it shuts the socket down and
+    removes its file, so that no client reaches the next process. With a TCP socket
+    (twisted/internet/tcp.py, `Port`) it does none of this, and this class follows that. It does not
+    call `tcp.Port.startListening`, which would log a letter of the path as the port number.
     """
 
-    # Of an inherited socket, in tcp.Port.
+    # As for an inherited socket in tcp.Port.
     _shouldShutdown = False
 
     def startListening(self) -> None:
         tcp._reservedFD.reserve()
         factory: Any = self.factory
         factory.doStart()
-        held: Any = self._preexistingSocket
+        inherited: Any = self._preexistingSocket
         self._preexistingSocket = None
-        self.socket = held
-        self.fileno = held.fileno  # type: ignore[method-assign]
+        self.socket = inherited
+        self.fileno = inherited.fileno  # type: ignore[method-assign]
         self.connected = True
         self.numberAccepts = 100
         self.startReading()

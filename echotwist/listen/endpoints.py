@@ -1,12 +1,12 @@
-"""The endpoints that --listen and --admin take, in Twisted's words.
+"""The endpoint descriptions that --listen and --admin accept, in Twisted's syntax.
 
     tcp:8080:interface=127.0.0.1
     haproxy:ssl:8443:privateKey=key.pem:certKey=chain.pem
 
-Not Twisted's serverFromString (twisted/internet/endpoints.py, 26.10). That takes whatever a plugin
-adds, such as its own `tls:`, with any cipher that OpenSSL knows: what is not in this list might
-speak a TLS that nobody here vouches for. It says of a mistake what int() and TypeError say. Its
-Unix sockets are open to everybody on the machine, and 50 connections may wait to be accepted.
+This does not use Twisted's `serverFromString` (26.10, twisted/internet/endpoints.py). That accepts
+whatever a plugin adds, such as its own `tls:` with any cipher that OpenSSL knows, and so a TLS that
+nobody here vouches for. Its errors are those of int() and TypeError. Its Unix sockets are open to
+every user of the machine, and its backlog is 50.
 """
 
 import ipaddress
@@ -25,45 +25,44 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.interfaces import IStreamServerEndpoint
 
-from echotwist.limits import BACKLOG, count
-from echotwist.listen.activation import inherited
+from echotwist.limits import BACKLOG, parseCount
+from echotwist.listen.activation import activatedEndpoint
 from echotwist.listen.certificate import Certificate
 from echotwist.listen.tls import TlsEndpoint
 
-PROXIED = "haproxy:"
-"""Stands before an endpoint on which a proxy speaks the PROXY protocol."""
+PROXY_PREFIX = "haproxy:"
+"""Comes before an endpoint on which a proxy speaks the PROXY protocol."""
 
-LONGEST_PATH = 107
-"""Bytes of the path of a Unix socket (unix(7), sun_path, with the NUL that ends it)."""
+MAX_UNIX_PATH = 107
+"""Bytes of the path of a Unix socket: sun_path in unix(7), less its final NUL."""
 
 
 def endpointOf(reactor: Any, description: str) -> IStreamServerEndpoint:
-    """The endpoint that `description` says; behind `haproxy:` the one that stands there.
+    """The endpoint that `description` describes, without regard to a `haproxy:` before it.
 
-    Raises ValueError, with a line for the operator.
+    Raises ValueError, with a message for the operator.
     """
-    kind, *_ = description.removeprefix(PROXIED).split(":", 1)
+    kind, *_ = description.removeprefix(PROXY_PREFIX).split(":", 1)
     if kind not in _KINDS:
         *most, last = (f"{name}:" for name in _KINDS)
         tls = "; TLS is ssl:" if kind == "tls" else ""
         raise ValueError(
-            f"begins with {', '.join(most)} or {last}, such as tcp:8080, "
-            f"or with {PROXIED} before one of these{tls}"
+            f"must begin with {', '.join(most)} or {last}, such as tcp:8080, "
+            f"or with {PROXY_PREFIX} before one of these{tls}"
         )
     make, example = _KINDS[kind]
-    return make(reactor, **_values(description.removeprefix(PROXIED), make, example))
+    return make(reactor, **_parseValues(description.removeprefix(PROXY_PREFIX), make, example))
 
 
-def _values(
+def _parseValues(
     description: str, make: Callable[..., IStreamServerEndpoint], example: str
 ) -> dict[str, Any]:
-    """What `make` is to be called with."""
-    (kind, *positional), named = arguments(description)
+    """The arguments for `make`."""
+    (kind, *positional), named = parseArguments(description)
     names = list(signature(make).parameters)[1:]
     if "=" in description and re.search(r"=[0-9A-Fa-f:]*::", description):
         raise ValueError(
-            r"a colon in a value is written \:, as in 'tcp:8080:interface=\:\:1', "
-            "which a shell wants in quotes"
+            r"write a colon in a value as \:, as in 'tcp:8080:interface=\:\:1', quoted for a shell"
         )
     if len(positional) > len(names):
         raise ValueError(f"{kind}: takes only {', '.join(names)}")
@@ -74,30 +73,30 @@ def _values(
         if name in values:
             raise ValueError(f"{kind}: has {name} twice")
         try:
-            values[name] = _PARSERS.get(name, _text)(text)
+            values[name] = _PARSERS.get(name, _parseText)(text)
         except ValueError as e:
             raise ValueError(f"{name}={text!r}: {e}") from e
     if names[0] not in values:
-        raise ValueError(f"wants the {names[0]}, as in {example}")
+        raise ValueError(f"needs the {names[0]}, as in {example}")
     return values
 
 
-def port(text: str) -> int:
-    """Raises ValueError."""
+def parsePort(text: str) -> int:
+    """Parse a TCP port; 0 stands for any free one. Raises ValueError."""
     if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or int(text) > 65535:
         raise ValueError("takes a port from 0 to 65535")
     return int(text)
 
 
-def _text(text: str) -> str:
+def _parseText(text: str) -> str:
     if not text:
-        raise ValueError("takes something")
+        raise ValueError("must not be empty")
     return text
 
 
-def _interface(text: str) -> str:
-    """An address. Of names it knows one, for which it need not ask (RFC 6761, 6.3): what a name
-    stands for tomorrow, or where nobody answers, is no place to listen on."""
+def _parseInterface(text: str) -> str:
+    """Parse an address. `localhost` is the only name accepted, since it needs no resolver (RFC
+    6761, 6.3). Other names may change their meaning, or fail to resolve."""
     if text in ("", "localhost"):
         return "127.0.0.1" if text else ""
     try:
@@ -107,52 +106,52 @@ def _interface(text: str) -> str:
     return text
 
 
-def _backlog(text: str) -> int:
-    if not 1 <= (number := count(text)) < 1 << 31:
-        raise ValueError("takes a whole number from 1 on, such as 1024")
+def _parseBacklog(text: str) -> int:
+    if not 1 <= (number := parseCount(text)) < 1 << 31:
+        raise ValueError("takes a whole number of at least 1, such as 1024")
     return number
 
 
-def _path(text: str) -> str:
+def _parsePath(text: str) -> str:
     if not text:
         raise ValueError("takes a path, such as /run/echotwist.sock")
-    if len(os.fsencode(text)) > LONGEST_PATH:
-        raise ValueError(f"takes a path of at most {LONGEST_PATH} bytes")
+    if len(os.fsencode(text)) > MAX_UNIX_PATH:
+        raise ValueError(f"takes a path of at most {MAX_UNIX_PATH} bytes")
     return text
 
 
-def _mode(text: str) -> int:
+def _parseMode(text: str) -> int:
     if not re.fullmatch(r"0?[0-7]{3}", text, re.ASCII):
         raise ValueError("takes a mode such as 660")
     return int(text, 8)
 
 
-def _flag(text: str) -> bool:
+def _parseFlag(text: str) -> bool:
     if text not in ("0", "1"):
         raise ValueError("takes 0 or 1")
     return text == "1"
 
 
-def _domain(text: str) -> str:
+def _parseDomain(text: str) -> str:
     if text not in ("INET", "INET6", "UNIX"):
         raise ValueError("takes INET, INET6 or UNIX")
     return text
 
 
-def _sslmethod(text: str) -> str:
-    raise ValueError("is not taken: TLS 1.2 and 1.3 are spoken")
+def _parseSslmethod(text: str) -> str:
+    raise ValueError("is not supported: TLS 1.2 and 1.3 are spoken")
 
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
-    "port": port,
-    "interface": _interface,
-    "backlog": _backlog,
-    "sslmethod": _sslmethod,
-    "address": _path,
-    "mode": _mode,
-    "lockfile": _flag,
-    "domain": _domain,
-    "index": count,
+    "port": parsePort,
+    "interface": _parseInterface,
+    "backlog": _parseBacklog,
+    "sslmethod": _parseSslmethod,
+    "address": _parsePath,
+    "mode": _parseMode,
+    "lockfile": _parseFlag,
+    "domain": _parseDomain,
+    "index": parseCount,
 }
 
 
@@ -182,14 +181,14 @@ def _ssl(
     dhParameters: str | None = None,
 ) -> TlsEndpoint:
     chain = [certKey or privateKey, *([extraCertChain] if extraCertChain else [])]
-    below = TCP4ServerEndpoint(reactor, port, backlog, interface)
-    return TlsEndpoint(below, Certificate(reactor, privateKey, chain, dhParameters))
+    tcp = TCP4ServerEndpoint(reactor, port, backlog, interface)
+    return TlsEndpoint(tcp, Certificate(reactor, privateKey, chain, dhParameters))
 
 
 def _unix(
     reactor: Any, address: str, mode: int = 0o660, backlog: int = BACKLOG, lockfile: bool = True
 ) -> IStreamServerEndpoint:
-    # Not for everybody on the machine: with --trusted-proxy=unix whoever connects is believed.
+    # Not open to every user: with --trusted-proxy=unix, whoever connects can claim any address.
     return UNIXServerEndpoint(reactor, address, backlog, mode, lockfile)
 
 
@@ -197,12 +196,12 @@ def _systemd(
     reactor: Any, domain: str, index: int | None = None, name: str | None = None
 ) -> IStreamServerEndpoint:
     if (index is None) == (name is None):
-        raise ValueError("systemd: wants either index= or name=")
+        raise ValueError("systemd: needs either index= or name=")
     which = f"index={index}" if name is None else f"name={quoteStringArgument(name)}"
-    return inherited(reactor, f"systemd:domain={domain}:{which}")
+    return activatedEndpoint(reactor, f"systemd:domain={domain}:{which}")
 
 
-# Their parameters stand in the order in which Twisted takes them without a name.
+# The order of their parameters is that of Twisted's positional arguments.
 _KINDS: dict[str, tuple[Callable[..., IStreamServerEndpoint], str]] = {
     "tcp": (_tcp, "tcp:8080"),
     "tcp6": (_tcp6, "tcp6:8080"),
@@ -212,11 +211,11 @@ _KINDS: dict[str, tuple[Callable[..., IStreamServerEndpoint], str]] = {
 }
 
 
-def arguments(description: str) -> tuple[list[str], list[tuple[str, str]]]:
+def parseArguments(description: str) -> tuple[list[str], list[tuple[str, str]]]:
     """The positional and the named arguments of an endpoint description.
 
-    As twisted.internet.endpoints._parse does it, which is private; a test compares them. Raises
-    ValueError for a backslash at the end, which escapes nothing.
+    The same as Twisted's private `_parse` (26.10, twisted/internet/endpoints.py); a test compares
+    them. Raises ValueError for a backslash at the end.
     """
     if re.fullmatch(r"(?s)(?:[^\\]|\\.)*", description) is None:
         raise ValueError("ends with a \\ that escapes nothing")

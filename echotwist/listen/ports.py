@@ -1,4 +1,4 @@
-"""Where clients reach the service: listening, and saying where."""
+"""Listening: the ports on which clients reach the service, and the log lines that name them."""
 
 import errno
 import os
@@ -30,16 +30,18 @@ _log = Logger(namespace="echotwist")
 
 
 @dataclass
-class Listener:
-    """Where to listen: the endpoint, and what the operator called it."""
+class ListenSpec:
+    """One endpoint to listen on, and the site to serve there."""
 
     description: str
+    """The endpoint as the operator wrote it."""
+
     endpoint: IStreamServerEndpoint
     site: HttpSite
 
     @property
     def isProxied(self) -> bool:
-        """Whether clients come through a proxy that says so; see `proxy`."""
+        """Whether a proxy speaks the PROXY protocol here; see `proxy`."""
         return self.description.startswith("haproxy:")
 
     @property
@@ -51,38 +53,38 @@ class Listener:
         return "http" + "s" * self.description.startswith("ssl:")
 
 
-class Listening(Service):
-    """Serves on `listeners`."""
+class ListenService(Service):
+    """Listens on the endpoints of `specs`."""
 
-    def __init__(self, reactor: Any, listeners: Sequence[Listener]) -> None:
+    def __init__(self, reactor: Any, specs: Sequence[ListenSpec]) -> None:
         self._reactor = reactor
-        self._listeners = listeners
-        self._ports: list[tuple[Listener, IListeningPort]] = []
+        self._specs = specs
+        self._ports: list[tuple[ListenSpec, IListeningPort]] = []
 
     def privilegedStartService(self) -> None:
         """Listen, before twistd gives up root. Raises Fatal."""
         failed: list[Fatal] = []
-        for listener in self._listeners:
-            listening = listener.endpoint.listen(self._factoryFor(listener))
-            listening.addCallback(self._listening, listener)
-            listening.addErrback(self._cannotListen, listener, failed)
+        for spec in self._specs:
+            listening = spec.endpoint.listen(self._factoryFor(spec))
+            listening.addCallback(self._add, spec)
+            listening.addErrback(self._cannotListen, spec, failed)
             if failed:
                 raise failed[0]
 
-    def _factoryFor(self, listener: Listener) -> IProtocolFactory:
-        """HTTP, below it the PROXY protocol, and below that TLS, as the listener has them."""
-        factory: Any = listener.site
-        journal = listener.site.context.journal
-        if listener.isProxied:
+    def _factoryFor(self, spec: ListenSpec) -> IProtocolFactory:
+        """HTTP, below it the PROXY protocol, and below that TLS, as far as `spec` has them."""
+        factory: Any = spec.site
+        journal = spec.site.context.journal
+        if spec.isProxied:
             factory = ProxyFactory(factory, journal)
-        if isinstance(listener.endpoint, TlsEndpoint):
-            factory = TlsFactory(listener.endpoint.certificate, factory, self._reactor, journal)
+        if isinstance(spec.endpoint, TlsEndpoint):
+            factory = TlsFactory(spec.endpoint.certificate, factory, self._reactor, journal)
         made: IProtocolFactory = factory
         return made
 
-    def _cannotListen(self, failure: Failure, listener: Listener, failed: list[Fatal]) -> None:
-        failed.append(cannotListen(listener.description, failure))
-        if self._reactor.running:  # Twisted's endpoints fail at once; somebody else's may not.
+    def _cannotListen(self, failure: Failure, spec: ListenSpec, failed: list[Fatal]) -> None:
+        failed.append(cannotListen(spec.description, failure))
+        if self._reactor.running:  # Twisted's endpoints fail at once; others may fail later.
             _log.critical("{why}", why=failed[0])
             self._reactor.stop()
 
@@ -90,20 +92,20 @@ class Listening(Service):
         if not self._ports:
             self.privilegedStartService()
         super().startService()
-        # When it is said to be ready, it is: a signal drains it from now on.
+        # Not before: once the log says that it is ready, a signal must drain it.
         self._reactor.callWhenRunning(self._ready)
 
-    def _listening(self, port: IListeningPort, listener: Listener) -> None:
-        self._ports.append((listener, port))
+    def _add(self, port: IListeningPort, spec: ListenSpec) -> None:
+        self._ports.append((spec, port))
 
     @property
     def isListening(self) -> bool:
-        """Whether it does so everywhere; somebody else's endpoint may take its time."""
-        return len(self._ports) == len(self._listeners)
+        """Whether every endpoint listens by now; those that are not Twisted's may take a while."""
+        return len(self._ports) == len(self._specs)
 
     def _ready(self) -> None:
-        for listener, port in self._ports:
-            _announce(listener, port)
+        for spec, port in self._ports:
+            _announce(spec, port)
 
     def stopService(self) -> "Deferred[Any]":
         """Stop listening."""
@@ -114,25 +116,25 @@ class Listening(Service):
         return DeferredList(
             [
                 maybeDeferred(port.stopListening)
-                for listener, port in self._ports
-                if listener.isAdmin == isAdmin
+                for spec, port in self._ports
+                if spec.isAdmin == isAdmin
             ]
         )
 
 
 @implementer(IStreamServerEndpoint)
 @dataclass
-class EveryInterface:
+class DualStackEndpoint:
     """All IPv4 and IPv6 addresses of the machine, on one socket.
 
-    Twisted's `tcp:` is IPv4 alone. Its `tcp6:` serves both only where the kernel's
-    net.ipv6.bindv6only is 0, and not at all on a machine without IPv6.
+    Twisted's `tcp:` is IPv4 only. Its `tcp6:` serves both only where the kernel's
+    net.ipv6.bindv6only is 0, and fails on a machine without IPv6.
     """
 
     reactor: Any
     port: int
-    isShared: bool = False
-    """With other processes; see `workers`."""
+    reusePort: bool = False
+    """Whether other processes may listen on the same port; see `reuseport`."""
 
     def listen(self, factory: IProtocolFactory) -> "Deferred[IListeningPort]":
         try:
@@ -141,23 +143,23 @@ class EveryInterface:
                 ("", self.port),
                 family=family,
                 backlog=BACKLOG,
-                reuse_port=self.isShared,
+                reuse_port=self.reusePort,
                 dualstack_ipv6=family == socket.AF_INET6,
-            ) as listener:
-                listener.setblocking(False)
-                return succeed(self.reactor.adoptStreamPort(listener.fileno(), family, factory))
+            ) as listening:
+                listening.setblocking(False)
+                return succeed(self.reactor.adoptStreamPort(listening.fileno(), family, factory))
         except OSError:
             return fail()
 
 
 def cannotListen(description: str, failure: Failure) -> Fatal:
-    return Fatal(f"cannot listen on {description}: {_why(failure)}")
+    return Fatal(f"cannot listen on {description}: {_reasonOf(failure)}")
 
 
-def _why(failure: Failure) -> str:
+def _reasonOf(failure: Failure) -> str:
     error: Any = failure.value
     if isinstance(error, CannotListenError):
-        if error.socketError == "Cannot acquire lock":  # twisted/internet/unix.py, 26.10
+        if error.socketError == "Cannot acquire lock":  # 26.10, internet/unix.py, `Port`.
             taken = os.strerror(errno.EADDRINUSE)
             return f"{taken}, as {os.fsdecode(error.port)}.lock says"
         error = error.socketError
@@ -166,24 +168,24 @@ def _why(failure: Failure) -> str:
     return str(error)
 
 
-def _announce(listener: Listener, port: IListeningPort) -> None:
-    if listener.isAdmin:
-        _log.info("metrics on {where}", where=listener.description)
+def _announce(spec: ListenSpec, port: IListeningPort) -> None:
+    if spec.isAdmin:
+        _log.info("metrics on {where}", where=spec.description)
         return
-    if listener.isProxied:  # Not for browsers.
-        _log.info("listening on {where}, for a proxy", where=listener.description)
+    if spec.isProxied:  # Not for browsers.
+        _log.info("listening on {where}, for a proxy", where=spec.description)
         return
     match port.getHost():
         case IPv4Address(host="0.0.0.0", port=number):
-            _announceUrl(listener.scheme, f"127.0.0.1:{number}", " (on all IPv4 addresses)")
+            _announceUrl(spec.scheme, f"127.0.0.1:{number}", " (on all IPv4 addresses)")
         case IPv6Address(host="::", port=number) if _isDual(port):
-            _announceUrl(listener.scheme, f"localhost:{number}")
+            _announceUrl(spec.scheme, f"localhost:{number}")
         case IPv6Address(host="::", port=number):
-            _announceUrl(listener.scheme, f"[::1]:{number}", " (on all IPv6 addresses)")
+            _announceUrl(spec.scheme, f"[::1]:{number}", " (on all IPv6 addresses)")
         case IPv4Address(host=host, port=number):
-            _announceUrl(listener.scheme, f"{host}:{number}")
+            _announceUrl(spec.scheme, f"{host}:{number}")
         case IPv6Address(host=host, port=number):
-            _announceUrl(listener.scheme, f"[{host}]:{number}")
+            _announceUrl(spec.scheme, f"[{host}]:{number}")
         case UNIXAddress(name=bytes(name)):
             _log.info("listening on unix:{where}", where=os.fsdecode(name))
         case address:
@@ -191,8 +193,8 @@ def _announce(listener: Listener, port: IListeningPort) -> None:
 
 
 def _announceUrl(scheme: str, where: str, also: str = "") -> None:
-    """An address that answers. `localhost` does on both families alone: where a browser tries
-    `::1` first, another service may listen there."""
+    """Log a URL that works. `localhost` works only on a dual-stack port: browsers try `::1` first,
+    where another service may listen."""
     _log.info(
         "open {scheme}://{where}/ in a browser, "
         "or connect a WebSocket client to {websocket}://{where}/echo{also}",
@@ -204,7 +206,7 @@ def _announceUrl(scheme: str, where: str, also: str = "") -> None:
 
 
 def _isDual(port: Any) -> bool:
-    """Whether IPv4 clients reach a port that listens on `::`: net.ipv6.bindv6only decides it
-    where Twisted opens the socket."""
+    """Whether IPv4 clients reach a port that listens on `::`. Where Twisted opened the socket,
+    net.ipv6.bindv6only decides that."""
     with socket.socket(fileno=os.dup(port.fileno())) as listening:
         return not listening.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)

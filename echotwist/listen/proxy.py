@@ -20,7 +20,7 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from echotwist.limits import PROXY_HEADER
+from echotwist.limits import MAX_PROXY_HEADER
 from echotwist.observe.journal import Journal
 from echotwist.wire.peer import nameOf, parseAddress
 
@@ -44,7 +44,7 @@ def split(data: bytes) -> tuple[IAddress | None, bytes] | None:
     if data[: len(signature)] == signature[: len(data)]:
         if len(data) < 16:
             return None
-        if (size := 16 + int.from_bytes(data[14:16], "big")) > PROXY_HEADER:
+        if (size := 16 + int.from_bytes(data[14:16], "big")) > MAX_PROXY_HEADER:
             raise Malformed
         if len(data) < size:
             return None

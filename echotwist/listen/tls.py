@@ -66,7 +66,7 @@ _REASONS = {
 """OpenSSL's reasons, in our words. OpenSSL has a version of TLS before `alert`."""
 
 DROPPED = frozenset({LATE, FAILED, _LEFT, *_REASONS.values()})
-"""As `journal.DROPPED`."""
+"""As `journal.DROP_REASONS`."""
 
 
 def _describe(error: BaseException | None) -> str:

@@ -1,1 +1,1 @@
-"""What the service saw: the journal, the totals, and where the lines go."""
+"""What the service saw: the message log, the totals for metrics, and where log lines go."""

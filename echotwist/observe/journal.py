@@ -1,4 +1,4 @@
-"""The message log: what the service saw, a line each, bounded under load.
+"""The message log: one line for each event, bounded under load.
 
     #1 127.0.0.1:40312 connected
     #1 127.0.0.1:40312 text, 5 bytes: 'hello'
@@ -6,12 +6,12 @@
     #1 127.0.0.1:40312 closed: 1000 'bye'
     and in this second 81,234 messages (10,154,250 bytes), 2 connected, 2 closed, ...
 
-The first `rate` lines of a second are shown; from then on events are counted, exactly, and
-told in one line at the second's end. So a person who clicks Send sees every line, and a
-flood fills no disk and costs a comparison and some additions a message. `totals` has what
-happened since the start.
+The first `rate` lines of a second are shown. Further events are counted, exactly, and reported in
+one line at the end of the second. So a person who clicks Send sees every line, while a flood fills
+no disk and costs a comparison and some additions a message. `totals` counts everything since the
+start.
 
-What a client wrote is never logged raw: `repr()` escapes whatever does not print, which is
+What a client wrote is never logged raw: `repr()` escapes everything that does not print, which is
 every control byte, newline, terminal escape and bidirectional override.
 """
 
@@ -26,39 +26,39 @@ from twisted.logger import Logger
 from echotwist.observe.totals import Totals
 
 TEXT_PREVIEW = 64
-"""Characters of a text message that a line shows: with the rest of it, a line of most terminals."""
+"""Characters of a text message that a line shows. The line then fits most terminals."""
 
 BINARY_PREVIEW = 16
-"""Bytes of a binary message that a line shows, as hexdump does."""
+"""Bytes of a binary message that a line shows, as many as in a line of hexdump."""
 
-DROPPED = (
+DROP_REASONS = (
     "its place was needed for another",
     "no header of the PROXY protocol",
     "half a header of the PROXY protocol",
     "its answers were not read",
 )
-"""Why connections are dropped. /metrics has each from the start: Prometheus's rate() does not see
-an event that made its own series."""
+"""Why connections are dropped. /metrics has a series for each from the start, because Prometheus's
+rate() misses the event that creates a series."""
 
 _ENCODING = sys.__stdout__.encoding if sys.__stdout__ else "utf-8"
 
 
 class Connection(Protocol):
-    """What the journal wants to know of a connection: its number since the start, and its peer."""
+    """What the journal needs to know about a connection."""
 
     number: int
+    """Counted since the start of the process."""
+
     address: str
+    """The peer, as an address and a port."""
 
 
 class Journal:
-    """Shows at most `rate` lines a second (0: none).
+    """Shows at most `rate` lines a second (0: none)."""
 
-    `beside` has further messages counted, that happened where the journal does not see them,
-    since it was called last. It is called when a second ends; it has shown `rate` messages of
-    that second to the journal before it counts.
-    """
-
-    beside: Callable[[], None] | None = None
+    onSecondEnd: Callable[[], None] | None = None
+    """Called at the end of a second, to `count` messages that were echoed outside the reactor since
+    the last call. These include no message that was shown."""
 
     def __init__(self, rate: int, reactor: IReactorTime, log: Logger | None = None) -> None:
         self._rate = self._left = rate
@@ -76,7 +76,7 @@ class Journal:
     def message(
         self, connection: Connection, payload: bytes, isBinary: bool, size: int | None = None
     ) -> None:
-        """A message was received whole; if `payload` is only its beginning, it has `size` bytes."""
+        """A whole message was received. `size` is its bytes if `payload` is only its beginning."""
         if size is None:
             size = len(payload)
         if not self._left:
@@ -99,11 +99,11 @@ class Journal:
 
     @property
     def isShowing(self) -> bool:
-        """Whether the next message would be shown, and not only counted."""
+        """Whether the next message will be shown, rather than only counted."""
         return self._left > 0
 
     def count(self, texts: int, textBytes: int, binaries: int, binaryBytes: int) -> None:
-        """Messages were received whole, with so many bytes in all, when none is shown."""
+        """Count whole messages, and the bytes of their payloads, without showing them."""
         totals = self.totals
         totals.texts += texts
         totals.textBytes += textBytes
@@ -114,8 +114,8 @@ class Journal:
             self._unshownBytes += textBytes + binaryBytes
 
     def closed(self, connection: Connection, code: int | None, reason: str | None) -> None:
-        """A connection is gone. `code` is that of the close frame that ended it, 1006 if
-        there was none, or None if it carried none."""
+        """A connection is gone. `code` is that of the close frame that ended it; None if the frame
+        carried no code, 1006 if there was no close frame."""
         self.totals.closed[code] += 1
         self._line(
             "closed",
@@ -126,23 +126,24 @@ class Journal:
         )
 
     def refused(self, peer: str, status: int, reason: str) -> None:
-        """A request was refused with the HTTP `status`; `reason` in our own words."""
+        """A request was refused with the HTTP `status`. `reason` never quotes the client."""
         self.totals.refused[status, reason] += 1
         self._line(
             "refused", "{peer} refused: {status} {reason}", peer=peer, status=status, reason=reason
         )
 
     def dropped(self, peer: str, why: str) -> None:
-        """A connection was dropped without an answer, before a handshake; `why` in our words."""
+        """A connection was dropped without an answer, before a handshake. `why` never quotes the
+        client."""
         self.totals.dropped[why] += 1
         self._line("dropped", "{peer} dropped: {why}", peer=peer, why=why)
 
     def flush(self) -> None:
-        """Tell what was counted and not yet told, as at the end of a second."""
+        """Report what was counted, as at the end of a second."""
         if self._second is not None:
             self._second.cancel()
             self._second = None
-        self._tell()
+        self._logSummary()
 
     def _line(
         self, kind: str, format: str, connection: Connection | None = None, **values: Any
@@ -162,13 +163,13 @@ class Journal:
         # A second begins with its first line, so an idle service has no timer.
         self._second = None
         self._left = self._rate
-        if self._tell():
+        if self._logSummary():
             self._second = self._reactor.callLater(1, self._endSecond)
 
-    def _tell(self) -> bool:
-        """Log what was counted, if anything was."""
-        if self.beside is not None and self._rate:
-            self.beside()
+    def _logSummary(self) -> bool:
+        """Log what was counted. Returns False if nothing was."""
+        if self.onSecondEnd is not None and self._rate:
+            self.onSecondEnd()
         if not self._unshown.total():
             return False
         kinds = ("connected", "closed", "refused", "dropped")
@@ -186,19 +187,17 @@ class Journal:
 
 
 def preview(payload: bytes, isBinary: bool, size: int) -> str:
-    """The beginning of a message of `size` bytes in printable characters."""
+    """The beginning of a message of `size` bytes, in printable characters."""
     if isBinary:
         beginning = payload[:BINARY_PREVIEW]
         return beginning.hex(" ") + " ..." * (size > len(beginning))
-    # A character is four bytes at most; one cut in half at the end is left out.
+    # UTF-8 takes at most four bytes a character. One that is cut at the end is left out.
     text = payload[: (TEXT_PREVIEW + 1) * 4].decode("utf-8", "ignore")
     shown = _printable(text[:TEXT_PREVIEW])
     return shown + "..." * (len(text) > TEXT_PREVIEW or size > len(payload))
 
 
 def _printable(text: str) -> str:
-    """`text` in quotes, with escapes for what does not print, here or at all.
-
-    A terminal that cannot show a character would cost the whole line.
-    """
+    """`text` in quotes, with escapes for characters that do not print or that the standard output
+    cannot encode. Without these escapes, such a character would cost the whole line."""
     return repr(text).encode(_ENCODING, "backslashreplace").decode(_ENCODING)

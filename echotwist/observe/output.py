@@ -1,15 +1,15 @@
-"""Where the log goes: whole lines, in order, and never a wait for whoever reads them.
+"""Where the log goes: whole lines, in order, without ever waiting for a reader.
 
     LogFile     a file (--logfile), rotated by itself or by others
-    Stream      what a reader may be slow at: the standard output, as pipe, terminal or socket
+    Stream      whatever a slow reader may block: the standard output, as a pipe, terminal or socket
 
-A line that cannot be written is lost, and counted; as soon as lines can be written again, the log
-says in one of its own how many were.
+A line that cannot be written is lost and counted. As soon as lines can be written again, the log
+says in a line of its own how many were lost.
 
-A stream has a thread that waits for the reader. Without one there is no way that is right for all
-that a standard output may be: O_NONBLOCK is a flag of the open file, which the shell and others
-share; and a descriptor that poll(2) calls writable still waits if somebody else fills the pipe
-first, or if it is a stopped terminal that has less room than the line.
+A stream has a thread that waits for the reader. No way without a thread works for everything that
+a standard output may be. O_NONBLOCK is a flag of the open file, which the shell and other processes
+share. And a descriptor that poll(2) calls writable may still block, if another process fills the
+pipe first, or if it is a stopped terminal with less room than the line needs.
 """
 
 import atexit
@@ -22,127 +22,137 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-from echotwist.limits import LOG_EXIT, LOG_FILE, LOG_FILES, LOG_QUEUE
+from echotwist.limits import (
+    LOG_FILE_BYTES,
+    LOG_FILES_KEPT,
+    LOG_FLUSH_TIMEOUT,
+    LOG_QUEUE_CHARACTERS,
+)
 
-Remark = Callable[..., str]
-"""Makes a line, in the form of the log, of a format and its values; see `twisted.logger`."""
+FormatLine = Callable[..., str]
+"""Formats a line as the log does, from a format string and its values; see `twisted.logger`."""
 
 
 class Output(Protocol):
     def write(self, lines: str) -> None:
-        """Write whole lines, each with its newline, or lose them. Raises nothing; may be called
-        by any thread."""
+        """Write whole lines, each with its newline, or lose them. Raises nothing. Any thread may
+        call it."""
 
 
 class _Writer:
-    """Writes lines whole to a descriptor, or counts them. Waits for the reader of a stream."""
+    """Writes whole lines to a descriptor, or counts them as lost. It may block."""
 
-    def __init__(self, remark: Remark, encoding: str) -> None:
-        self._remark = remark
+    def __init__(self, formatLine: FormatLine, encoding: str) -> None:
+        self._formatLine = formatLine
         self._encoding = encoding
         self._lost = 0
-        self._why = ""
-        self._isCut = False
+        self._reason = ""
+        self._isLineCut = False
 
     def put(self, descriptor: int, lines: str) -> None:
         try:
-            if self.told(descriptor):
+            if self.reportLost(descriptor):
                 self._write(descriptor, lines)
                 return
         except OSError as e:
-            self._why = f"as it could not be written: {e.strerror}"
+            self._reason = f"as it could not be written: {e.strerror}"
         self._lost += lines.count("\n")
 
-    def lose(self, count: int) -> None:
-        """Nobody read so many lines."""
+    def countLost(self, count: int) -> None:
+        """Count `count` lines as lost because nobody read them."""
         self._lost += count
-        self._why = "while nobody read it"
+        self._reason = "while nobody read it"
 
-    def told(self, descriptor: int) -> bool:
-        """Have the log say what is missing in it. Returns whether it does, or nothing is."""
+    def reportLost(self, descriptor: int) -> bool:
+        """Log how many lines were lost, if any were. Returns False if that could not be written."""
         if self._lost:
-            said = self._remark(
-                "{lost:,} lines of the log were lost {why}", lost=self._lost, why=self._why
+            line = self._formatLine(
+                "{lost:,} lines of the log were lost {why}", lost=self._lost, why=self._reason
             )
             with suppress(OSError):
-                self._write(descriptor, said)
+                self._write(descriptor, line)
                 self._lost = 0
         return not self._lost
 
     def _write(self, descriptor: int, lines: str) -> None:
-        # What cannot be encoded must not cost the line.
-        data = memoryview(("\n" * self._isCut + lines).encode(self._encoding, "backslashreplace"))
+        # A character that cannot be encoded must not cost the line.
+        data = memoryview(
+            ("\n" * self._isLineCut + lines).encode(self._encoding, "backslashreplace")
+        )
         while data:
             try:
                 data = data[os.write(descriptor, data) :]
-            except BlockingIOError:  # Whoever made the descriptor had set O_NONBLOCK.
+            except BlockingIOError:  # The descriptor came with O_NONBLOCK set.
                 waiting = select.poll()
                 waiting.register(descriptor, select.POLLOUT)
                 waiting.poll()
                 continue
-            # If no more follows, on a full disk, the next line is to be one of its own.
-            self._isCut = bool(data)
+            # If the disk fills up here, the next line must not continue this one.
+            self._isLineCut = bool(data)
 
 
 class LogFile:
-    """A log in the file `path`, which is not a stream.
+    """A log in the regular file `path`.
 
-    It is rotated when it has LOG_FILE bytes, to `path`.1 up to LOG_FILES. If somebody else has
-    renamed it, as logrotate does, `reopen` begins a new one; if it was truncated it goes on at its
-    beginning. Its mode and owner stay what they were.
+    It is rotated at LOG_FILE_BYTES, to `path`.1 up to `path`.LOG_FILES_KEPT. If another program has
+    renamed it, as logrotate does, `reopen` begins a new file. If it was truncated, the log goes on
+    at its beginning. Its mode and owner are kept.
 
-    Twistd's own LogFile keeps all that it has rotated, changes their mode to its umask's, writes on
-    behind the hole of a truncation, and may rotate at a signal but not reopen (twistd's
-    UnixAppLogger, twisted/scripts/_twistd_unix.py, 26.10).
+    Twisted's LogFile (26.10, twisted/python/logfile.py), which twistd uses, keeps every rotated
+    file, gives the new one the mode of the umask, and after a truncation writes on behind a hole.
+    On a signal twistd can rotate it but not reopen it (twisted/scripts/_twistd_unix.py,
+    `UnixAppLogger`).
     """
 
-    def __init__(self, descriptor: int, path: str, remark: Remark) -> None:
+    def __init__(self, descriptor: int, path: str, formatLine: FormatLine) -> None:
         self._descriptor = descriptor
         self._path = os.path.realpath(path)
-        self._remark = remark
-        self._writer = _Writer(remark, "utf-8")
-        # Of a thread; no signal handler takes it.
+        self._formatLine = formatLine
+        self._writer = _Writer(formatLine, "utf-8")
+        # Between threads. No signal handler takes it.
         self._lock = threading.Lock()
-        self._isToReopen = False
-        self._stays = ""
+        self._mustReopen = False
+        self._lastError = ""
 
-    def giveTo(self, uid: int) -> None:
-        """Make the file that of the user whom this process becomes, as nginx does with its own.
-        That of root could not be opened anew, and the log would go to a file that is deleted."""
-        with suppress(PermissionError):  # Who is not root becomes nobody else.
+    def changeOwner(self, uid: int) -> None:
+        """Give the file to the user whom this process becomes, as nginx does with its logs.
+        Otherwise a root-owned file could not be reopened, and the log would go to a deleted
+        file."""
+        with suppress(PermissionError):  # A process that is not root keeps its user.
             os.fchown(self._descriptor, uid, -1)
 
     def reopen(self) -> None:
-        """Have the next line written to what is at `path` then. For a signal handler."""
-        self._isToReopen = True
+        """Have the next line written to whatever `path` is by then. A signal handler may call
+        it."""
+        self._mustReopen = True
 
     def write(self, lines: str) -> None:
         with self._lock:
             try:
-                if self._isToReopen:
+                if self._mustReopen:
                     self._reopen()
-                elif os.fstat(self._descriptor).st_size >= LOG_FILE:
+                elif os.fstat(self._descriptor).st_size >= LOG_FILE_BYTES:
                     self._rotate()
-                    self._stays = ""
+                    self._lastError = ""
             except OSError as e:
-                if self._stays != str(e):  # It is tried with each line.
-                    self._stays = str(e)
-                    lines += self._remark("the log stays in the same file: {why}", why=str(e))
+                if self._lastError != str(e):  # Each line tries again.
+                    self._lastError = str(e)
+                    lines += self._formatLine("the log stays in the same file: {why}", why=str(e))
             self._writer.put(self._descriptor, lines)
 
     def _reopen(self) -> None:
-        self._isToReopen = False  # Before: the signal may come again meanwhile.
+        self._mustReopen = False  # First: the signal may come again meanwhile.
         try:
             self._open()
         except OSError:
-            self._isToReopen = True
+            self._mustReopen = True
             raise
-        self._stays = ""
+        self._lastError = ""
 
     def _rotate(self) -> None:
-        # Unless somebody has done so, or it was done and the new one could not be opened.
+        # Unless another program has renamed it, or an earlier rotation failed to open the new file.
         if self._isAtPath():
-            for number in range(LOG_FILES - 1, 0, -1):
+            for number in range(LOG_FILES_KEPT - 1, 0, -1):
                 with suppress(FileNotFoundError):
                     os.rename(f"{self._path}.{number}", f"{self._path}.{number + 1}")
             os.rename(self._path, f"{self._path}.1")
@@ -158,10 +168,10 @@ class LogFile:
         mode = stat.S_IMODE(was.st_mode)
         try:
             new = os.open(self._path, _FLAGS | os.O_EXCL, mode)
-        except FileExistsError:  # Whoever made it has chosen its mode.
+        except FileExistsError:  # Whoever made it chose its mode.
             new = os.open(self._path, _FLAGS)
         else:
-            # Not every file system has them.
+            # Not every file system has owners and modes.
             with suppress(OSError):
                 os.fchown(new, was.st_uid, was.st_gid)
             with suppress(OSError):
@@ -173,24 +183,25 @@ class LogFile:
 
 
 class Stream:
-    """A log to a descriptor that somebody reads, or does not: `write` never waits.
+    """A log to a descriptor whose reader may be slow or stuck. `write` never waits.
 
-    A line waits for those before it, LOG_QUEUE characters at the most; what comes then is lost,
-    until all that waited was read. The end of the process waits for LOG_EXIT seconds.
+    Up to LOG_QUEUE_CHARACTERS of lines are queued. Once the queue overflows, lines are lost until
+    everything in it has been written. When the process ends, it waits up to LOG_FLUSH_TIMEOUT
+    seconds for the queue.
     """
 
-    def __init__(self, descriptor: int, remark: Remark, encoding: str = "utf-8") -> None:
+    def __init__(self, descriptor: int, formatLine: FormatLine, encoding: str = "utf-8") -> None:
         self._descriptor = descriptor
-        self._writer = _Writer(remark, encoding)
-        self._forget()
-        # The thread, and what waits for it, are the parent's.
-        os.register_at_fork(after_in_child=self._forget)
+        self._writer = _Writer(formatLine, encoding)
+        self._reset()
+        # A forked child has neither the parent's thread nor a claim to its queue.
+        os.register_at_fork(after_in_child=self._reset)
         atexit.register(self.flush)
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._changed = threading.Condition()
-        self._waiting: deque[str | int] = deque()
-        """Lines, and numbers of lines that were lost between them."""
+        self._queue: deque[str | int] = deque()
+        """Lines, and how many lines were lost between them."""
 
         self._size = 0
         self._isIdle = True
@@ -198,55 +209,55 @@ class Stream:
 
     def write(self, lines: str) -> None:
         with self._changed:
-            lost = self._waiting[-1] if self._waiting else None
+            lost = self._queue[-1] if self._queue else None
             if isinstance(lost, int):
-                self._waiting[-1] = lost + lines.count("\n")
-            elif self._size + len(lines) > LOG_QUEUE:
-                self._waiting.append(lines.count("\n"))
+                self._queue[-1] = lost + lines.count("\n")
+            elif self._size + len(lines) > LOG_QUEUE_CHARACTERS:
+                self._queue.append(lines.count("\n"))
             else:
-                self._waiting.append(lines)
+                self._queue.append(lines)
                 self._size += len(lines)
             self._changed.notify_all()
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="log", daemon=True)
-                with suppress(RuntimeError):  # There can be no more threads, for now.
+                with suppress(RuntimeError):  # Out of threads; the next line tries again.
                     thread.start()
                     self._thread = thread
 
-    def flush(self, seconds: float = LOG_EXIT) -> None:
-        """Wait until all is written, or for so long."""
+    def flush(self, seconds: float = LOG_FLUSH_TIMEOUT) -> None:
+        """Wait until everything is written, for at most `seconds`."""
         with self._changed:
-            self._changed.wait_for(lambda: self._isIdle and not self._waiting, seconds)
+            self._changed.wait_for(lambda: self._isIdle and not self._queue, seconds)
 
     def _run(self) -> None:
         while True:
             with self._changed:
                 self._isIdle = True
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._waiting)
+                self._changed.wait_for(lambda: self._queue)
                 self._isIdle = False
-                lines = self._waiting.popleft()
+                lines = self._queue.popleft()
                 if isinstance(lines, str):
                     self._size -= len(lines)
             if isinstance(lines, str):
                 self._writer.put(self._descriptor, lines)
             else:
-                self._writer.lose(lines)
-                self._writer.told(self._descriptor)
+                self._writer.countLost(lines)
+                self._writer.reportLost(self._descriptor)
 
 
 _FLAGS = (
     os.O_WRONLY
     | os.O_CREAT
-    | os.O_APPEND  # Behind what others write, and at the beginning if they truncate it.
-    | os.O_NONBLOCK  # A FIFO that nobody reads is an error, not a wait.
+    | os.O_APPEND  # Behind what others write, and from the beginning if they truncate it.
+    | os.O_NONBLOCK  # A FIFO without a reader is an error instead of a wait.
     | os.O_NOCTTY
 )
 
 
-def opened(path: str, remark: Remark) -> LogFile | Stream:
-    """A log to `path`, which may be a device or a pipe. Raises OSError."""
+def openLog(path: str, formatLine: FormatLine) -> LogFile | Stream:
+    """Open a log at `path`, which may be a device or a pipe. Raises OSError."""
     descriptor = os.open(path, _FLAGS, 0o666)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return LogFile(descriptor, path, remark)
-    return Stream(descriptor, remark)
+        return LogFile(descriptor, path, formatLine)
+    return Stream(descriptor, formatLine)

@@ -1,7 +1,7 @@
-"""What happened since the start of the process, in numbers.
+"""Counts of what happened since the start of the process.
 
-Plain integers: they are added to for each message, where prometheus_client's own counters would
-take a lock and a microsecond. `metrics` makes Prometheus's out of them when it is asked.
+They are plain integers, because every message adds to them; prometheus_client's counters would take
+a lock and a microsecond each. `metrics` turns them into Prometheus's when it is scraped.
 """
 
 from bisect import bisect_left
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 
 class Histogram:
-    """How many times, in seconds, were up to each of `bounds`, and above all of them."""
+    """Counts of durations in seconds: up to each of `bounds`, and above all of them."""
 
     def __init__(self, *bounds: float) -> None:
         self.bounds = bounds
@@ -18,7 +18,7 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, seconds: float) -> None:
-        # The reactor's clock is the wall's, and may be set back.
+        # The reactor's clock is the wall clock, which may be set back.
         seconds = max(seconds, 0)
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.sum += seconds
@@ -26,43 +26,44 @@ class Histogram:
 
 @dataclass(slots=True)
 class Totals:
-    """Whether the log shows it or not."""
+    """Everything that happened, whether the log showed it or not."""
 
     accepted: int = 0
-    """Handshakes that were answered with 101."""
+    """Handshakes answered with 101."""
 
     closed: Counter[int | None] = field(default_factory=Counter)
-    """Connections, by the code of `Journal.closed`."""
+    """Connections, by close code as in `Journal.closed`."""
 
     refused: Counter[tuple[int, str]] = field(default_factory=Counter)
-    """Requests, by HTTP status and reason. The reasons are our own words: there are some forty."""
+    """Requests, by HTTP status and reason. No reason quotes a client, so there are only some
+    forty."""
 
     dropped: Counter[str] = field(default_factory=Counter)
-    """Connections that ended without an answer and without a handshake, by reason, in our words."""
+    """Connections dropped without an answer, before a handshake, by reason."""
 
     texts: int = 0
     textBytes: int = 0
     binaries: int = 0
     binaryBytes: int = 0
-    """Messages that were received whole, and bytes of their payload. An echo goes to the transport
-    at that moment, so as many were sent."""
+    """Whole messages received, and the bytes of their payloads. Each is echoed to the transport at
+    once, so as many were sent."""
 
     pauses: int = 0
-    """How often a client did not read, and was not read then."""
+    """How often the service stopped reading a client because it did not read its echoes."""
 
     handshakes: Histogram = field(
         default_factory=lambda: Histogram(
             0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 10.0
         )
     )
-    """From accept, or from the answer to the request before, to 101."""
+    """From accept, or from the answer to the previous request, to 101."""
 
     lifetimes: Histogram = field(
         default_factory=lambda: Histogram(0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0)
     )
-    """Of connections, from 101 to their end."""
+    """Of WebSocket connections, from 101 to their end."""
 
     lag: Histogram = field(
         default_factory=lambda: Histogram(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
     )
-    """How late the reactor comes to what is due."""
+    """How late the reactor runs what is due."""

@@ -1,1 +1,1 @@
-"""What stands beside the way of a message: twistd, signals, systemd, workers, metrics."""
+"""How the service is run and watched: twistd, signals, systemd, workers, metrics."""

@@ -1,9 +1,9 @@
 """The twistd around the service: its log, its options, its errors.
 
-twistd makes its own log, which `Daemon` replaces in the way that Twisted has for that, a component
-of the application. What twistd would answer with a traceback, or not at all, `vet` answers with a
-line. What it finds wrong before it knows that it is to run echotwist stays as it is: an unknown
-name behind --uid or --gid is a traceback.
+`Daemon` replaces twistd's log by the means that Twisted provides, a component of the application.
+`checkTwistdOptions` reports in one line what twistd would report with a traceback or not at all.
+Errors that twistd finds before it loads echotwist stay as they are: an unknown name in --uid or
+--gid is a traceback.
 """
 
 import errno
@@ -23,13 +23,13 @@ from twisted.python.components import Componentized
 
 from echotwist.fatal import Fatal
 from echotwist.logs import Log, standardOutput
-from echotwist.observe.output import LogFile, opened
+from echotwist.observe.output import LogFile, openLog
 
 
 class Daemon(MultiService):
-    """All services. As they become those of an application, it gets a log.
+    """The parent of all services. When an application adopts it, it sets the application's log.
 
-    `twistd` are the options of twistd, or nothing where something else runs the service.
+    `twistd` has the options of twistd; it is empty where something else runs the service.
     """
 
     def __init__(self, twistd: Mapping[str, Any]) -> None:
@@ -38,21 +38,23 @@ class Daemon(MultiService):
         self._file: LogFile | None = None
 
     def setServiceParent(self, parent: Any) -> None:
-        """Raises Fatal if there is no such log."""
+        """Raises Fatal if the log cannot be opened."""
         super().setServiceParent(parent)
         if isinstance(parent, Componentized):
-            # Its default is to end the process; logrotate may send it before the reactor runs.
+            # The default action would end the process, and logrotate may signal it before the
+            # reactor runs.
             if not signal.getsignal(signal.SIGUSR1):
                 signal.signal(signal.SIGUSR1, lambda *_: self._reopen())
-            if (log := self._log()) is not None:
+            if (log := self._openLog()) is not None:
                 parent.setComponent(ILogObserver, log)
 
     def _reopen(self) -> None:
         if self._file is not None:
             self._file.reopen()
 
-    def _log(self) -> ILogObserver | None:
-        """Where twistd's UnixAppLogger would write (twisted/scripts/_twistd_unix.py, 26.10)."""
+    def _openLog(self) -> ILogObserver | None:
+        """A log where twistd's own would go (26.10, twisted/scripts/_twistd_unix.py,
+        `UnixAppLogger`), or None if the operator has chosen another."""
         twistd = self._twistd
         if "nodaemon" not in twistd or twistd["logger"] or twistd["syslog"]:
             return None
@@ -63,36 +65,36 @@ class Daemon(MultiService):
                 raise Fatal("--logfile=-: a daemon has no standard output; give a file, or -n")
             return Log(formatEventAsClassicLogText, standardOutput)
         try:
-            log = Log(formatEventAsClassicLogText, lambda remark: opened(path, remark))
+            log = Log(formatEventAsClassicLogText, lambda formatLine: openLog(path, formatLine))
         except OSError as e:
             raise Fatal(f"--logfile {path}: {e.strerror}") from e
         if isinstance(log.output, LogFile):
             self._file = log.output
             if twistd["uid"] is not None:
-                log.output.giveTo(twistd["uid"])
+                log.output.changeOwner(twistd["uid"])
         return log
 
 
-def vet(twistd: Mapping[str, Any]) -> None:
-    """Raises Fatal for options of twistd with which it could not start."""
-    if "nodaemon" not in twistd:  # `twist` has none of them.
+def checkTwistdOptions(twistd: Mapping[str, Any]) -> None:
+    """Check the options of twistd. Raises Fatal if it could not start with them."""
+    if "nodaemon" not in twistd:  # `twist` has none of these options.
         return
-    _vetUser(twistd)
+    _checkUser(twistd)
     root = ""
     if (chroot := twistd["chroot"]) is not None:
-        _vetFolder("chroot", chroot, "")
+        _checkFolder("chroot", chroot, "")
         if os.geteuid():
-            raise Fatal(f"--chroot {chroot}: only root may")
+            raise Fatal(f"--chroot {chroot}: only root may do this")
         root = os.path.abspath(chroot)
-    _vetFolder("rundir", twistd["rundir"], root)
+    _checkFolder("rundir", twistd["rundir"], root)
     if (umask := twistd["umask"]) is not None and not 0 <= umask <= 0o777:
         raise Fatal(f"--umask {umask:o}: takes a mask from 0 to 777, in octal")
     if twistd["pidfile"]:
-        _vetPidFile(os.path.abspath(twistd["pidfile"]), root)
-    _clarify()
+        _checkPidFile(os.path.abspath(twistd["pidfile"]), root)
+    _reportFailuresInFull()
 
 
-def _vetUser(twistd: Mapping[str, Any]) -> None:
+def _checkUser(twistd: Mapping[str, Any]) -> None:
     uid, gid = twistd["uid"], twistd["gid"]
     if uid is not None:
         try:
@@ -101,13 +103,13 @@ def _vetUser(twistd: Mapping[str, Any]) -> None:
             raise Fatal(f"--uid {uid}: there is no such user") from None
     if gid is not None and not 0 <= gid < 2**32 - 1:
         raise Fatal(f"--gid {gid}: there is no such group")
-    # A daemon that may not leaves its parent waiting for ever.
+    # Without this check, the daemon fails and its parent waits for it forever.
     if os.geteuid() and (uid not in (None, os.getuid()) or gid not in (None, os.getgid())):
-        raise Fatal("--uid, --gid: only root may be somebody else")
+        raise Fatal("--uid, --gid: only root may change to another user or group")
 
 
-def _vetFolder(option: str, path: str, root: str, rights: int = os.X_OK) -> None:
-    """`path` is below `root`, where twistd will be by then."""
+def _checkFolder(option: str, path: str, root: str, rights: int = os.X_OK) -> None:
+    """Check a folder. `path` is relative to `root`, into which twistd will have changed by then."""
     where = f"{root}/{path}" if root else path
     try:
         if not stat.S_ISDIR(os.stat(where).st_mode):
@@ -118,12 +120,12 @@ def _vetFolder(option: str, path: str, root: str, rights: int = os.X_OK) -> None
         raise Fatal(f"--{option} {path}: {e.strerror}") from e
 
 
-def _vetPidFile(path: str, root: str) -> None:
-    """twistd reads it outside `root`, and writes it inside (26.10)."""
-    _vetFolder("pidfile", os.path.dirname(path), root, os.W_OK | os.X_OK)
+def _checkPidFile(path: str, root: str) -> None:
+    """Check the pid file. twistd (26.10) reads it outside of `root`, and writes it inside."""
+    _checkFolder("pidfile", os.path.dirname(path), root, os.W_OK | os.X_OK)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise Fatal(f"--pidfile {path}: is no file")
+            raise Fatal(f"--pidfile {path}: is not a regular file")
         with open(path, "rb") as file:
             content = file.read(100)
     except FileNotFoundError:
@@ -131,47 +133,47 @@ def _vetPidFile(path: str, root: str) -> None:
     except OSError as e:
         raise Fatal(f"--pidfile {path}: {e.strerror}") from e
     if not re.fullmatch(rb"\s*\d{1,9}\s*", content) or not int(content):
-        raise Fatal(f"--pidfile {path}: holds no process id; remove it if no twistd has it")
+        raise Fatal(f"--pidfile {path}: holds no process id; remove it unless a twistd uses it")
     if (pid := int(content)) == os.getpid():
-        # What a container was left with that was killed: the id is 1 each time.
+        # Left by a killed container, in which the id of the first process is always 1.
         Path(path).unlink()
         return
-    with suppress(ProcessLookupError):  # twistd removes the file.
-        with suppress(PermissionError):  # It is somebody else's.
+    with suppress(ProcessLookupError):  # The file is stale, and twistd removes it.
+        with suppress(PermissionError):  # The process runs, as another user.
             os.kill(pid, 0)
         raise Fatal(
-            f"--pidfile {path}: process {pid} runs, maybe as another twistd; "
-            "give this one another file, or none by --pidfile="
+            f"--pidfile {path}: process {pid} is running, maybe as another twistd; "
+            "choose another file, or none with --pidfile="
         )
 
 
-def _clarify() -> None:
-    """Have a daemon's parent say in words why it could not start.
+def _reportFailuresInFull() -> None:
+    """Have the parent of a daemon print in full why the daemon could not start.
 
-    It would print the repr() of bytes, cut off at a hundred: "An error has occurred:
-    b'echotwist.fatal.Fatal: echotwist: cannot listen on ..." (UnixApplicationRunner in
-    twisted/scripts/_twistd_unix.py, 26.10). There is no way but to replace both ends of that pipe.
+    twistd would print the repr() of at most a hundred bytes: "An error has occurred:
+    b'echotwist.fatal.Fatal: echotwist: cannot listen on ...". It has no hook for this, so both ends
+    of its pipe are replaced (26.10, twisted/scripts/_twistd_unix.py, `UnixApplicationRunner`).
     """
     from twisted.scripts._twistd_unix import UnixApplicationRunner
 
     runner: Any = UnixApplicationRunner
-    runner._formatChildException = _failure
+    runner._formatChildException = _failureLine
     runner._waitForStart = _waitForStart
 
 
-_PIPE = 4096
-"""Bytes that a pipe takes at once (PIPE_BUF of Linux)."""
+_PIPE_BUF = 4096
+"""Bytes that are written to a pipe atomically (PIPE_BUF on Linux)."""
 
 
-def _failure(runner: object, error: Exception) -> bytes:
-    said = str(error) if isinstance(error, Fatal) else f"echotwist: {type(error).__name__}: {error}"
-    return ("1 " + said.replace("\n", " ")).encode("utf-8", "backslashreplace")[:_PIPE]
+def _failureLine(runner: object, error: Exception) -> bytes:
+    text = str(error) if isinstance(error, Fatal) else f"echotwist: {type(error).__name__}: {error}"
+    return ("1 " + text.replace("\n", " ")).encode("utf-8", "backslashreplace")[:_PIPE_BUF]
 
 
 def _waitForStart(runner: object, descriptor: int) -> int:
-    """The exit status of the parent: 0 as soon as the daemon has started."""
-    said = os.read(descriptor, _PIPE)
-    if said == b"0":
+    """Wait until the daemon has started or failed. Returns the exit status of the parent."""
+    outcome = os.read(descriptor, _PIPE_BUF)
+    if outcome == b"0":
         return 0
-    os.write(2, said[2:] + b"\n")
+    os.write(2, outcome[2:] + b"\n")
     return 1

@@ -1,7 +1,7 @@
-"""What the service counts, for Prometheus: `/metrics` of --admin.
+"""Metrics for Prometheus: `/metrics` of --admin.
 
-The names and units are those that Prometheus advises. The numbers are read when they are asked
-for; see `totals`.
+Names and units follow Prometheus's conventions. The numbers are collected when they are scraped;
+see `totals`.
 """
 
 from collections import Counter
@@ -29,70 +29,71 @@ from echotwist.http.answer import Answer, Exact
 from echotwist.http.site import EchoSite
 from echotwist.listen import tls
 from echotwist.listen.certificate import Certificate
-from echotwist.observe.journal import DROPPED
+from echotwist.observe.journal import DROP_REASONS
 from echotwist.observe.totals import Histogram
-from echotwist.operate.workers import Workers
+from echotwist.operate.workers import Supervisor
 
-NO_CODE = 1005
-"""RFC 6455, 7.4.1: what stands for a close frame without a code."""
+NO_STATUS_RECEIVED = 1005
+"""RFC 6455, 7.4.1: stands for a close frame without a code."""
 
-_USUAL = (1000, 1001, 1002, NO_CODE, 1006, 1007, 1009, 1013)
+_COMMON_CODES = (1000, 1001, 1002, NO_STATUS_RECEIVED, 1006, 1007, 1009, 1013)
+
+_LAG_INTERVAL = 0.25
+"""Seconds between two measurements of the reactor's lag."""
 
 _log = Logger(namespace="echotwist")
 
-_MEASURED = 0.25
-"""Seconds between two measurements of the reactor's lag."""
-
 
 class Metrics(Exact):
-    """The page of numbers. Errors: none; an unknown Accept gets Prometheus's text format."""
+    """The metrics of this process, in OpenMetrics if Accept asks for it, or else in Prometheus's
+    text format."""
 
     def __init__(
         self, site: EchoSite, fastPath: FastPath | None, certificates: Sequence[Certificate]
     ) -> None:
         super().__init__()
-        # Its own: the library's global one belongs to whoever runs this in a process of theirs.
+        # Not the library's global registry, which belongs to the application around the service.
         self._registry = CollectorRegistry()
         self._registry.register(EchoCollector(site, fastPath, certificates))
         ProcessCollector(registry=self._registry)
 
     def render(self, request: Request) -> bytes:
-        body = _encoded(self._registry, request)
+        body = _encode(self._registry, request)
         request.setHeader("Content-Length", str(len(body)))
         return b"" if request.method == b"HEAD" else body
 
 
 class WorkersMetrics(Exact):
-    """What all workers count, each sample with its worker's number; and the `certificates` of this
-    process, of --admin, which have none."""
+    """The metrics of all workers, each sample with its worker's number. The `certificates` of the
+    supervisor's --admin have no number."""
 
-    def __init__(self, workers: Workers, certificates: Sequence[Certificate]) -> None:
+    def __init__(self, supervisor: Supervisor, certificates: Sequence[Certificate]) -> None:
         super().__init__()
-        self._workers = workers
+        self._supervisor = supervisor
         self._certificates = certificates
 
     def render(self, request: Request) -> int:
-        self._workers.ask("/metrics").addCallback(self._answer, request)
+        self._supervisor.ask("/metrics").addCallback(self._answer, request)
         return NOT_DONE_YET
 
-    def _answer(self, told: dict[str, bytes | None], request: Request) -> None:
+    def _answer(self, answers: dict[str, bytes | None], request: Request) -> None:
         try:
-            body = _encoded(_Collected(list(self._collect(told))), request)
+            body = _encode(_Precollected(list(self._collect(answers))), request)
         except Exception:
-            # Nobody else ends the request.
-            _log.failure("what the workers count cannot be read")
-            body = Answer(503, "what the workers count cannot be read").render(request)
-        if request.channel is not None:  # Whoever asked may be gone.
+            # Without an answer the request would never end.
+            _log.failure("the metrics of the workers cannot be read")
+            body = Answer(503, "the metrics of the workers cannot be read").render(request)
+        if request.channel is not None:  # The client may be gone.
             request.write(body)
             request.finish()
 
-    def _collect(self, told: dict[str, bytes | None]) -> Iterator[Metric]:
+    def _collect(self, answers: dict[str, bytes | None]) -> Iterator[Metric]:
         up = GaugeMetricFamily(
             "echotwist_worker_up", "Whether a worker answers.", labels=["worker"]
         )
-        ours = _notAfter(self._certificates)
-        families = {ours.name: ours}
-        for worker, body in told.items():
+        own = _notAfter(self._certificates)
+        families = {own.name: own}
+        for worker, body in answers.items():
             up.add_metric([worker], body is not None)
             for family in text_string_to_metric_families((body or b"").decode()):
                 merged = families.setdefault(
@@ -104,14 +105,14 @@ class WorkersMetrics(Exact):
                 ]
         yield up
         yield CounterMetricFamily(
-            "echotwist_worker_restarts", "Workers that ended and were started again.",
-            self._workers.restarts,
+            "echotwist_worker_restarts", "Supervisor that ended and were started again.",
+            self._supervisor.restarts,
         )  # fmt: skip
         yield from families.values()
 
 
-class _Collected(Collector):
-    """What is collected already."""
+class _Precollected(Collector):
+    """A collector of metrics that are collected already."""
 
     def __init__(self, metrics: list[Metric]) -> None:
         self._metrics = metrics
@@ -121,7 +122,7 @@ class _Collected(Collector):
 
 
 class EchoCollector(Collector):
-    """The numbers of one `site` and its connections, and of the `certificates` in use."""
+    """Collects the metrics of one `site` and its connections, and of the `certificates` in use."""
 
     def __init__(
         self, site: EchoSite, fastPath: FastPath | None, certificates: Sequence[Certificate]
@@ -149,7 +150,7 @@ class EchoCollector(Collector):
         )
         yield GaugeMetricFamily(
             "echotwist_http_connections_open",
-            "Connections that are not upgraded, or not yet.",
+            "HTTP connections: not upgraded, or not yet.",
             len(self._site.channels),
         )
         yield CounterMetricFamily(
@@ -157,8 +158,7 @@ class EchoCollector(Collector):
         )
         yield _byLabels(
             "echotwist_requests_refused",
-            "Requests that were refused, handshakes above all, by HTTP status and by reason as the "
-            "log has it.",
+            "Requests refused, mostly handshakes, by HTTP status and by reason as in the log.",
             ["status", "reason"],
             {(str(status), why): count for (status, why), count in totals.refused.items()},
         )
@@ -168,39 +168,39 @@ class EchoCollector(Collector):
             ["reason"],
             {
                 (why,): totals.dropped[why]
-                for why in sorted({*DROPPED, *tls.DROPPED, *totals.dropped})
+                for why in sorted({*DROP_REASONS, *tls.DROPPED, *totals.dropped})
             },
         )
         yield _byLabels(
             "echotwist_connections_closed",
-            "WebSocket connections ended, by close code (RFC 6455, 7.4.1): 1005 if the close frame "
-            "had none, 1006 if there was no close frame, or its echo was not read.",
+            "WebSocket connections closed, by close code (RFC 6455, 7.4.1). 1005: the close frame "
+            "had no code. 1006: there was no close frame, or its echo was not read.",
             ["code"],
             _byCode(totals.closed),
         )
         directions = ("received", "sent")
         yield _byLabels(
             "echotwist_messages",
-            "Whole messages; an echo is sent when it is given to the transport.",
+            "Whole messages. An echo counts as sent when it is given to the transport.",
             ["direction", "type"],
             {(way, kind): count for way in directions
              for kind, count in (("text", totals.texts), ("binary", totals.binaries))},
         )  # fmt: skip
         yield _byLabels(
             "echotwist_message_bytes",
-            "Bytes of payload in them, after decompression.",
+            "Bytes of payload in whole messages, after decompression.",
             ["direction", "type"],
             {(way, kind): count for way in directions
              for kind, count in (("text", totals.textBytes), ("binary", totals.binaryBytes))},
         )  # fmt: skip
         yield CounterMetricFamily(
             "echotwist_fastpath_messages",
-            "Messages that the threads of the fast path echoed.",
+            "Messages echoed by the threads of the fast path.",
             0 if fastPath is None else fastPath.messages,
         )
         yield GaugeMetricFamily(
             "echotwist_fastpath_connections",
-            "WebSocket connections that the threads of the fast path serve.",
+            "WebSocket connections served by the threads of the fast path.",
             0 if fastPath is None else fastPath.lent,
         )
         yield GaugeMetricFamily(
@@ -210,22 +210,22 @@ class EchoCollector(Collector):
         )
         yield CounterMetricFamily(
             "echotwist_backpressure_pauses",
-            "How often a client did not read, and was not read until it did.",
+            "How often the service stopped reading a client because it did not read its echoes.",
             totals.pauses,
         )
         yield GaugeMetricFamily(
             "echotwist_buffered_bytes",
-            "Memory for what clients have not sent whole, or do not read.",
+            "Memory for incomplete messages and unread echoes.",
             context.budget.buffered + (0 if fastPath is None else fastPath.buffered),
         )
         yield GaugeMetricFamily(
             "echotwist_buffered_max_bytes",
-            "The most that this may be: two thirds of --memory-budget.",
+            "Limit of echotwist_buffered_bytes: two thirds of --memory-budget.",
             context.limits.bufferBudget,
         )
         yield _histogram(
             "echotwist_handshake_duration_seconds",
-            "From accept, or the answer to the request before, to 101.",
+            "From accept, or the answer to the previous request, to 101.",
             totals.handshakes,
         )
         yield _histogram(
@@ -235,15 +235,15 @@ class EchoCollector(Collector):
         )
         yield _histogram(
             "echotwist_reactor_lag_seconds",
-            "How late the event loop comes to what is due; the fast path does not wait for it.",
+            "How late the event loop runs what is due; the fast path does not wait for it.",
             totals.lag,
         )
         yield _notAfter(self._certificates)
 
 
-class Lag(Service):
-    """Measures how late the reactor is. Not with a LoopingCall, which leaves out what it is too
-    late for."""
+class ReactorLag(Service):
+    """Measures how late the reactor runs what is due. It does not use a LoopingCall, which skips
+    calls that it is too late for."""
 
     def __init__(self, reactor: IReactorTime, lag: Histogram) -> None:
         self._reactor = reactor
@@ -260,19 +260,22 @@ class Lag(Service):
             self._call.cancel()
 
     def _measure(self) -> None:
-        due = self._reactor.seconds() + _MEASURED
-        self._call = self._reactor.callLater(_MEASURED, self._observe, due)
+        due = self._reactor.seconds() + _LAG_INTERVAL
+        self._call = self._reactor.callLater(_LAG_INTERVAL, self._observe, due)
 
     def _observe(self, due: float) -> None:
         self._lag.observe(self._reactor.seconds() - due)
         self._measure()
 
 
-def _encoded(collector: Collector, request: Request) -> bytes:
-    """In the format that was asked for."""
+def _encode(collector: Collector, request: Request) -> bytes:
+    """Encode the metrics in the format that the request asks for, and set its Content-Type."""
     try:
         encode, contentType = choose_encoder(request.getHeader("Accept") or "")
-    except (TypeError, ValueError):  # It does not understand what was asked for (0.26).
+    except (
+        TypeError,
+        ValueError,
+    ):  # From prometheus_client 0.26, if it cannot parse Accept.
         encode, contentType = choose_encoder("")
     request.setHeader("Content-Type", contentType)
     body: bytes = encode(collector)
@@ -282,22 +285,23 @@ def _encoded(collector: Collector, request: Request) -> bytes:
 def _notAfter(certificates: Sequence[Certificate]) -> Metric:
     family = GaugeMetricFamily(
         "echotwist_certificate_not_after_seconds",
-        "When the certificate in use ends, in seconds since 1970.",
+        "When the certificate in use expires, in seconds since 1970.",
         labels=["file"],
     )
-    # Several endpoints may have one file.
+    # Several endpoints may use one file.
     for file, notAfter in {each.file: each.notAfter for each in certificates}.items():
         family.add_metric([file], notAfter)
     return family
 
 
 def _byCode(closed: Counter[int | None]) -> Counter[tuple[str, ...]]:
-    """A client may say any code from 3000 to 4999, and would make as many series."""
-    # The usual ones from the start: a rate cannot tell of an event that made its own series.
-    found: Counter[tuple[str, ...]] = Counter({(str(code),): 0 for code in _USUAL})
+    """Merges codes from 3000 on by the thousand. Otherwise clients, who may choose any code from
+    3000 to 4999, could create as many series."""
+    # The common ones exist from the start, as in `journal.DROP_REASONS`.
+    found: Counter[tuple[str, ...]] = Counter({(str(code),): 0 for code in _COMMON_CODES})
     for code, count in closed.items():
         if code is None:
-            code = NO_CODE
+            code = NO_STATUS_RECEIVED
         thousand = code // 1000 * 1000
         found[(f"{thousand}-{thousand + 999}" if code >= 3000 else str(code),)] += count
     return found

@@ -1,51 +1,54 @@
-"""Signals: the first drains the service, the second ends the drain."""
+"""Signals: the first one drains the service, the second one aborts the drain."""
 
 import signal
 from typing import Any, Protocol
 
 from twisted.application.service import Service
 
-from echotwist.init import DRAINING
+from echotwist.init import DRAIN_SIGNALS
 
 
-class Drained(Protocol):
-    """A service that drains as it is stopped."""
+class Drainable(Protocol):
+    """A service whose `stopService` drains it."""
 
-    def hurry(self) -> None: ...
+    def abortDrain(self) -> None:
+        """End the drain at once, by dropping the connections that are left."""
 
 
 class Signals(Service):
-    """SIGTERM, SIGINT and SIGHUP: the first drains, a second one has `drained` end that at once.
+    """Handles SIGTERM, SIGINT and SIGHUP: the first one stops the reactor, which drains `service`,
+    and a second one aborts that drain.
 
-    twistd's own handling would pass the signal on to the process when all is done, so that a
-    perfect end would have the exit status of a failure (twisted/application/app.py, 26.10).
+    twistd's own handlers would raise the signal again at the end, so that even a perfect drain
+    would have the exit status of a failure (26.10, twisted/application/app.py,
+    `_exitWithSignal`).
     """
 
-    def __init__(self, reactor: Any, drained: Drained) -> None:
+    def __init__(self, reactor: Any, service: Drainable) -> None:
         self._reactor = reactor
-        self._drained = drained
+        self._service = service
         self._stopping = False
 
     def startService(self) -> None:
         super().startService()
-        # Not before: the reactor installs its own handlers as it starts to run.
+        # Later, because the reactor installs its own handlers when it starts to run.
         self._reactor.callWhenRunning(self._begin)
 
     def _begin(self) -> None:
         self._install()
-        # Whoever started this may have blocked them until there are handlers; see `init`.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, DRAINING)
+        # They may have been blocked until there are handlers; see `init`.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, DRAIN_SIGNALS)
 
     def _install(self) -> None:
-        # SIGHUP is what a terminal sends that is closed; who started this by nohup, or in the
-        # background of a script, does not want to hear of it.
-        for number in DRAINING:
+        # A terminal sends SIGHUP when it is closed. It stays ignored for a service that was started
+        # with nohup, or in the background of a script.
+        for number in DRAIN_SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, lambda number, frame: self.received())
 
     def received(self) -> None:
         if self._stopping:
-            self._reactor.callFromThread(self._drained.hurry)
+            self._reactor.callFromThread(self._service.abortDrain)
         else:
             self._stopping = True
             self._reactor.callFromThread(self._reactor.stop)

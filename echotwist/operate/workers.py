@@ -48,23 +48,23 @@ from zope.interface import implementer
 
 from echotwist.fatal import Fatal
 from echotwist.http.answer import Answer, Exact
-from echotwist.listen.ports import Listening, cannotListen
+from echotwist.listen.ports import ListenService, cannotListen
 from echotwist.operate.signals import Signals
 
-PATIENCE = 5.0
+KILL_MARGIN = 5.0
 """Seconds that a worker may take beyond the drain limit, before it is killed."""
 
-HASTE = 1.0
+ABORT_TIMEOUT = 1.0
 """Seconds that it may take when a drain is to end at once."""
 
-ANSWER = 2.0
+ANSWER_TIMEOUT = 2.0
 """Seconds that a worker may take to tell its metrics. Prometheus waits for ten."""
 
-SILENCE = 10
+MAX_UNHEALTHY_POLLS = 10
 """Times that a worker that is asked each second may not answer, or say that a thread of it hangs,
 before it is killed: some 30 s, as the watchdog of deploy/systemd gives to one process."""
 
-LINE = 1 << 20
+MAX_LINE = 1 << 20
 """Bytes of a line that a worker logs; longer ones are left out. A traceback has 80 KB."""
 
 _RUN = "from twisted.scripts.twistd import run; run()"
@@ -72,7 +72,7 @@ _RUN = "from twisted.scripts.twistd import run; run()"
 _log = Logger(namespace="echotwist")
 
 
-class Sharing:
+class ReusePortReactor:
     """A reactor, of which other processes may listen on the same ports.
 
     Endpoints have no parameter for that (twisted/internet/endpoints.py, 26.10), and ask this.
@@ -89,8 +89,9 @@ class Sharing:
         return self._reactor.listenTCP(binding, factory, backlog, interface)
 
 
-class Holding:
-    """A reactor that takes ports as `Sharing` does, and does not listen. `held` are the sockets.
+class PortReservation:
+    """A reactor that takes ports as `ReusePortReactor` does, and does not listen. `sockets` are the
+    sockets.
 
     Raises CannotListenError, also for what cannot be shared. Nobody else gets a port before
     `share` is called, nor does this process a second time, by whatever interface.
@@ -98,7 +99,7 @@ class Holding:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self.held: list[socket.socket] = []
+        self.sockets: list[socket.socket] = []
 
     def __getattr__(self, name: str) -> Any:
         if name in ("listenUNIX", "adoptStreamPort"):
@@ -106,11 +107,11 @@ class Holding:
         return getattr(self._reactor, name)
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise CannotListenError("", "", OSError("--workers can share TCP ports alone"))
+        raise CannotListenError("", "", OSError("--workers can share only TCP ports"))
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
         if not port:
-            raise CannotListenError(interface, port, OSError("--workers want a port, not 0"))
+            raise CannotListenError(interface, port, OSError("--workers needs a port other than 0"))
         return self._hold(socket.AF_INET6 if isIPv6Address(interface) else socket.AF_INET,
                          interface, port)  # fmt: skip
 
@@ -121,7 +122,7 @@ class Holding:
 
     def _hold(self, family: int, host: str, port: int) -> int:
         held = socket.socket(family, socket.SOCK_STREAM)
-        self.held.append(held)
+        self.sockets.append(held)
         # For connections of the last process, which the kernel still knows.
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6 and not host:
@@ -138,11 +139,11 @@ class Holding:
 
     def share(self) -> None:
         """Let workers listen on the ports."""
-        for held in self.held:
+        for held in self.sockets:
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
 
-class Relay(Logger):
+class LogRelay(Logger):
     """Logs what a worker has logged. ProcessMonitor gives it each line that a worker writes."""
 
     def info(self, format: str | None = None, *args: Any, **values: Any) -> None:
@@ -176,7 +177,7 @@ class Relay(Logger):
         )
 
 
-class Workers(ProcessMonitor):
+class Supervisor(ProcessMonitor):
     """Runs `count` workers, with the `arguments` of twistd echotwist.
 
     `ports` are what they listen on, and what the operator calls it: endpoints made for `holding`,
@@ -188,7 +189,7 @@ class Workers(ProcessMonitor):
     threshold = 30
     maxRestartDelay = 30  # And not Twisted's hour.
 
-    admin: Listening | None = None
+    admin: ListenService | None = None
     """Serves the operator, until the last worker has ended."""
 
     _looking: LoopingCall
@@ -199,13 +200,13 @@ class Workers(ProcessMonitor):
         arguments: Sequence[str],
         count: int,
         drainTimeout: float,
-        holding: Holding,
+        holding: PortReservation,
         ports: Sequence[tuple[str, IStreamServerEndpoint | int]],
         reactorName: str | None = None,
     ) -> None:
         super().__init__(reactor)
-        self.log = Relay(namespace="echotwist")
-        self.killTime = math.ceil(drainTimeout + PATIENCE)
+        self.log = LogRelay(namespace="echotwist")
+        self.killTime = math.ceil(drainTimeout + KILL_MARGIN)
         self.count = count
         self.restarts = 0
         self.drainTimeout = drainTimeout
@@ -218,7 +219,7 @@ class Workers(ProcessMonitor):
         # Relative paths are those of whoever started it, also where twistd changes its folder.
         self._cwd = os.getcwd()
         self._arguments = list(arguments)
-        self._holding = holding
+        self._reservation = holding
         self._ports = ports
         self._reactorName = reactorName
         self._folder: Any = None
@@ -228,7 +229,7 @@ class Workers(ProcessMonitor):
         for description, port in self._ports:
             if isinstance(port, int):
                 try:
-                    number = self._holding.everyInterface(port)
+                    number = self._reservation.everyInterface(port)
                 except CannotListenError:
                     raise cannotListen(description, Failure()) from None
                 self._arguments.append(f"--port={number}")
@@ -240,10 +241,10 @@ class Workers(ProcessMonitor):
         if self.admin is not None:
             self.admin.privilegedStartService()
         # Not before: its port must be another one.
-        self._holding.share()
+        self._reservation.share()
 
     def startService(self) -> None:
-        if not self._holding.held:
+        if not self._reservation.sockets:
             self.privilegedStartService()
         try:
             self._folder = tempfile.TemporaryDirectory(prefix="echotwist-")
@@ -281,7 +282,7 @@ class Workers(ProcessMonitor):
             # A line of more than 16 KB would close the worker's output: LineLogger has a transport
             # that cannot lose its connection (twisted/runner/procmon.py, 26.10).
             for output in (started._output, started._error):
-                output.MAX_LENGTH = LINE
+                output.MAX_LENGTH = MAX_LINE
                 output.lineLengthExceeded = lambda line: None
             started.processEnded = partial(self._ended, name, started.processEnded)
 
@@ -304,7 +305,7 @@ class Workers(ProcessMonitor):
         yield self._look(0.05, self._stopLookingIfAllHaveEnded)
         if self.admin is not None:
             yield self.admin.stopService()
-        for held in self._holding.held:
+        for held in self._reservation.sockets:
             held.close()
         self._folder.cleanup()
 
@@ -336,7 +337,7 @@ class Workers(ProcessMonitor):
                 self._silent[name] = 0
             elif name in self._silent:  # It has answered before.
                 self._silent[name] += 1
-                if self._silent[name] == SILENCE:
+                if self._silent[name] == MAX_UNHEALTHY_POLLS:
                     _log.error("worker {worker} hangs; it is killed", worker=name)
                     self._signal("KILL", name)
 
@@ -344,11 +345,11 @@ class Workers(ProcessMonitor):
         """Workers that hang are replaced; what systemd is told is of the supervisor."""
         return True
 
-    def hurry(self) -> None:
+    def abortDrain(self) -> None:
         """End a drain at once."""
         for name in list(self.protocols):
             self._signal(signal.SIGQUIT, name)
-            self._clock.callLater(HASTE, self._signal, "KILL", name)
+            self._clock.callLater(ABORT_TIMEOUT, self._signal, "KILL", name)
 
     def _signal(self, number: str | int, name: str) -> None:
         if (protocol := self.protocols.get(name)) is not None:
@@ -361,12 +362,14 @@ class Workers(ProcessMonitor):
 
         @inlineCallbacks
         def one(worker: str) -> Any:
-            endpoint = UNIXClientEndpoint(self._reactor, self._pathOf(worker), timeout=ANSWER)
-            factory: Any = Factory.forProtocol(partial(Question, path))
+            endpoint = UNIXClientEndpoint(
+                self._reactor, self._pathOf(worker), timeout=ANSWER_TIMEOUT
+            )
+            factory: Any = Factory.forProtocol(partial(AdminRequest, path))
             factory.noisy = False
             question: Any = yield endpoint.connect(factory)
             try:
-                answer: bytes = yield question.answer.addTimeout(ANSWER, self._clock)
+                answer: bytes = yield question.answer.addTimeout(ANSWER_TIMEOUT, self._clock)
             finally:
                 question.transport.abortConnection()
             head, _, body = answer.partition(b"\r\n\r\n")
@@ -387,7 +390,7 @@ class Workers(ProcessMonitor):
         return os.path.join(self._folder.name, str(worker))
 
 
-class Question(Protocol):
+class AdminRequest(Protocol):
     """A request to a worker. Twisted's Agent would log lines for each, and keep connections to
     workers that are gone."""
 
@@ -416,11 +419,11 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
 
 
-class WorkersReadiness(Exact):
+class SupervisorReadiness(Exact):
     """`/readyz` of all: whether any was ready when they were asked last, a second ago. A probe
     does not wait for one that hangs."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Supervisor) -> None:
         super().__init__()
         self._workers = workers
 
@@ -439,7 +442,9 @@ class WorkerSignals(Signals):
             super()._install()
             return
         signal.signal(signal.SIGTERM, lambda *_: None if self._stopping else self.received())
-        signal.signal(signal.SIGQUIT, lambda *_: self._reactor.callFromThread(self._drained.hurry))
+        signal.signal(
+            signal.SIGQUIT, lambda *_: self._reactor.callFromThread(self._service.abortDrain)
+        )
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
 

@@ -37,7 +37,7 @@ from zope.interface import implementer
 
 from echotwist import __version__
 from echotwist.fastpath.lending import FastPath
-from echotwist.limits import FRAGMENT
+from echotwist.limits import SMALL_FRAGMENT
 from echotwist.websocket.connections import Connections
 from echotwist.websocket.deflate import Accept
 from echotwist.websocket.keepalive import Keepalive
@@ -243,20 +243,20 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
         limits = self.context.limits
         # The first frame of a message says whether it is compressed (RFC 7692, 6.1).
         self._wireLeft = limits.maxWirePayload if self.current_frame.rsv else limits.maxMessage
-        self._smallLeft = limits.smallFragments
+        self._smallLeft = limits.fragmentAllowance
 
     def onMessageFrameBegin(self, length: int) -> None:
         super().onMessageFrameBegin(length)
         frame = self.current_frame
         self._wireLeft -= length
         isAlone = frame.fin and frame.opcode != 0
-        if length < FRAGMENT and not isAlone:
-            self._smallLeft -= FRAGMENT - length
+        if length < SMALL_FRAGMENT and not isAlone:
+            self._smallLeft -= SMALL_FRAGMENT - length
         if self._wireLeft < 0:
             self._tooBig()
         elif self._smallLeft < 0:
             self._fail_connection(
-                MESSAGE_TOO_BIG, f"a message has too many fragments under {FRAGMENT} bytes"
+                MESSAGE_TOO_BIG, f"a message has too many fragments under {SMALL_FRAGMENT} bytes"
             )
 
     def onMessageFrameData(self, payload: bytes) -> None:

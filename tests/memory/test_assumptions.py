@@ -19,7 +19,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.scripts._twistd_unix import UnixApplicationRunner, UnixAppLogger
 from twisted.web.http import HTTPChannel
 
-from echotwist.listen.endpoints import arguments
+from echotwist.listen.endpoints import parseArguments
 from echotwist.websocket.connection import Connection
 from echotwist.websocket.deflate import Deflate
 from echotwist.wire.transport import unsent
@@ -162,7 +162,7 @@ def test_tls_says_close_notify_through_one_method() -> None:
 )
 def test_arguments_are_those_of_twisteds_descriptions(description: str) -> None:
     """Its own parser is private."""
-    positional, named = arguments(description)
+    positional, named = parseArguments(description)
     assert (positional, dict(named)) == endpoints._parse(description)  # type: ignore[attr-defined]
 
 
@@ -191,7 +191,7 @@ def test_twistd_logs_to_what_the_application_has() -> None:
 
 
 def test_twistd_has_a_daemons_parent_told_by_two_methods() -> None:
-    """daemon._clarify: both are replaced."""
+    """daemon._reportFailuresInFull: both are replaced."""
     source = inspect.getsource(UnixApplicationRunner.postApplication)
     assert "message = self._formatChildException(ex)" in source
     assert "untilConcludes(os.write, statusPipe, message)" in source

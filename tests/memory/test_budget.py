@@ -8,7 +8,7 @@ from support.frames import BINARY, CLOSE, CONTINUATION, TEXT, Frame, binary, fra
 from support.memory import Client, Service, request
 from twisted.internet.task import Clock
 
-from echotwist.limits import HEADER
+from echotwist.limits import HEADER_OVERHEAD
 from echotwist.websocket.deflate import INFLATOR
 from echotwist.wire.budget import BATCH, BATCH_INTERVAL, Budget
 from echotwist.wire.gate import OVER_BUDGET
@@ -416,7 +416,7 @@ def test_headers_are_held_and_counted() -> None:
     service = Service(*POOR)
     client = service.connect()
     client.send(b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * 10 + b"ho")
-    held = 11 * HEADER + len(b"GET / HTTP/1.1") + 10 * 3 + len(b"ho")
+    held = 11 * HEADER_OVERHEAD + len(b"GET / HTTP/1.1") + 10 * 3 + len(b"ho")
     assert service.context.budget.buffered == held
     client.send(b"st:x\r\n\r\n")
     service.context.budget.refresh()

@@ -23,7 +23,12 @@ from support.secure import CA, TLS12, Files, Peer, connected, issued, trusting
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 
-from echotwist.listen.certificate import DAY, Certificate, Reminder, Unusable
+from echotwist.listen.certificate import (
+    WARNING_INTERVAL,
+    Certificate,
+    ExpiryReminder,
+    UnusableCertificate,
+)
 from echotwist.listen.endpoints import endpointOf
 from echotwist.listen.proxy import ProxyFactory
 from echotwist.listen.tls import TlsFactory
@@ -213,7 +218,7 @@ def test_half_a_renewal_changes_nothing_and_is_said_once(files: Files, log: Any)
         assert Peer(certificate).name == "localhost"
     assert renewals(log) == [
         "the last certificate stays in use, for now: "
-        f"the key in {files.key} is not that of {files.chain}"
+        f"the key in {files.key} does not match the certificate in {files.chain}"
     ]
     files.chain.unlink()
     for _ in range(10):
@@ -239,7 +244,7 @@ def test_what_was_taken_back_is_said_too(files: Files, log: Any) -> None:
     files.clock.advance(1)
     Peer(certificate)
     failed, mended = renewals(log)
-    assert failed.endswith(f"the key in {files.key} is none that can be used")
+    assert failed.endswith(f"the key in {files.key} cannot be used")
     assert "is in use" in mended
 
 
@@ -288,36 +293,36 @@ def test_a_certificate_that_ends_is_said_when_it_is_loaded_and_each_day(
 ) -> None:
     files.write(ending(left))
     certificate = files.certificate()
-    reminder = Reminder(files.clock, [certificate])
+    reminder = ExpiryReminder(files.clock, [certificate])
     reminder.startService()
     for _ in range(3):
         assert [event["log_level"] for event in log.events] == ([level] if line else [])
         lines = renewals(log)
         assert len(lines) == (line is not None)
         assert line is None or f"the certificate in {files.chain} {line}" in lines[0]
-        files.clock.advance(DAY - 1)
+        files.clock.advance(WARNING_INTERVAL - 1)
         assert renewals(log) == []
         files.clock.advance(1)
     log.events.clear()
     reminder.stopService()
     assert files.clock.getDelayedCalls() == []
-    files.clock.advance(2 * DAY)
+    files.clock.advance(2 * WARNING_INTERVAL)
     assert renewals(log) == []
 
 
 def test_a_reminder_sees_a_renewal_that_no_client_has_seen(files: Files, log: Any) -> None:
     files.write(ending(datetime.timedelta(days=6)))
-    reminder = Reminder(files.clock, [files.certificate()])
+    reminder = ExpiryReminder(files.clock, [files.certificate()])
     reminder.startService()
     files.write(issued())
     log.events.clear()
-    files.clock.advance(DAY)
+    files.clock.advance(WARNING_INTERVAL)
     (line,) = renewals(log)
     assert "is in use" in line
 
 
 def test_a_reminder_that_has_not_begun_can_be_ended(files: Files) -> None:
-    Reminder(files.clock, []).stopService()
+    ExpiryReminder(files.clock, []).stopService()
     assert files.clock.getDelayedCalls() == []
 
 
@@ -334,11 +339,11 @@ def test_the_end_that_is_told_is_that_of_the_files(files: Files) -> None:
 @pytest.mark.parametrize("options", [[], ["--admin=tcp:1"]])
 def test_who_has_a_certificate_is_reminded(files: Files, options: list[str]) -> None:
     service = Service(f"--listen=ssl:443:privateKey={files.key}:certKey={files.chain}", *options)
-    (reminder,) = [each for each in service.tree if isinstance(each, Reminder)]
-    (listener, *_) = service.echo._listeners
+    (reminder,) = [each for each in service.tree if isinstance(each, ExpiryReminder)]
+    (listener, *_) = service.echo._specs
     assert reminder._certificates == [listener.endpoint.certificate]
     service = Service("--listen=tcp:1", *options)
-    assert not any(isinstance(each, Reminder) for each in service.tree)
+    assert not any(isinstance(each, ExpiryReminder) for each in service.tree)
 
 
 # What cannot be used
@@ -366,13 +371,13 @@ LWHSMHLr7gIPALLVx95yV5TtScEUqoEw
 BROKEN = {
     "no key": (lambda key, chain: (None, chain), "cannot read {key}: No such file"),
     "no chain": (lambda key, chain: (key, None), "cannot read {chain}: No such file"),
-    "empty key": (lambda key, chain: (b"", chain), "the key in {key} is none that can be used"),
-    "half a key": (lambda key, chain: (key[:99], chain), "the key in {key} is none that can"),
-    "half a chain": (lambda key, chain: (key, chain[:-40]), "{chain} has no certificate, or a br"),
-    "key for chain": (lambda key, chain: (key, key), "{chain} has no certificate, or a broken"),
+    "empty key": (lambda key, chain: (b"", chain), "the key in {key} cannot be used"),
+    "half a key": (lambda key, chain: (key[:99], chain), "the key in {key} cannot be"),
+    "half a chain": (lambda key, chain: (key, chain[:-40]), "{chain} has no certificate, or a mal"),
+    "key for chain": (lambda key, chain: (key, key), "{chain} has no certificate, or a malformed"),
     "other key": (
         lambda key, chain: (issued().private_key_pem.bytes(), chain),
-        "the key in {key} is not that of {chain}",
+        "the key in {key} does not match the certificate in {chain}",
     ),
     "odd key": (lambda key, chain: (key, ODD), "{chain} has a key that cannot be used"),
     "password": (
@@ -406,7 +411,7 @@ def test_what_openssl_does_not_like_is_one_clear_line(files: Files) -> None:
     weak = weak.not_valid_before(now).not_valid_after(now + datetime.timedelta(days=30))
     files.key.write_bytes(pem(key))
     files.chain.write_bytes(weak.sign(key, SHA256()).public_bytes(Encoding.PEM))
-    with pytest.raises(Unusable, match=r"^OpenSSL does not take \S+: .*too small"):
+    with pytest.raises(UnusableCertificate, match=r"^OpenSSL rejects \S+: .*too small"):
         files.certificate()
 
 
@@ -433,7 +438,7 @@ def test_the_endpoint_takes_what_twisteds_takes(files: Files, tmp_path: Path) ->
     ((port, factory, backlog, interface),) = service.reactor.tcpServers
     assert isinstance(factory, TlsFactory)
     assert (port, factory.wrappedFactory, backlog, interface) == (8443, service.site, 7, "::1")
-    (listener,) = service.echo._listeners
+    (listener,) = service.echo._specs
     assert Peer(listener.endpoint.certificate).name == "localhost"
 
 
@@ -448,11 +453,11 @@ def test_many_may_wait_to_be_accepted_and_a_proxy_may_stand_before(files: Files)
 @pytest.mark.parametrize(
     ("parameters", "error"),
     [
-        ("sslmethod=TLSv1_METHOD", "is not taken: TLS 1.2 and 1.3 are spoken"),
+        ("sslmethod=TLSv1_METHOD", "is not supported: TLS 1.2 and 1.3 are spoken"),
         ("caCertsDir=/x", "ssl: takes no caCertsDir=, only port, privateKey, certKey, sslmethod"),
         ("backlog=many", "backlog='many': takes a whole number such as 100"),
         ("dhParameters=/none", "cannot read /none: No such file or directory"),
-        ("dhParameters=/dev/null", "/dev/null has no parameters for Diffie-Hellman"),
+        ("dhParameters=/dev/null", "/dev/null has no Diffie-Hellman parameters"),
         ("extraCertChain=/none", "cannot read /none: No such file or directory"),
     ],
 )

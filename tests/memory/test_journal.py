@@ -5,7 +5,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from echotwist.listen import tls
-from echotwist.observe.journal import DROPPED, Journal, preview
+from echotwist.observe.journal import DROP_REASONS, Journal, preview
 
 
 @dataclass
@@ -158,6 +158,6 @@ def test_a_client_cannot_write_a_format(clock: Clock, log) -> None:
 
 def test_the_documents_have_every_reason_for_which_a_client_is_dropped() -> None:
     operations = (Path(__file__).parents[2] / "docs/operations.md").read_text()
-    for why in (*DROPPED, *tls.DROPPED):
+    for why in (*DROP_REASONS, *tls.DROPPED):
         short = why.removeprefix("TLS handshake failed: ")  # A row has several of them.
         assert f"`{why}`" in operations or f"`{short}`" in operations, why

@@ -3,7 +3,14 @@ import resource
 import pytest
 
 from echotwist import limits
-from echotwist.limits import Limits, count, descriptors, seconds, secondsOrNever, size
+from echotwist.limits import (
+    Limits,
+    parseConnections,
+    parseCount,
+    parseSeconds,
+    parseSecondsOrZero,
+    parseSize,
+)
 
 
 @pytest.mark.parametrize(
@@ -19,7 +26,7 @@ from echotwist.limits import Limits, count, descriptors, seconds, secondsOrNever
     ],
 )
 def test_sizes(text: str, value: int) -> None:
-    assert size(text) == value
+    assert parseSize(text) == value
 
 
 @pytest.mark.parametrize(
@@ -27,7 +34,7 @@ def test_sizes(text: str, value: int) -> None:
 )
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="takes a size"):
-        size(text)
+        parseSize(text)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +50,7 @@ def test_what_is_no_size(text: str) -> None:
     ],
 )
 def test_times(text: str, value: float) -> None:
-    assert seconds(text) == secondsOrNever(text) == value
+    assert parseSeconds(text) == parseSecondsOrZero(text) == value
 
 
 @pytest.mark.parametrize(
@@ -52,47 +59,47 @@ def test_times(text: str, value: float) -> None:
 )
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(ValueError, match="takes a time"):
-        secondsOrNever(text)
+        parseSecondsOrZero(text)
 
 
 def test_only_some_times_may_be_zero() -> None:
-    assert secondsOrNever("0") == 0
+    assert parseSecondsOrZero("0") == 0
     with pytest.raises(ValueError, match="more than 0"):
-        seconds("0ms")
+        parseSeconds("0ms")
 
 
 def test_numbers() -> None:
-    assert count("0") == 0
+    assert parseCount("0") == 0
     for text in ("-1", "1.5", "x", "", "9" * 16):
         with pytest.raises(ValueError, match="takes a whole number"):
-            count(text)
+            parseCount(text)
 
 
 def test_connections_are_what_the_descriptors_carry(monkeypatch: pytest.MonkeyPatch) -> None:
     soft = 1024
     monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, 2 * soft))
-    assert descriptors("auto") == 924
-    assert descriptors("924") == 924
-    assert descriptors("7") == 7
+    assert parseConnections("auto") == 924
+    assert parseConnections("924") == 924
+    assert parseConnections("7") == 7
     with pytest.raises(ValueError, match="at least 1, or auto"):
-        descriptors("0")
-    with pytest.raises(ValueError, match=r"\(ulimit -n\) is 1024, which carries 924"):
-        descriptors("925")
+        parseConnections("0")
+    with pytest.raises(ValueError, match=r"\(ulimit -n\) is 1024, enough for 924 connections"):
+        parseConnections("925")
     soft = 50
     for text in ("auto", "1"):
-        with pytest.raises(ValueError, match=r"\(ulimit -n\) is 50, which carries 0"):
-            descriptors(text)
+        with pytest.raises(ValueError, match=r"\(ulimit -n\) is 50, enough for 0 connections"):
+            parseConnections(text)
     soft = resource.RLIM_INFINITY
-    assert descriptors("auto") == 2**31
+    assert parseConnections("auto") == 2**31
 
 
 def test_a_frame_could_not_have_a_larger_size() -> None:
     with pytest.raises(ValueError, match="that a frame can have"):
-        size("999999999999999G")
+        parseSize("999999999999999G")
 
 
 def test_there_is_room_for_those_who_are_turned_away() -> None:
-    assert 0 < limits.OVERFLOW < limits.RESERVE
+    assert 0 < limits.OVERFLOW_CONNECTIONS < limits.RESERVED_DESCRIPTORS
 
 
 def test_the_defaults_are_those_of_the_manual() -> None:

@@ -283,7 +283,7 @@ class Port:
 def test_an_operator_can_look_on_while_it_drains(log) -> None:
     service = Service(ADMIN)
     stopped: list[str] = []
-    for listener in service.echo._listeners:
+    for listener in service.echo._specs:
         listener.endpoint = Port(listener.description, stopped)
     service.start()
     assert "metrics on tcp:9090:interface=127.0.0.1" in log.lines()

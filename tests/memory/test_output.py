@@ -18,7 +18,7 @@ import pytest
 from support.attack import eventually
 
 from echotwist.observe import output
-from echotwist.observe.output import LogFile, Stream, opened
+from echotwist.observe.output import LogFile, Stream, openLog
 
 
 def remark(format: str, **values: Any) -> str:
@@ -28,10 +28,10 @@ def remark(format: str, **values: Any) -> str:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of 100 bytes, of which three are kept, and a queue of 1,000 characters."""
-    monkeypatch.setattr(output, "LOG_FILE", 100)
-    monkeypatch.setattr(output, "LOG_FILES", 3)
-    monkeypatch.setattr(output, "LOG_QUEUE", 1000)
-    monkeypatch.setattr(output, "LOG_EXIT", 0.1)
+    monkeypatch.setattr(output, "LOG_FILE_BYTES", 100)
+    monkeypatch.setattr(output, "LOG_FILES_KEPT", 3)
+    monkeypatch.setattr(output, "LOG_QUEUE_CHARACTERS", 1000)
+    monkeypatch.setattr(output, "LOG_FLUSH_TIMEOUT", 0.1)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def file(path: Path) -> LogFile:
-    log = opened(str(path), remark)
+    log = openLog(str(path), remark)
     assert isinstance(log, LogFile)
     return log
 
@@ -259,17 +259,17 @@ def test_lines_that_a_full_disk_does_not_take_are_counted_and_none_is_cut_into(p
 @pytest.mark.parametrize("name", ["/nonexistent/log", "."])
 def test_a_file_that_cannot_be_opened_is_an_oserror(name: str) -> None:
     with pytest.raises(OSError, match=r"No such file|Is a directory"):
-        opened(name, remark)
+        openLog(name, remark)
 
 
 def test_a_fifo_that_nobody_reads_is_an_oserror_and_no_wait(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(OSError, match="No such device"):
-        opened(str(tmp_path / "fifo"), remark)
+        openLog(str(tmp_path / "fifo"), remark)
 
 
 def test_what_is_no_file_is_a_stream(tmp_path: Path) -> None:
-    assert isinstance(opened("/dev/null", remark), Stream)
+    assert isinstance(openLog("/dev/null", remark), Stream)
 
 
 # A stream.
@@ -305,7 +305,7 @@ def everything(reader: int, log: Stream) -> str:
             while more := os.read(reader, 65536):
                 read += more
         with log._changed:
-            return log._isIdle and not log._waiting
+            return log._isIdle and not log._queue
 
     eventually(isDone)
     isDone()
@@ -395,12 +395,12 @@ def test_a_reader_that_is_gone_is_survived(pipe: tuple[int, int]) -> None:
     os.close(reader)
     lines(log, 0, 100)
     log.flush(20)
-    assert not log._waiting
+    assert not log._queue
     assert log._writer._lost == 100
 
 
 def test_a_device_that_is_full_costs_no_memory() -> None:
-    log = opened("/dev/full", remark)
+    log = openLog("/dev/full", remark)
     assert isinstance(log, Stream)
     lines(log, 0, 100)
     log.flush(20)

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IListeningPort
 from zope.interface import implementer
 
 from echotwist.fatal import Fatal
-from echotwist.listen.ports import EveryInterface, Listener
+from echotwist.listen.ports import DualStackEndpoint, ListenSpec
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -60,7 +60,7 @@ class Endpoint:
 
 def listening(description: str, result: Any) -> Service:
     service = Service()
-    service.echo._listeners = [Listener(description, Endpoint(result), service.site)]
+    service.echo._specs = [ListenSpec(description, Endpoint(result), service.site)]
     return service
 
 
@@ -174,7 +174,7 @@ def test_an_endpoint_that_fails_later_ends_the_service(log) -> None:
             return later
 
     service = Service()
-    service.echo._listeners = [Listener("later", Later(), service.site)]
+    service.echo._specs = [ListenSpec("later", Later(), service.site)]
     service.echo.privilegedStartService()
     service.reactor.running = True
     later.errback(ValueError("no"))
@@ -201,7 +201,7 @@ def test_a_machine_without_ipv6_is_served_on_ipv4(monkeypatch: pytest.MonkeyPatc
     for both, family in ((True, socket.AF_INET6), (False, socket.AF_INET)):
         monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda both=both: both)
         got: list[Any] = []
-        EveryInterface(Reactor(), 0).listen(None).addCallback(got.append)  # type: ignore[arg-type]
+        DualStackEndpoint(Reactor(), 0).listen(None).addCallback(got.append)  # type: ignore[arg-type]
         assert got == ["port"]
         adoptedFamily, listener = adopted.pop()
         with listener:
@@ -214,7 +214,7 @@ def test_a_machine_without_ipv6_is_served_on_ipv4(monkeypatch: pytest.MonkeyPatc
 def test_every_interface_may_be_taken() -> None:
     with socket.create_server(("", 0)) as taken:
         failed: list[Any] = []
-        endpoint = EveryInterface(None, taken.getsockname()[1])
+        endpoint = DualStackEndpoint(None, taken.getsockname()[1])
         endpoint.listen(None).addErrback(failed.append)  # type: ignore[arg-type]
     assert failed[0].value.errno == errno.EADDRINUSE
 
@@ -371,7 +371,7 @@ def test_the_first_signal_stops_and_the_second_hurries(
     monkeypatch.setattr(signal, "signal", handlers.__setitem__)
     monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
     service = client.service
-    service.echo._listeners = []
+    service.echo._specs = []
     service.start()
     assert set(handlers) == {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
     calls: list[Any] = []
@@ -438,7 +438,7 @@ def test_a_second_signal_waits_for_nobody() -> None:
     silent = service.connect()
     done: list[Any] = []
     service.echo.stopService().addCallback(done.append)
-    service.echo.hurry()
+    service.echo.abortDrain()
     service.advance(0.1)
     assert done
     assert silent.socket.closed

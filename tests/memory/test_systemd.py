@@ -16,7 +16,7 @@ from support.systemd import SERVICES, UNITS, Holder, Manager
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
 
-from echotwist.listen.ports import Listener
+from echotwist.listen.ports import ListenSpec
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -56,8 +56,8 @@ class Listening:
 
 def started(*arguments: str, listening: Any = None, isFast: bool = False) -> Service:
     service = Service(*arguments, isFast=isFast)
-    service.echo._listeners = [
-        Listener("x", Endpoint(listening or succeed(Listening())), service.site)
+    service.echo._specs = [
+        ListenSpec("x", Endpoint(listening or succeed(Listening())), service.site)
     ]
     service.start()
     return service
@@ -219,7 +219,7 @@ def test_inherited_sockets_are_adopted_in_memory(
         fd = holder.socket.fileno()
         monkeypatch.setattr(_SystemdParser, "_sddaemon", ListenFDs([fd], ["a"]))
         service = Service("--listen=systemd:domain=INET6:index=0", isFast=False)
-        (listener,) = service.echo._listeners
+        (listener,) = service.echo._specs
         assert listener.endpoint.fileno == fd
         for description, why in (
             ("systemd:domain=INET:name=a", "the socket is domain=INET6"),
@@ -238,7 +238,7 @@ def test_what_is_no_socket_is_one_clear_line(
 
     with (tmp_path / "file").open("w") as file:
         monkeypatch.setattr(_SystemdParser, "_sddaemon", ListenFDs([file.fileno()], ["a"]))
-        with pytest.raises(SystemExit, match=r"what systemd has passed .* is no socket"):
+        with pytest.raises(SystemExit, match=r"what systemd has passed .* is not a socket"):
             Service("--listen=systemd:domain=INET6:index=0", isFast=False)
 
 

@@ -12,7 +12,7 @@ from twisted.internet.testing import MemoryReactorClock
 from echotwist import __version__
 from echotwist.fatal import Fatal
 from echotwist.limits import Limits
-from echotwist.listen.ports import EveryInterface
+from echotwist.listen.ports import DualStackEndpoint
 from echotwist.operate.signals import Signals
 from echotwist.operate.systemd import Notifier
 from echotwist.service import EchoService
@@ -94,8 +94,8 @@ def test_a_bad_value_is_one_clear_line(argument: str, error: str) -> None:
 
 
 KINDS = (
-    "begins with tcp:, tcp6:, ssl:, unix: or systemd:, such as tcp:8080, or with haproxy: before "
-    "one of these"
+    "must begin with tcp:, tcp6:, ssl:, unix: or systemd:, such as tcp:8080, or with haproxy: "
+    "before one of these"
 )
 
 
@@ -115,8 +115,8 @@ KINDS = (
         ("tls:8443", f"{KINDS}; TLS is ssl:"),
         ("haproxy:tls:/etc/certificates:8443", f"{KINDS}; TLS is ssl:"),
         ("TLS:/etc/certificates:8443", KINDS),
-        ("tcp", "wants the port, as in tcp:8080"),
-        ("tcp:interface=127.0.0.1", "wants the port, as in tcp:8080"),
+        ("tcp", "needs the port, as in tcp:8080"),
+        ("tcp:interface=127.0.0.1", "needs the port, as in tcp:8080"),
         ("tcp:", "port='': takes a port from 0 to 65535"),
         ("tcp:foo", "port='foo': takes a port from 0 to 65535"),
         ("tcp: 80", "port=' 80': takes a port from 0 to 65535"),
@@ -130,27 +130,27 @@ KINDS = (
         ("tcp:1:port=2", "tcp: has port twice"),
         ("tcp:1:backlog=2:backlog=3", "tcp: has backlog twice"),
         ("tcp:1:backlog=x", "backlog='x': takes a whole number such as 100"),
-        ("tcp:1:backlog=0", "backlog='0': takes a whole number from 1 on, such as 1024"),
-        ("tcp:1:backlog=2147483648", "backlog='2147483648': takes a whole number from 1 on"),
+        ("tcp:1:backlog=0", "backlog='0': takes a whole number of at least 1, such as 1024"),
+        ("tcp:1:backlog=2147483648", "backlog='2147483648': takes a whole number of at least 1"),
         ("tcp:1:interface=nonsense", r"interface='nonsense': takes an address, such as 127.0.0.1"),
         ("tcp:1:interface=1.2.3", r"interface='1.2.3': takes an address, such as 127.0.0.1"),
-        ("tcp:1:interface=::1", r"a colon in a value is written \:, as in 'tcp:8080:inter"),
+        ("tcp:1:interface=::1", r"write a colon in a value as \:, as in 'tcp:8080:inter"),
         ("tcp6:1:interface=1.2.3.4", r"interface= takes an IPv6 address in tcp6:, such as \:\:1"),
         ("tcp6:1:interface=localhost", r"interface= takes an IPv6 address in tcp6:, such as"),
         ("tcp:1\\", r"ends with a \ that escapes nothing"),
-        ("ssl", "wants the port, as in ssl:8443:privateKey=key.pem:certKey=chain.pem"),
+        ("ssl", "needs the port, as in ssl:8443:privateKey=key.pem:certKey=chain.pem"),
         ("ssl:x", "port='x': takes a port from 0 to 65535"),
-        ("ssl:443:privateKey=", "privateKey='': takes something"),
+        ("ssl:443:privateKey=", "privateKey='': must not be empty"),
         ("ssl:443:privateKey=/none", "cannot read /none: No such file or directory"),
-        ("unix", "wants the address, as in unix:/run/echotwist.sock"),
+        ("unix", "needs the address, as in unix:/run/echotwist.sock"),
         ("unix:", "address='': takes a path, such as /run/echotwist.sock"),
         (f"unix:/{'x' * 107}", f"address='/{'x' * 107}': takes a path of at most 107 bytes"),
         ("unix:/x:mode=rw", "mode='rw': takes a mode such as 660"),
         ("unix:/x:mode=888", "mode='888': takes a mode such as 660"),
         ("unix:/x:lockfile=no", "lockfile='no': takes 0 or 1"),
-        ("systemd", "wants the domain, as in systemd:domain=INET6:index=0"),
-        ("systemd:domain=INET6", "systemd: wants either index= or name="),
-        ("systemd:domain=INET6:index=0:name=x", "systemd: wants either index= or name="),
+        ("systemd", "needs the domain, as in systemd:domain=INET6:index=0"),
+        ("systemd:domain=INET6", "systemd: needs either index= or name="),
+        ("systemd:domain=INET6:index=0:name=x", "systemd: needs either index= or name="),
         ("systemd:domain=inet:index=0", "domain='inet': takes INET, INET6 or UNIX"),
         ("systemd:domain=INET:index=-1", "index='-1': takes a whole number such as 100"),
         ("systemd:domain=INET:index=9", "systemd has passed no such socket to this process"),
@@ -239,8 +239,8 @@ def test_a_socket_of_systemd_has_its_own_backlog(monkeypatch: pytest.MonkeyPatch
 
 
 def test_without_listen_every_interface_is_listened_on() -> None:
-    (listener,) = Service("--port=81").echo._listeners
-    assert isinstance(listener.endpoint, EveryInterface)
+    (listener,) = Service("--port=81").echo._specs
+    assert isinstance(listener.endpoint, DualStackEndpoint)
     assert (listener.description, listener.endpoint.port) == ("port 81", 81)
 
 

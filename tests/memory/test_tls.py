@@ -251,9 +251,7 @@ def test_a_handshake_that_makes_room_for_another_is_told_once(
 ) -> None:
     client = connected(certificate, isProxied)
     client.send(hello()[:100])
-    monkeypatch.setattr(
-        type(client.service.echo._listeners[0].site), "isAtCapacity", lambda site: True
-    )
+    monkeypatch.setattr(type(client.service.echo._specs[0].site), "isAtCapacity", lambda site: True)
     client.service.connect()
     assert client.socket.closed
     assert log.lines() == [f"{PEER} dropped: its place was needed for another"]
@@ -266,7 +264,7 @@ def test_half_a_proxy_header_that_makes_room_for_another_is_told_once(
     peer = Peer(certificate, isProxied=True)
     peer.call(peer.tls.write, V1[:10])
     service = peer.client.service
-    monkeypatch.setattr(type(service.echo._listeners[0].site), "isAtCapacity", lambda site: True)
+    monkeypatch.setattr(type(service.echo._specs[0].site), "isAtCapacity", lambda site: True)
     service.connect()
     assert peer.client.socket.closed
     assert log.lines() == [f"{PEER} dropped: its place was needed for another"]

@@ -24,15 +24,15 @@ from twisted.python.failure import Failure
 
 from echotwist.fatal import Fatal
 from echotwist.limits import Limits
-from echotwist.listen.certificate import Reminder
+from echotwist.listen.certificate import ExpiryReminder
 from echotwist.operate import workers
 from echotwist.operate.workers import (
-    ANSWER,
-    PATIENCE,
-    SILENCE,
+    ANSWER_TIMEOUT,
+    KILL_MARGIN,
+    MAX_UNHEALTHY_POLLS,
     Lifeline,
-    Relay,
-    Workers,
+    LogRelay,
+    Supervisor,
     WorkerSignals,
 )
 from echotwist.tap import Options, makeService
@@ -97,12 +97,12 @@ def made(reactor: Reactor, *arguments: str) -> Any:
 def start(reactor: Reactor) -> Iterator[Any]:
     trees = []
 
-    def begin(*arguments: str) -> Workers:
+    def begin(*arguments: str) -> Supervisor:
         tree = made(reactor, "--workers=2", "--port=0", *arguments)
         tree.privilegedStartService()
         tree.startService()
         trees.append(tree)
-        workers: Workers = tree.services[1]
+        workers: Supervisor = tree.services[1]
         return workers
 
     yield begin
@@ -115,8 +115,8 @@ def start(reactor: Reactor) -> Iterator[Any]:
         assert not isinstance(ended, Deferred) or ended.called
 
 
-def heldPort(workers: Workers) -> int:
-    (held,) = workers._holding.held
+def heldPort(workers: Supervisor) -> int:
+    (held,) = workers._reservation.sockets
     port: int = held.getsockname()[1]
     return port
 
@@ -259,7 +259,7 @@ def test_a_worker_that_does_not_end_is_killed(reactor: Reactor) -> None:
     tree.stopService()
     one, two = reactor.processes
     one.end()
-    reactor.advance(7 + PATIENCE)
+    reactor.advance(7 + KILL_MARGIN)
     assert two.signals == ["TERM", "KILL"]
     two.end()
     reactor.advance(0.05)
@@ -269,7 +269,7 @@ def test_a_drain_can_be_ended(start: Any, reactor: Reactor, log: Any) -> None:
     workers = start()
     one, two = reactor.processes
     one.hasEnded = True
-    workers.hurry()
+    workers.abortDrain()
     assert two.signals == [signal.SIGQUIT]
     reactor.advance(0.9)
     one.hasEnded = False
@@ -301,7 +301,7 @@ def test_a_port_that_is_taken_ends_it_at_once(reactor: Reactor, kind: str) -> No
         tree = made(reactor, "--workers=2", what)
         with pytest.raises(Fatal, match="Address already in use"):
             tree.privilegedStartService()
-    for held in tree.services[1]._holding.held:
+    for held in tree.services[1]._reservation.sockets:
         held.close()
 
 
@@ -312,15 +312,15 @@ def test_both_families_of_a_port_are_held(reactor: Reactor, endpoint: str) -> No
         tree = made(reactor, "--workers=2", f"--listen={endpoint.format(port)}")
         with pytest.raises(Fatal, match="Address already in use"):
             tree.privilegedStartService()
-    for held in tree.services[1]._holding.held:
+    for held in tree.services[1]._reservation.sockets:
         held.close()
 
 
 @pytest.mark.parametrize(
     ("endpoint", "why"),
     [
-        ("unix:/s", "--workers can share TCP ports alone"),
-        ("tcp:0", "--workers want a port, not 0"),
+        ("unix:/s", "--workers can share only TCP ports"),
+        ("tcp:0", "--workers needs a port other than 0"),
     ],
 )
 def test_what_cannot_be_shared_ends_it_at_once(reactor: Reactor, endpoint: str, why: str) -> None:
@@ -353,7 +353,7 @@ def test_a_port_is_given_once(workers: str, arguments: list[str]) -> None:
     with pytest.raises(Fatal, match=f"cannot listen on {second}: Address already in use"):
         tree.privilegedStartService()
     if workers == "2":
-        for held in tree.services[1]._holding.held:
+        for held in tree.services[1]._reservation.sockets:
             held.close()
     reactor.disconnectAll()
 
@@ -372,7 +372,7 @@ def test_another_supervisor_does_not_get_the_port_of_workers(reactor: Reactor) -
         with pytest.raises(Fatal, match="Address already in use"):
             second.privilegedStartService()
     for tree in (first, second):
-        for held in tree.services[1]._holding.held:
+        for held in tree.services[1]._reservation.sockets:
             held.close()
 
 
@@ -383,7 +383,7 @@ def test_without_a_folder_for_its_sockets_it_ends(
     tree = made(reactor, "--workers=2", "--port=0")
     with pytest.raises(Fatal, match="cannot make a folder for the workers' sockets: No such file"):
         tree.startService()
-    for held in tree.services[1]._holding.held:
+    for held in tree.services[1]._reservation.sockets:
         held.close()
 
 
@@ -398,7 +398,7 @@ def test_endpoints_are_held_and_shared(reactor: Reactor, tmp_path: Any) -> None:
     )
     supervisor = made(reactor, "--workers=2", *listens)
     supervisor.privilegedStartService()
-    held = supervisor.services[1]._holding.held
+    held = supervisor.services[1]._reservation.sockets
     assert [skt.getsockname()[1] for skt in held] == list(ports)
     made(reactor, "--worker=1/2", *listens).privilegedStartService()
     bindings = [port for port, *_ in reactor.tcpServers]
@@ -414,7 +414,7 @@ def test_endpoints_are_held_and_shared(reactor: Reactor, tmp_path: Any) -> None:
 
 
 def relayed(line: str) -> None:
-    Relay().info("[{tag}] {line}", tag="2", line=line, stream="stdout")
+    LogRelay().info("[{tag}] {line}", tag="2", line=line, stream="stdout")
 
 
 def test_what_a_worker_logs_is_logged(log: Any) -> None:
@@ -454,7 +454,7 @@ def test_a_long_line_does_not_silence_a_worker(start: Any, reactor: Reactor, log
 
 
 def test_a_worker_that_cannot_be_started_is_a_line(log: Any) -> None:
-    Relay().failure("...", Failure(OSError(11, "Try again")), name="2")
+    LogRelay().failure("...", Failure(OSError(11, "Try again")), name="2")
     (event,) = log.events
     log.events.clear()
     assert (event["worker"], event["why"]) == ("2", "[Errno 11] Try again")
@@ -475,7 +475,7 @@ def test_an_empty_line_is_nothing(log: Any) -> None:
 
 
 def test_what_the_monitor_itself_says_is_logged(log: Any) -> None:
-    Relay(namespace="echotwist").info("so {this}", this="it is")
+    LogRelay(namespace="echotwist").info("so {this}", this="it is")
     assert log.lines() == ["so it is"]
 
 
@@ -503,7 +503,7 @@ class Asked:
                 protocol.dataReceived(answer[20:])
                 protocol.connectionLost(Failure(ConnectionDone()))
         if None in answers:
-            self._reactor.advance(ANSWER)
+            self._reactor.advance(ANSWER_TIMEOUT)
         return requests
 
 
@@ -533,14 +533,14 @@ def test_a_worker_that_hangs_is_killed(
 ) -> None:
     start()
     asked.answer(OPEN, said)  # It has not answered before.
-    for _ in range(SILENCE + 1):
+    for _ in range(MAX_UNHEALTHY_POLLS + 1):
         reactor.advance(1)
         asked.answer(OPEN, said)
     one, two = reactor.processes
     assert two.signals == []
     reactor.advance(1)
     asked.answer(OPEN, OPEN)
-    for _ in range(SILENCE - 1):
+    for _ in range(MAX_UNHEALTHY_POLLS - 1):
         reactor.advance(1)
         asked.answer(OPEN, said)
     assert two.signals == []
@@ -580,9 +580,9 @@ def test_it_is_ready_when_all_workers_are(
 class Http:
     """A request to the supervisor's --admin."""
 
-    def __init__(self, workers: Workers, path: bytes) -> None:
+    def __init__(self, workers: Supervisor, path: bytes) -> None:
         assert workers.admin is not None
-        (listener,) = workers.admin._listeners
+        (listener,) = workers.admin._specs
         self.channel = listener.site.buildProtocol(None)
         self.transport: Any = StringTransport()
         self.transport.dataBuffer = b""
@@ -628,9 +628,9 @@ def test_metrics_that_cannot_be_read_are_an_answer_all_the_same(
     """Without one the connection would stay for ever."""
     http = Http(start(ADMIN), b"/metrics")
     asked.answer(answer(b"no { metric\n"), answer(b""))
-    assert b"what the workers count cannot be read\n" in http.received()
+    assert b"the metrics of the workers cannot be read\n" in http.received()
     (error,) = log.errors()
-    assert error.startswith("what the workers count cannot be read")
+    assert error.startswith("the metrics of the workers cannot be read")
     log.events.clear()
 
 
@@ -653,11 +653,11 @@ def test_one_of_all_says_that_a_certificate_ends(reactor: Reactor, tmp_path: Pat
         (tmp_path / name).mkdir()
     clients, admin = (tlsEndpoint(tmp_path / name, "9090") for name in ("clients", "admin"))
     both = (f"--listen={clients}", f"--admin={admin}")
-    (reminder,) = [s for s in made(reactor, "--workers=2", *both) if isinstance(s, Reminder)]
+    (reminder,) = [s for s in made(reactor, "--workers=2", *both) if isinstance(s, ExpiryReminder)]
     files = [each.file for each in reminder._certificates]
     assert files == [f"{tmp_path}/clients/chain.pem", f"{tmp_path}/admin/chain.pem"]
     worker = made(reactor, "--worker=1/2", *both)
-    assert not any(isinstance(s, Reminder) for s in worker)
+    assert not any(isinstance(s, ExpiryReminder) for s in worker)
 
 
 def test_it_is_ready_for_clients_if_any_worker_is(
@@ -731,7 +731,7 @@ def test_a_worker_drains_once_and_hears_no_terminal(
     class Drained:
         hurried = 0
 
-        def hurry(self) -> None:
+        def abortDrain(self) -> None:
             self.hurried += 1
 
     signals = WorkerSignals(reactor, Drained())
@@ -743,6 +743,6 @@ def test_a_worker_drains_once_and_hears_no_terminal(
     for _ in range(3):
         handlers[signal.SIGTERM](signal.SIGTERM, None)
     assert reactor.stopped == 1
-    assert signals._drained.hurried == 0
+    assert signals._service.hurried == 0
     handlers[signal.SIGQUIT](signal.SIGQUIT, None)
-    assert signals._drained.hurried == 1
+    assert signals._service.hurried == 1

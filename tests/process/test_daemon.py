@@ -26,7 +26,7 @@ from echotwist.fatal import Fatal
 from echotwist.logs import Log
 from echotwist.observe.output import LogFile, Stream
 from echotwist.operate import daemon
-from echotwist.operate.daemon import Daemon, vet
+from echotwist.operate.daemon import Daemon, checkTwistdOptions
 
 
 def options(*arguments: str, debug: bool = False) -> ServerOptions:
@@ -98,7 +98,7 @@ def test_without_twistd_there_is_no_log_of_ours() -> None:
     Daemon({}).setServiceParent(application)
     assert application.getComponent(ILogObserver, None) is None
     Daemon({}).setServiceParent(Daemon({}))
-    vet({})
+    checkTwistdOptions({})
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_usr1_without_a_file_does_nothing_and_somebody_elses_handler_stays() -> 
 
 def refusal(*arguments: str) -> str:
     with pytest.raises(Fatal) as refused:
-        vet(options(*arguments))
+        checkTwistdOptions(options(*arguments))
     message = str(refused.value)
     assert "\n" not in message
     return message.removeprefix("echotwist: ")
@@ -162,7 +162,7 @@ NOBODY = 4_000_000_000
         ("--umask=1000", "--umask 1000: takes a mask from 0 to 777, in octal"),
         ("--umask=-1", "--umask -1: takes a mask from 0 to 777, in octal"),
         ("--pidfile=/nonexistent/pid", "--pidfile /nonexistent: No such file or directory"),
-        ("--pidfile=/", "--pidfile /: is no file"),
+        ("--pidfile=/", "--pidfile /: is not a regular file"),
     ],
 )
 def test_an_option_with_which_twistd_would_fail_is_one_line(
@@ -174,11 +174,11 @@ def test_an_option_with_which_twistd_would_fail_is_one_line(
 @pytest.mark.usefixtures("runner")
 def test_below_a_new_root_folders_are_looked_for_there(tmp_path: Path) -> None:
     if os.geteuid():
-        assert refusal(f"--chroot={tmp_path}") == f"--chroot {tmp_path}: only root may"
+        assert refusal(f"--chroot={tmp_path}") == f"--chroot {tmp_path}: only root may do this"
         return
     (tmp_path / "run").mkdir()
-    vet(options(f"--chroot={tmp_path}", "--rundir=/run", "--pidfile=/run/pid"))
-    vet(options(f"--chroot={tmp_path}", "--rundir=run", "--pidfile=/pid"))
+    checkTwistdOptions(options(f"--chroot={tmp_path}", "--rundir=/run", "--pidfile=/run/pid"))
+    checkTwistdOptions(options(f"--chroot={tmp_path}", "--rundir=run", "--pidfile=/pid"))
     assert refusal(f"--chroot={tmp_path}", "--rundir=/etc").startswith("--rundir /etc: No such")
     assert refusal(f"--chroot={tmp_path}", "--pidfile=/etc/pid").startswith("--pidfile /etc: No")
 
@@ -186,10 +186,10 @@ def test_below_a_new_root_folders_are_looked_for_there(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("runner")
 def test_who_is_not_root_can_be_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1)
-    vet(options(f"--uid={os.getuid()}", f"--gid={os.getgid()}"))
+    checkTwistdOptions(options(f"--uid={os.getuid()}", f"--gid={os.getgid()}"))
     for option in (f"--uid={pwd.getpwnam('nobody').pw_uid}", "--gid=12345"):
-        assert refusal(option) == "--uid, --gid: only root may be somebody else"
-    assert refusal("--chroot=/") == "--chroot /: only root may"
+        assert refusal(option) == "--uid, --gid: only root may change to another user or group"
+    assert refusal("--chroot=/") == "--chroot /: only root may do this"
 
 
 @pytest.mark.usefixtures("runner")
@@ -210,7 +210,7 @@ def test_a_pid_file_without_a_process_id_is_one_line(content: bytes, tmp_path: P
     file = tmp_path / "pid"
     file.write_bytes(content)
     assert refusal(f"--pidfile={file}") == (
-        f"--pidfile {file}: holds no process id; remove it if no twistd has it"
+        f"--pidfile {file}: holds no process id; remove it unless a twistd uses it"
     )
     assert file.read_bytes() == content
 
@@ -222,7 +222,7 @@ def test_a_pid_file_of_a_running_process_is_one_line(
     file = tmp_path / "pid"
     file.write_text(f"{os.getppid()}\n")
     assert refusal(f"--pidfile={file}").startswith(
-        f"--pidfile {file}: process {os.getppid()} runs, maybe as another twistd; "
+        f"--pidfile {file}: process {os.getppid()} is running, maybe as another twistd; "
     )
 
     def kill(pid: int, number: int) -> None:
@@ -244,7 +244,7 @@ def test_a_pid_file_that_cannot_be_read_is_one_line(
 
     monkeypatch.setattr("builtins.open", refuse)  # Root may read everything.
     with pytest.raises(Fatal) as refused:
-        daemon._vetPidFile(str(file), "")
+        daemon._checkPidFile(str(file), "")
     assert str(refused.value) == f"echotwist: --pidfile {file}: Permission denied"
 
 
@@ -254,9 +254,9 @@ def test_a_pid_file_that_is_stale_stops_nobody(tmp_path: Path) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
     file.write_text(str(gone.pid))
-    vet(options(f"--pidfile={file}"))
+    checkTwistdOptions(options(f"--pidfile={file}"))
     file.write_text(str(os.getpid()))
-    vet(options(f"--pidfile={file}"))
+    checkTwistdOptions(options(f"--pidfile={file}"))
     assert not file.exists()
 
 
@@ -297,7 +297,7 @@ def test_a_daemon_that_cannot_start_says_why_in_words(workers: list[str], tmp_pa
 
 
 def test_what_else_ends_a_daemon_is_one_line_too(runner: Any) -> None:
-    vet(options())
+    checkTwistdOptions(options())
     told = runner._formatChildException(None, ValueError("one\ntwo"))
     assert told == b"1 echotwist: ValueError: one two"
     assert len(runner._formatChildException(None, ValueError("é" * 5000))) == 4096

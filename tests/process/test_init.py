@@ -32,7 +32,7 @@ def test_only_pid_1_has_handlers_before_the_reactor_runs() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         os.kill(os.getpid(), signal.SIGTERM)
-        init.mindSignals(1)
+        init.handleSignalsAsInit(1)
         signal.raise_signal(signal.SIGINT)
         assert ends == [143, 130]
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
@@ -67,11 +67,11 @@ def test_what_is_ignored_stays_so_and_what_is_blocked_does_not(
     ends: list[int] = []
     monkeypatch.setattr(init, "signal", signals)
     monkeypatch.setattr(os, "_exit", ends.append)
-    init.mindSignals(2)
+    init.handleSignalsAsInit(2)
     assert signals.masked == []
-    init.mindSignals(1)
+    init.handleSignalsAsInit(1)
     assert signals.handlers.pop(signal.SIGHUP) == signal.SIG_IGN
-    assert signals.masked == [(signal.SIG_UNBLOCK, init.DRAINING)]
+    assert signals.masked == [(signal.SIG_UNBLOCK, init.DRAIN_SIGNALS)]
     for number, handler in signals.handlers.items():
         handler(number, None)
     assert ends == [143, 130]

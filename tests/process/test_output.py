@@ -36,7 +36,7 @@ def test_what_waits_at_the_end_is_written_and_a_child_does_not_write_it_again() 
 
 
 FLOOD = 12_000
-"""Messages whose lines, of some 140 characters, are more than a pipe and LOG_QUEUE."""
+"""Messages whose lines, of some 140 characters, are more than a pipe and LOG_QUEUE_CHARACTERS."""
 
 
 LOGGED = ("--log-rate=1000000", "--no-fast-path")

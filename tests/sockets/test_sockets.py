@@ -256,7 +256,7 @@ async def test_a_tls_handshake_that_does_not_come_has_its_time(start: Any, tls: 
     peer = await service.connect("tcp")
     peer.transport.write(b"\x16\x03\x01")
     await peer.lost
-    assert service.echo._listeners[0].site.channels == {}
+    assert service.echo._specs[0].site.channels == {}
 
 
 @pytest_twisted.ensureDeferred

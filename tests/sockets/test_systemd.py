@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from echotwist.listen.activation import inherited
+from echotwist.listen.activation import activatedEndpoint
 
 
 @pytest_twisted.ensureDeferred
@@ -26,7 +26,7 @@ async def test_an_inherited_unix_socket_is_given_back_in_memory(
         held.listen(200)
         path.chmod(0o600)
         monkeypatch.setattr(_SystemdParser, "_sddaemon", ListenFDs([os.dup(held.fileno())], ["a"]))
-        endpoint = inherited(reactor, "systemd:domain=UNIX:index=0")
+        endpoint = activatedEndpoint(reactor, "systemd:domain=UNIX:index=0")
         port: Any = await endpoint.listen(Factory.forProtocol(Protocol))
         client = await connectProtocol(UNIXClientEndpoint(reactor, str(path)), Protocol())
         client.transport.loseConnection()

@@ -9,7 +9,7 @@ class Operator(Client):
     """A connection to --admin."""
 
     def __init__(self, service: Service) -> None:
-        admin = service.echo._listeners[-1].site
+        admin = service.echo._specs[-1].site
         service.site, site = admin, service.site
         super().__init__(service)
         service.site = site

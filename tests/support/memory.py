@@ -314,7 +314,7 @@ class Service:
         self.reactor = Reactor()
         self.tree = makeService(options, self.reactor)
         self.echo: Any = next(s for s in self.tree.services if isinstance(s, EchoService))
-        self.site = self.echo._listeners[0].site
+        self.site = self.echo._specs[0].site
         self.context = self.echo.context
         self.connections = self.echo.connections
         self.echoes = self.site.resource.children[b"echo"]._factory
