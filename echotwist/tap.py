@@ -25,11 +25,13 @@ from echotwist.limits import Limits, parseConnections, parseCount
 from echotwist.listen.certificate import ExpiryReminder
 from echotwist.listen.endpoints import endpointOf, parsePort
 from echotwist.listen.ports import DualStackEndpoint, ListenService, ListenSpec
+from echotwist.listen.reuseport import PortReservation, ReusePortReactor
 from echotwist.listen.tls import certificatesOf
 from echotwist.observe.journal import Journal
 from echotwist.operate.daemon import Daemon, checkTwistdOptions
 from echotwist.operate.signals import Signals
 from echotwist.operate.systemd import Notifier
+from echotwist.operate.worker import Lifeline, WorkerSignals
 from echotwist.service import EchoService
 from echotwist.websocket import deflate
 from echotwist.websocket.connection import ConnectionFactory
@@ -248,9 +250,6 @@ def _server(options: Options, reactor: Any) -> Iterator[IService]:
     signals: type[Signals] = Signals
     beside: list[IService] = []
     if isShared:
-        # Not at the top: ProcessMonitor's module installs a reactor (26.10).
-        from echotwist.operate.workers import Lifeline, ReusePortReactor, WorkerSignals
-
         opener, signals, beside = ReusePortReactor(reactor), WorkerSignals, [Lifeline(reactor)]
     listeners = [
         ListenSpec(text, _endpoint(opener, "listen", text), site) for text in options["listen"]
@@ -288,19 +287,20 @@ def _context(options: Options, reactor: Any, logRate: int) -> Context:
 
 def _supervisor(options: Options, reactor: Any) -> Iterator[IService]:
     """The services of a process that starts workers for them."""
-    from echotwist.operate.workers import PortReservation, Supervisor, SupervisorReadiness
+    # Not at the top: twisted.runner.procmon installs a reactor (26.10).
+    from echotwist.operate.supervisor import Supervisor, SupervisorReadiness
 
     limits: Limits = options["limits"]
-    holding = PortReservation(reactor)
-    ports = [(text, _endpoint(holding, "listen", text)) for text in options["listen"]]
+    reservation = PortReservation(reactor)
+    ports = [(text, _endpoint(reservation, "listen", text)) for text in options["listen"]]
     # The option `reactor` of twistd is a name; that of twist is the reactor, beside its name.
     parent: dict[str, Any] = options.parent or {}
-    workers = Supervisor(
+    supervisor = Supervisor(
         reactor,
         options.arguments,
         options["workers"],
         limits.drainTimeout,
-        holding,
+        reservation,
         ports or [(f"port {options['port']}", options["port"])],
         parent.get("reactorName") or parent.get("reactor"),
     )
@@ -311,15 +311,15 @@ def _supervisor(options: Options, reactor: Any) -> Iterator[IService]:
         endpoint = _endpoint(reactor, "admin", admin)
         ours = certificatesOf([endpoint])
         certificates += ours
-        metrics, readiness = WorkersMetrics(workers, ours), SupervisorReadiness(workers)
+        metrics, readiness = WorkersMetrics(supervisor, ours), SupervisorReadiness(supervisor)
         root = makeAdminRoot(metrics, Answer(200, "ok"), readiness)
         site = AdminSite(_context(options, reactor, 0), root, TrustedProxies([]))
-        workers.admin = ListenService(reactor, [ListenSpec(admin, endpoint, site)])
-    yield Signals(reactor, workers)
-    yield workers
+        supervisor.admin = ListenService(reactor, [ListenSpec(admin, endpoint, site)])
+    yield Signals(reactor, supervisor)
+    yield supervisor
     if certificates:  # Once is enough; the workers do not log it.
         yield ExpiryReminder(reactor, certificates)
-    yield Notifier(reactor, workers)
+    yield Notifier(reactor, supervisor)
 
 
 def _endpoint(reactor: Any, option: str, text: str) -> IStreamServerEndpoint:

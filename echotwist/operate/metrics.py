@@ -31,7 +31,7 @@ from echotwist.listen import tls
 from echotwist.listen.certificate import Certificate
 from echotwist.observe.journal import DROP_REASONS
 from echotwist.observe.totals import Histogram
-from echotwist.operate.workers import Supervisor
+from echotwist.operate.supervisor import Supervisor
 
 NO_STATUS_RECEIVED = 1005
 """RFC 6455, 7.4.1: stands for a close frame without a code."""

@@ -25,16 +25,10 @@ from twisted.python.failure import Failure
 from echotwist.fatal import Fatal
 from echotwist.limits import Limits
 from echotwist.listen.certificate import ExpiryReminder
-from echotwist.operate import workers
-from echotwist.operate.workers import (
-    ANSWER_TIMEOUT,
-    KILL_MARGIN,
-    MAX_UNHEALTHY_POLLS,
-    Lifeline,
-    LogRelay,
-    Supervisor,
-    WorkerSignals,
-)
+from echotwist.operate import worker
+from echotwist.operate.relay import ANSWER_TIMEOUT, LogRelay
+from echotwist.operate.supervisor import KILL_MARGIN, MAX_UNHEALTHY_POLLS, Supervisor
+from echotwist.operate.worker import Lifeline, WorkerSignals
 from echotwist.tap import Options, makeService
 
 
@@ -737,7 +731,7 @@ def test_a_worker_drains_once_and_hears_no_terminal(
     signals = WorkerSignals(reactor, Drained())
     signals._install()  # In a terminal.
     assert handlers[signal.SIGINT] != signal.SIG_IGN
-    monkeypatch.setattr(workers, "isSupervised", lambda: True)
+    monkeypatch.setattr(worker, "isSupervised", lambda: True)
     signals._install()
     assert handlers[signal.SIGINT] == handlers[signal.SIGHUP] == signal.SIG_IGN
     for _ in range(3):
