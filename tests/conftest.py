@@ -1,17 +1,53 @@
+"""What all tests share. Each has the marker of its folder, which says what it needs:
+
+- `memory`: Python alone. The service runs in memory, and its clock is turned by hand.
+- `sockets`: real sockets, the real reactor, real time.
+- `process`: the service as a process, and the programs that the tests name when they skip.
+- `page`: Chromium.
+- `deploy`, `packaging`: proxies, containers, builds; run by the environments of tox of that name.
+"""
+
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from support import skipped
 from support.frames import TEXT, Frame, text
 from support.memory import Client, Service
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 
+FOLDER = Path(__file__).parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """`-m 'not slow'` tries a fifth of the examples."""
+    hypothesis.settings.register_profile("whole", deadline=None, max_examples=100)
+    hypothesis.settings.register_profile("quick", deadline=None, max_examples=20)
+    isQuick = config.option.markexpr == "not slow"
+    hypothesis.settings.load_profile("quick" if isQuick else "whole")
+
+
+@pytest.hookimpl(tryfirst=True)  # Before `-m` looks at the markers.
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test the marker of its folder, and `slow` to all that are not in memory."""
+    for item in items:
+        for mark in item.iter_markers("slow"):
+            if not mark.kwargs.get("reason"):
+                raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.slow wants a reason")
+        folder = item.path.relative_to(FOLDER).parts[0]
+        item.add_marker(folder)
+        if folder != "memory":
+            item.add_marker("slow")
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Have `tox` tell at its end what was skipped; in CI that is a failure."""
+    if hasattr(session.config, "workerinput"):
+        return  # A worker of pytest-xdist; all reports come to the process that started it.
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     # A report's `longrepr` is where it was skipped, in a path and a line, and why.
     skips = Counter(

@@ -1,6 +1,7 @@
 """TLS: what is spoken, and with which certificate, while its files are replaced."""
 
 import datetime
+import functools
 import ssl
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,19 @@ def files(tmp_path: Path) -> Files:
     return files
 
 
+@functools.cache
+def pair(kind: trustme.KeyType) -> trustme.LeafCert:
+    """The same for all: an RSA key takes a tenth of a second."""
+    return issued(key_type=kind)
+
+
 # What is spoken
 
 
 @pytest.mark.parametrize("kind", [RSA, ECDSA])
 @pytest.mark.parametrize("suite", ["AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305"])
 def test_tls_1_2_is_forward_secret_and_authenticated(files: Files, kind: Any, suite: str) -> None:
-    files.write(issued(key_type=kind))
+    files.write(pair(kind))
     cipher = f"ECDHE-{kind.name}-{suite}"
     peer = Peer(files.certificate(), ciphers=cipher, version=TLS12)
     assert peer.tls.cipher()[:2] == (cipher, "TLSv1.2")  # type: ignore[index]
@@ -93,13 +100,13 @@ def test_older_versions_are_refused(files: Files, version: str) -> None:
     ],
 )
 def test_weaker_suites_are_refused(files: Files, suite: str) -> None:
-    files.write(issued(key_type=RSA))
+    files.write(pair(RSA))
     with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE"):
         Peer(files.certificate(), ciphers=f"{suite}:@SECLEVEL=0", version=TLS12)
 
 
 def test_with_parameters_diffie_hellman_is_spoken(files: Files, tmp_path: Path) -> None:
-    files.write(issued(key_type=RSA))
+    files.write(pair(RSA))
     # In DER: the prime, and the generator 2.
     der = bytes.fromhex("30820108 02820101 00") + MODP.to_bytes(256) + bytes.fromhex("020102")
     (tmp_path / "dh.pem").write_text(

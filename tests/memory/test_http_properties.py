@@ -2,7 +2,7 @@
 
 import re
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.memory import Client, Service, request
 
@@ -28,7 +28,6 @@ def _statuses(client: Client) -> list[bytes]:
     return [b"400 or 408" if status in (b"400", b"408") else status for status in found]
 
 
-@settings(deadline=None)
 @given(_data.map(b"".join), st.integers(1, 40))
 def test_how_bytes_are_cut_changes_no_answer(data: bytes, segment: int) -> None:
     service = Service(isFast=False)

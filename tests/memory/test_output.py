@@ -324,7 +324,7 @@ def test_whoever_does_not_read_is_not_waited_for_and_told_later(
     began = time.monotonic()
     lines(log, 0, 5000)
     log.write("two\nlines\n")
-    log.flush()
+    log.flush(0.1)
     assert time.monotonic() - began < 2
     read = everything(reader, log).splitlines()
     kept = [line for line in read if line[0] != "!"]
@@ -379,7 +379,7 @@ def test_terminals_and_sockets_are_not_waited_for_either(kind: str) -> None:
         log = Stream(writer, remark)
         began = time.monotonic()
         lines(log, 0, 5000)
-        log.flush()
+        log.flush(0.1)
         assert time.monotonic() - began < 2
         resume()
         read = everything(reader, log).splitlines()

@@ -22,14 +22,14 @@ masks = st.binary(min_size=4, max_size=4)
 cuts = st.lists(st.integers(1, 5000), max_size=40)
 fast = st.booleans()
 
-quick = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=150)
+calm = settings(suppress_health_check=list(HealthCheck))
 
 
 def expected(sent: list[tuple[int, bytes]]) -> list[Frame]:
     return [Frame(PONG if opcode == PING else opcode, payload) for opcode, payload in sent]
 
 
-@quick
+@calm
 @given(messages, masks, cuts, fast)
 def test_any_messages_cut_anywhere_come_back(
     sent: list[tuple[int, bytes]], mask: bytes, sizes: list[int], isFast: bool
@@ -45,7 +45,7 @@ def test_any_messages_cut_anywhere_come_back(
     assert client.frames() == expected(sent)
 
 
-@quick
+@calm
 @given(st.lists(st.one_of(texts, binaries), max_size=6), st.data(), cuts, fast)
 def test_any_fragments_come_back_whole(
     sent: list[tuple[int, bytes]], data: st.DataObject, sizes: list[int], isFast: bool
@@ -67,7 +67,7 @@ def test_any_fragments_come_back_whole(
     assert [f for f in frames if f.opcode == PONG] == [Frame(PONG, b"between")] * pongs
 
 
-@quick
+@calm
 @given(
     st.lists(st.one_of(texts, binaries, sized), max_size=6), st.data(), cuts, st.booleans(), fast
 )
@@ -97,7 +97,7 @@ def test_any_compressed_messages_come_back(
         assert out.decompress(echo.payload + b"\0\0\xff\xff") == payload
 
 
-@quick
+@calm
 @given(st.lists(st.one_of(st.binary(max_size=40), messages.map(
     lambda sent: b"".join(frame(opcode, payload) for opcode, payload in sent))), max_size=6), cuts,
     st.booleans(), fast)  # fmt: skip
@@ -120,7 +120,7 @@ def test_any_bytes_at_all_do_no_harm(
     assert service.timers() == 0
 
 
-@quick
+@calm
 @given(st.binary(max_size=200), st.integers(0, 200), cuts)
 def test_any_bytes_in_a_request_do_no_harm(noise: bytes, at: int, sizes: list[int]) -> None:
     """Either it is refused, or the noise was such that it is a request to upgrade still."""

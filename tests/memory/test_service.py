@@ -318,7 +318,7 @@ def test_an_error_while_draining_ends_the_connection_in_order(client: Client) ->
 
 
 def test_many_clients_are_told_over_a_second(service: Service) -> None:
-    clients = [service.open() for _ in range(200)]
+    clients = service.crowd(200)
     drained(service)
     told = []
     for _ in range(25):

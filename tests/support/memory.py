@@ -271,6 +271,10 @@ class Client:
     def open(self, **changes: str | None) -> "Client":
         """Shake hands."""
         self.send(request(**changes))
+        return self.opened()
+
+    def opened(self) -> "Client":
+        """Read the answer to the handshake."""
         head, _, rest = self.received().partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 101 "), head
         self.socket.sent += rest
@@ -358,6 +362,15 @@ class Service:
 
     def open(self, **changes: str | None) -> Client:
         return self.connect().open(**changes)
+
+    def crowd(self, count: int, data: bytes = b"") -> list[Client]:
+        """So many open connections that have sent this, made at once: each that is opened alone
+        has the service look at all."""
+        clients = [self.connect() for _ in range(count)]
+        for client in clients:
+            client.socket.arriving += request() + data
+        self.run()
+        return [client.opened() for client in clients]
 
     def advance(self, seconds: float) -> None:
         """Let time pass, each timer at its time, the loops' own included."""
