@@ -205,7 +205,7 @@ async def pages(url: str, seen: list[str], leaving: asyncio.Event) -> None:
 
 
 @both
-def test_both_echotwists_are_replaced_and_no_client_is_refused(kind: type[Proxy]) -> None:
+def test_a_rolling_restart_behind_a_balancer_refuses_no_client(kind: type[Proxy]) -> None:
     async def run(proxy: Proxy) -> tuple[Crowd, list[str]]:
         crowd = Crowd(proxy.ws)
         got: list[str] = []
@@ -240,7 +240,7 @@ def test_both_echotwists_are_replaced_and_no_client_is_refused(kind: type[Proxy]
 
 
 @both
-def test_a_connection_that_one_refuses_goes_to_the_other(kind: type[Proxy]) -> None:
+def test_a_balancer_retries_a_refused_connection_at_the_other_backend(kind: type[Proxy]) -> None:
     def blind(text: str) -> str:
         """So that the health checks do not see it in time; nginx has none."""
         return text.replace("inter 1s fastinter 200ms", "inter 1h fastinter 1h")
@@ -304,7 +304,9 @@ class Failing:
 
 @both
 @pytest.mark.parametrize("how", ["close", "503"])
-def test_a_request_that_one_did_not_take_goes_to_the_other(kind: type[Proxy], how: str) -> None:
+def test_a_balancer_retries_a_failed_request_at_the_other_backend(
+    kind: type[Proxy], how: str
+) -> None:
     async def run(proxy: Proxy) -> list[bytes]:
         assert await asyncio.to_thread(proxy.echotwists[0].stop) == 0
         async with Failing(proxy.ports[0], how) as failing:
@@ -331,7 +333,7 @@ FORGED = {"X-Forwarded-For": "203.0.113.66", "Forwarded": "for=203.0.113.66"}
 
 
 @both
-def test_the_log_has_the_address_of_the_client(kind: type[Proxy]) -> None:
+def test_the_log_has_the_clients_address_behind_a_balancer(kind: type[Proxy]) -> None:
     options = ["--trusted-proxy=127.0.0.1"] if kind is Nginx else []
     addresses = [f"127.0.1.{number}" for number in range(1, 21)]
 
@@ -351,7 +353,7 @@ def test_the_log_has_the_address_of_the_client(kind: type[Proxy]) -> None:
 
 
 @both
-def test_both_families_are_served(kind: type[Proxy]) -> None:
+def test_a_balancer_serves_ipv4_and_ipv6(kind: type[Proxy]) -> None:
     """Browsers try ::1 first for localhost. The log has IPv4 clients by their IPv4 address."""
     options = ["--trusted-proxy=127.0.0.1"] if kind is Nginx else []
 
@@ -372,7 +374,7 @@ def test_both_families_are_served(kind: type[Proxy]) -> None:
 
 
 @both
-def test_an_address_of_ipv4_alone_may_be_given(kind: type[Proxy]) -> None:
+def test_an_ipv4_only_bind_address_may_be_configured(kind: type[Proxy]) -> None:
     """As on a machine without IPv6."""
 
     class Old(kind):  # type: ignore[misc,valid-type]
@@ -395,7 +397,7 @@ def test_an_address_of_ipv4_alone_may_be_given(kind: type[Proxy]) -> None:
 
 
 @both
-def test_an_idle_client_stays_because_it_is_pinged(kind: type[Proxy]) -> None:
+def test_keepalive_keeps_an_idle_client_through_a_balancer(kind: type[Proxy]) -> None:
     def sooner(text: str) -> str:
         assert " 2m" in text
         return re.sub(r" 2m\b", " 2s", text)
@@ -420,7 +422,7 @@ def test_an_idle_client_stays_because_it_is_pinged(kind: type[Proxy]) -> None:
 
 
 @both
-def test_the_lines_for_tls_work(kind: type[Proxy]) -> None:
+def test_the_tls_lines_of_the_balancer_configuration_work(kind: type[Proxy]) -> None:
     (port,) = freePorts(1)
 
     def withTls(text: str) -> str:
@@ -451,7 +453,7 @@ def test_the_lines_for_tls_work(kind: type[Proxy]) -> None:
 
 
 @both
-def test_a_reload_of_the_proxy_leaves_clients_alone(kind: type[Proxy]) -> None:
+def test_a_reload_of_the_balancer_keeps_its_clients(kind: type[Proxy]) -> None:
     class Reloaded(kind):  # type: ignore[misc,valid-type]
         def command(self) -> list[str]:
             # As systemd runs it: HAProxy has a master then, as nginx always has.
@@ -500,7 +502,7 @@ def test_ipv4_clients_of_a_haproxy_for_both_families_have_ipv4_addresses() -> No
     assert sorted(found) == sorted(f"127.0.1.{number}" for number in range(1, 11))
 
 
-def test_a_haproxy_that_asks_as_it_does_by_default_finds_it_up() -> None:
+def test_haproxys_default_health_check_finds_it_up() -> None:
     """`option httpchk` alone asks `OPTIONS / HTTP/1.0`."""
 
     def edit(text: str) -> str:

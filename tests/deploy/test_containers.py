@@ -40,7 +40,7 @@ def kubernetes() -> list[Any]:
 
 
 @pytest.mark.parametrize("version", ["1.30", "1.32", "latest"])
-def test_kubernetes_knows_every_field(version: str) -> None:
+def test_kubernetes_schema_knows_every_field(version: str) -> None:
     import kubernetes_validate
 
     if version == "latest":
@@ -49,7 +49,7 @@ def test_kubernetes_knows_every_field(version: str) -> None:
         kubernetes_validate.validate(document, version, strict=True)
 
 
-def test_what_is_in_kubernetes_fits_together() -> None:
+def test_kubernetes_manifests_fit_together() -> None:
     documents = kubernetes()
     deployment, service, budget = documents
     assert [document["kind"] for document in documents] == [
@@ -103,7 +103,7 @@ def instructions() -> list[tuple[str, str]]:
     return [(name, rest) for name, _, rest in (line.partition(" ") for line in lines)]
 
 
-def test_a_linter_of_dockerfiles_has_nothing_to_say(tmp_path: Path) -> None:
+def test_the_dockerfile_passes_a_linter(tmp_path: Path) -> None:
     needs("npm", "npm")
     (tmp_path / "package.json").write_text('{"dependencies": {"dockerfile-utils": "^0.16.3"}}')
     subprocess.run(
@@ -182,7 +182,7 @@ class Image:
         assert done.returncode == 0, command + done.stdout + done.stderr
 
 
-def test_the_image_works_where_nothing_can_be_written() -> None:
+def test_the_image_works_on_a_read_only_file_system() -> None:
     """As its user, without capabilities, and by Landlock without the right to write any file."""
     if readonly.version() < 3:
         pytest.skip("this kernel has no Landlock (Linux 6.2 has)")

@@ -25,7 +25,7 @@ from echotwist.websocket.deflate import Deflate
 from echotwist.wire.transport import unsent
 
 
-def test_autobahn_says_what_failed_through_one_method() -> None:
+def test_autobahn_fails_a_connection_through_one_method() -> None:
     """Connection._fail_connection."""
     assert list(inspect.signature(WebSocketProtocol._fail_connection).parameters) == [
         "self",
@@ -38,7 +38,7 @@ def test_autobahn_says_what_failed_through_one_method() -> None:
     assert "if self.failByDrop:\n            return True" in source
 
 
-def test_autobahn_ends_a_transport_through_one_method() -> None:
+def test_autobahn_closes_a_transport_through_one_method() -> None:
     """Connection._closeConnection."""
     assert "self._closeConnection(abort)" in inspect.getsource(WebSocketProtocol.dropConnection)
     source = inspect.getsource(WebSocketAdapterProtocol._closeConnection)
@@ -54,7 +54,7 @@ def test_autobahn_collects_messages_in_the_methods_that_are_replaced(client: Cli
         assert f"self.{name}(" in inspect.getsource(getattr(WebSocketAdapterProtocol, f"_{name}"))
 
 
-def test_autobahn_sends_nothing_of_the_clients_text(service: Service) -> None:
+def test_autobahn_handshake_echoes_no_client_text(service: Service) -> None:
     """Its handshake parses what `upgrade` composed; only these headers come from the client."""
     client = service.connect()
     client.send(request("/echo?secret", Host="secret", Origin="http://secret", Cookie="secret"))
@@ -65,7 +65,7 @@ def test_autobahn_sends_nothing_of_the_clients_text(service: Service) -> None:
     assert service.echoes.versions == [13]
 
 
-def test_autobahn_answers_an_upgrade_in_its_own_spelling(service: Service) -> None:
+def test_autobahn_spells_the_upgrade_header_its_own_way(service: Service) -> None:
     """Connection._shakeHands mends it. Once Autobahn says `websocket` itself, it need not; and
     if it sends something else first, it would mend that."""
     source = inspect.getsource(WebSocketServerProtocol.succeedHandshake)
@@ -80,7 +80,7 @@ def test_autobahn_answers_an_upgrade_in_its_own_spelling(service: Service) -> No
     ]
 
 
-def test_autobahn_does_not_know_close_1014_itself() -> None:
+def test_autobahn_does_not_know_close_code_1014() -> None:
     """Once it does, connection.py need not add it."""
     assert WebSocketProtocol.CLOSE_STATUS_CODES_ALLOWED.count(1014) == 1
 
@@ -91,13 +91,13 @@ def test_autobahn_timers_are_off(service: Service) -> None:
     assert (factory.autoPingInterval, factory.autoPingTimeout) == (0, 0)
 
 
-def test_the_deflate_in_use_is_ours() -> None:
+def test_permessage_deflate_is_our_subclass() -> None:
     assert PERMESSAGE_COMPRESSION_EXTENSION["permessage-deflate"]["PMCE"] is Deflate
     for name in ("_compressor", "_decompressor"):
         assert f"self.{name} = None" in inspect.getsource(PerMessageDeflate.__init__)
 
 
-def test_unsent_counts_what_the_kernel_did_not_take(client: Client) -> None:
+def test_unsent_counts_bytes_the_kernel_did_not_take(client: Client) -> None:
     transport = client.transport
     assert unsent(transport) == 0
     client.socket.window = 0
@@ -118,7 +118,7 @@ def test_a_transport_pauses_its_producer_over_64_kib() -> None:
     assert IHalfCloseableDescriptor.implementedBy(FileDescriptor)
 
 
-def test_tls_delegates_to_the_socket() -> None:
+def test_tls_transport_delegates_buffers_to_the_socket() -> None:
     """closing.linger must not half-close below TLS; closing.unsent must see the socket's buffer."""
 
     class Below:
@@ -143,7 +143,7 @@ def test_tls_ends_a_handshake_through_one_method() -> None:
     assert source.rstrip().endswith("self.transport.loseConnection()")
 
 
-def test_tls_says_close_notify_through_one_method() -> None:
+def test_tls_reports_close_notify_through_one_method() -> None:
     """tls.Secured."""
     source = inspect.getsource(TLSMemoryBIOProtocol._flushReceiveBIO)
     assert source.count("self._tlsShutdownFinished(None)") == 1
@@ -160,7 +160,7 @@ def test_tls_says_close_notify_through_one_method() -> None:
         "",
     ],
 )
-def test_arguments_are_those_of_twisteds_descriptions(description: str) -> None:
+def test_endpoint_arguments_parse_as_in_twisted(description: str) -> None:
     """Its own parser is private."""
     positional, named = parseArguments(description)
     assert (positional, dict(named)) == endpoints._parse(description)  # type: ignore[attr-defined]
@@ -176,7 +176,7 @@ def test_http_channel_calls_what_channel_replaces() -> None:
     assert "ok = self.headerReceived(self.__header)" in source
 
 
-def test_twistd_logs_to_what_the_application_has() -> None:
+def test_twistd_logs_to_the_observer_of_the_application() -> None:
     """Daemon: it is asked after --logger, and before twistd makes a log of its own."""
     source = inspect.getsource(AppLogger.start)
     assert (
@@ -190,7 +190,7 @@ def test_twistd_logs_to_what_the_application_has() -> None:
     assert 'self._logfilename = "twistd.log"' in source
 
 
-def test_twistd_has_a_daemons_parent_told_by_two_methods() -> None:
+def test_twistd_tells_the_parent_of_a_daemon_by_two_methods() -> None:
     """daemon._reportFailuresInFull: both are replaced."""
     source = inspect.getsource(UnixApplicationRunner.postApplication)
     assert "message = self._formatChildException(ex)" in source

@@ -56,7 +56,9 @@ def holders() -> list[Holder]:
     return [Holder() for _ in range(10)]
 
 
-def test_half_of_it_is_for_everybody(budget: Budget, holders: list[Holder], clock: Clock) -> None:
+def test_half_of_the_memory_budget_is_shared_without_backpressure(
+    budget: Budget, holders: list[Holder], clock: Clock
+) -> None:
     say(budget, holders[0], 45)
     say(budget, holders[1], 5)
     assert budget.buffered == 50
@@ -64,7 +66,9 @@ def test_half_of_it_is_for_everybody(budget: Budget, holders: list[Holder], cloc
     assert holders[0].did == holders[1].did == []
 
 
-def test_what_is_held_is_what_each_said_last(budget: Budget, holders: list[Holder]) -> None:
+def test_buffered_is_the_sum_of_the_last_reported_sizes(
+    budget: Budget, holders: list[Holder]
+) -> None:
     say(budget, holders[0], 45)
     say(budget, holders[0], 7)
     say(budget, holders[1], 3)
@@ -73,7 +77,7 @@ def test_what_is_held_is_what_each_said_last(budget: Budget, holders: list[Holde
     assert budget.buffered == 7
 
 
-def test_over_half_who_holds_more_than_its_share_is_not_read(
+def test_over_half_the_budget_backpressure_stops_the_largest_buffers(
     budget: Budget, holders: list[Holder]
 ) -> None:
     say(budget, holders[0], 48)
@@ -84,7 +88,7 @@ def test_over_half_who_holds_more_than_its_share_is_not_read(
     assert holders[1].did == []
 
 
-def test_it_is_read_again_when_others_hold_less(
+def test_reading_resumes_when_others_buffer_less(
     budget: Budget, holders: list[Holder], clock: Clock
 ) -> None:
     say(budget, holders[0], 30)
@@ -97,7 +101,7 @@ def test_it_is_read_again_when_others_hold_less(
     assert clock.getDelayedCalls() == []
 
 
-def test_at_the_deadline_those_that_hold_most_are_refused(
+def test_at_the_deadline_the_largest_buffers_are_refused(
     budget: Budget, holders: list[Holder], clock: Clock
 ) -> None:
     for holder, size in zip(holders, (20, 20, 10, 30, 10), strict=False):
@@ -111,7 +115,7 @@ def test_at_the_deadline_those_that_hold_most_are_refused(
     assert "resumed" not in holders[3].did
 
 
-def test_who_was_stopped_and_is_gone_is_left_alone(
+def test_a_paused_connection_that_is_gone_is_left_alone(
     budget: Budget, holders: list[Holder], clock: Clock
 ) -> None:
     say(budget, holders[0], 60)
@@ -122,7 +126,7 @@ def test_who_was_stopped_and_is_gone_is_left_alone(
     assert holders[1].did == []
 
 
-def test_who_was_stopped_and_holds_nothing_is_read_again(
+def test_a_paused_connection_that_buffers_nothing_resumes(
     budget: Budget, holders: list[Holder]
 ) -> None:
     say(budget, holders[0], 45)
@@ -133,7 +137,7 @@ def test_who_was_stopped_and_holds_nothing_is_read_again(
     assert holders[1].did == ["stopped", "resumed"]
 
 
-def test_what_was_read_meanwhile_presses_nobody(
+def test_a_buffer_that_drained_meanwhile_pauses_nobody(
     budget: Budget, holders: list[Holder], clock: Clock
 ) -> None:
     say(budget, holders[0], 45)
@@ -143,7 +147,7 @@ def test_what_was_read_meanwhile_presses_nobody(
     assert (budget.buffered, clock.getDelayedCalls()) == (40, [])
 
 
-def test_who_has_read_meanwhile_is_not_refused(
+def test_a_connection_that_drained_meanwhile_is_not_refused(
     budget: Budget, holders: list[Holder], clock: Clock
 ) -> None:
     for holder, size in zip(holders, (40, 30, 20), strict=False):
@@ -156,7 +160,7 @@ def test_who_has_read_meanwhile_is_not_refused(
     assert clock.getDelayedCalls() == []
 
 
-def test_if_enough_was_read_meanwhile_nobody_is_refused(
+def test_if_enough_drained_meanwhile_nobody_is_refused(
     budget: Budget, holders: list[Holder], clock: Clock
 ) -> None:
     say(budget, holders[0], 40)
@@ -167,7 +171,7 @@ def test_if_enough_was_read_meanwhile_nobody_is_refused(
     assert clock.getDelayedCalls() == []
 
 
-def test_what_is_asked_again_may_end_the_pressure(
+def test_re_reading_sizes_may_end_the_pressure(
     budget: Budget, holders: list[Holder], clock: Clock
 ) -> None:
     say(budget, holders[0], 40)
@@ -179,7 +183,7 @@ def test_what_is_asked_again_may_end_the_pressure(
     assert clock.getDelayedCalls() == []
 
 
-def test_over_all_of_it_those_that_hold_most_are_refused_at_once(
+def test_over_the_whole_budget_the_largest_buffers_are_refused_at_once(
     budget: Budget, holders: list[Holder]
 ) -> None:
     say(budget, holders[0], 10)
@@ -189,7 +193,7 @@ def test_over_all_of_it_those_that_hold_most_are_refused_at_once(
     assert budget.buffered == 21
 
 
-def test_those_that_are_refused_and_read_again_are_so_a_few_at_a_time(clock: Clock) -> None:
+def test_refusals_and_resumptions_come_a_few_at_a_time(clock: Clock) -> None:
     """Else honest clients would wait for a second, with ten thousand others."""
     budget = Budget(1200, 5, clock)
     holders = [Holder() for _ in range(100)]
@@ -211,7 +215,7 @@ def test_those_that_are_refused_and_read_again_are_so_a_few_at_a_time(clock: Clo
     assert clock.getDelayedCalls() == []
 
 
-def test_no_more_are_read_again_if_it_is_too_much_again(clock: Clock) -> None:
+def test_resumption_stops_when_the_budget_is_exceeded_again(clock: Clock) -> None:
     budget = Budget(1000, 5, clock)
     holders = [Holder() for _ in range(50)]
     large = Holder()
@@ -259,7 +263,7 @@ def filled(service: Service, count: int) -> list[Client]:
     return clients
 
 
-def test_messages_that_are_not_whole_are_not_held_without_end() -> None:
+def test_unfinished_messages_are_bounded_by_the_budget() -> None:
     service = Service(*POOR)
     most = 400 << 10 if service.isFast else 800 << 10
     clients = filled(service, 30)
@@ -278,7 +282,7 @@ def test_messages_that_are_not_whole_are_not_held_without_end() -> None:
     assert service.context.budget.buffered == 0
 
 
-def test_who_sends_little_notices_nothing() -> None:
+def test_small_clients_notice_no_backpressure() -> None:
     service = Service(*POOR)
     honest = service.open()
     for _ in range(3):
@@ -291,7 +295,7 @@ def test_who_sends_little_notices_nothing() -> None:
         service.advance(3)
 
 
-def test_echoes_that_are_not_read_are_not_held_without_end() -> None:
+def test_unread_echoes_are_bounded_by_the_budget() -> None:
     service = Service(*POOR)
     clients = [service.open() for _ in range(30)]
     for client in clients:
@@ -316,7 +320,7 @@ def deflated(payload: bytes) -> bytes:
     return (z.compress(payload) + z.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
-def test_what_inflates_a_message_is_held_and_counted() -> None:
+def test_the_inflater_of_a_message_counts_as_buffered() -> None:
     """Ten thousand clients that send one byte each once had half a gigabyte of windows."""
     service = Service(*POOR)
     client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
@@ -327,7 +331,7 @@ def test_what_inflates_a_message_is_held_and_counted() -> None:
     assert len(client.frames()) == 1
 
 
-def test_what_inflated_a_refused_message_is_held_no_longer() -> None:
+def test_the_inflater_of_a_refused_message_is_freed() -> None:
     service = Service(*POOR)
     client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
     client.send(frame(TEXT, deflated(b"x"), fin=False, rsv=4))
@@ -337,7 +341,7 @@ def test_what_inflated_a_refused_message_is_held_no_longer() -> None:
     assert refused(client)
 
 
-def test_a_message_that_is_too_large_is_let_go_of_while_it_is_inflated() -> None:
+def test_a_message_over_the_limit_is_freed_while_it_inflates() -> None:
     service = Service(*POOR)
     client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
     payload = deflated(bytes(200_000))
@@ -346,14 +350,14 @@ def test_a_message_that_is_too_large_is_let_go_of_while_it_is_inflated() -> None
     assert client.frames()[-1].payload[:2] == (1009).to_bytes(2, "big")
 
 
-def test_context_takeover_is_not_counted() -> None:
+def test_context_takeover_does_not_count_as_buffered() -> None:
     service = Service(*POOR, "--context-takeover")
     client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
     client.send(frame(TEXT, deflated(b"x"), fin=False, rsv=4))
     assert service.context.budget.buffered == 1
 
 
-def test_what_is_refused_is_told(log) -> None:
+def test_a_refusal_for_memory_closes_with_1013(log) -> None:
     service = Service(*POOR)
     filled(service, 10)
     service.advance(5.1)
@@ -364,7 +368,7 @@ def test_what_is_refused_is_told(log) -> None:
     assert any(why in line for line in log.lines())
 
 
-def test_who_was_not_read_is_read_again() -> None:
+def test_a_paused_connection_is_read_again() -> None:
     service = Service(*POOR, isFast=False)
     clients = filled(service, 6)
     assert [client.reading for client in clients] == [True] * 4 + [False] * 2
@@ -376,7 +380,7 @@ def test_who_was_not_read_is_read_again() -> None:
     assert service.timers() == 6 + 1  # Pings, and the log's.
 
 
-def test_who_is_not_read_for_two_reasons_is_read_when_both_are_gone() -> None:
+def test_a_read_paused_for_two_reasons_resumes_when_both_are_gone() -> None:
     service = Service(*POOR, isFast=False)
     client = service.open()
     transport = client.transport
@@ -396,7 +400,7 @@ def test_who_is_not_read_for_two_reasons_is_read_when_both_are_gone() -> None:
     assert client.reading
 
 
-def test_who_has_read_while_the_process_was_stopped_is_not_refused() -> None:
+def test_a_client_that_read_while_the_process_was_stopped_is_not_refused() -> None:
     """The timer is due before what is held can go out."""
     service = Service(*POOR, isFast=False)
     clients = [service.open() for _ in range(6)]
@@ -412,7 +416,7 @@ def test_who_has_read_while_the_process_was_stopped_is_not_refused() -> None:
         assert not client.socket.closed
 
 
-def test_headers_are_held_and_counted() -> None:
+def test_request_headers_count_as_buffered() -> None:
     service = Service(*POOR)
     client = service.connect()
     client.send(b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * 10 + b"ho")
@@ -424,7 +428,7 @@ def test_headers_are_held_and_counted() -> None:
     assert client.received().startswith(b"HTTP/1.1 200 ")
 
 
-def test_an_upgrade_is_held_no_longer() -> None:
+def test_an_upgraded_request_no_longer_counts_as_buffered() -> None:
     service = Service(*POOR)
     client = service.connect()
     client.send(request()[:-2])
@@ -435,7 +439,7 @@ def test_an_upgrade_is_held_no_longer() -> None:
     client.finish()
 
 
-def test_slow_headers_are_not_held_without_end(log) -> None:
+def test_slow_headers_are_bounded_by_the_budget(log) -> None:
     service = Service(*POOR)
     slow = b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * 400
     clients = [service.connect() for _ in range(20)]
@@ -456,7 +460,7 @@ def test_slow_headers_are_not_held_without_end(log) -> None:
     assert service.context.budget.buffered == 0
 
 
-def test_answers_that_are_not_read_are_not_held_without_end() -> None:
+def test_unread_responses_are_bounded_by_the_budget() -> None:
     service = Service(*POOR)
     for _ in range(40):
         client = service.connect()
@@ -468,7 +472,7 @@ def test_answers_that_are_not_read_are_not_held_without_end() -> None:
     assert sum(client.socket.closed for client in service.clients) >= 20
 
 
-def test_a_lent_connection_is_not_the_reactors_to_refuse() -> None:
+def test_the_budget_never_cuts_into_the_frames_of_a_lent_connection() -> None:
     """What it had held was sent long ago."""
     service = Service(*POOR)
     client = service.open()
@@ -493,7 +497,7 @@ def test_a_lent_connection_is_not_the_reactors_to_refuse() -> None:
     )
 
 
-def test_an_honest_slow_reader_is_read_again() -> None:
+def test_a_slow_reader_is_read_again() -> None:
     service = Service(*POOR, "--ping-interval=0")
     first = filled(service, 2 if service.isFast else 4)
     slow = service.open()
@@ -524,7 +528,7 @@ def full(service: Service) -> list[Client]:
     return clients
 
 
-def test_a_client_that_sends_before_it_reads_is_read_when_there_is_memory() -> None:
+def test_backpressure_ends_for_a_client_that_sends_before_it_reads() -> None:
     service = Service(*POOR, "--ping-interval=0", isFast=True)
     hostile = full(service)
     client = service.open()
@@ -541,7 +545,7 @@ def test_a_client_that_sends_before_it_reads_is_read_when_there_is_memory() -> N
     assert client.frames() == [Frame(BINARY, bytes(90_000))]
 
 
-def test_a_client_that_is_gone_does_not_make_the_loop_turn() -> None:
+def test_a_client_that_is_gone_does_not_spin_the_loop() -> None:
     service = Service(*POOR, "--ping-interval=0", isFast=True)
     client = full(service)[-1]
     client.socket.theirs.shutdown(socket.SHUT_RDWR)
@@ -549,7 +553,7 @@ def test_a_client_that_is_gone_does_not_make_the_loop_turn() -> None:
     assert client.socket.closed
 
 
-def test_a_channel_that_is_paused_stays_so() -> None:
+def test_a_paused_http_channel_stays_paused() -> None:
     service = Service(isFast=False)
     client = service.connect()
     channel = client.protocol

@@ -154,7 +154,7 @@ def test_a_client_cannot_renegotiate(files: Files) -> None:
 
 
 @pytest.mark.parametrize("isProxied", [False, True])
-def test_http_1_1_is_the_protocol(files: Files, isProxied: bool) -> None:
+def test_alpn_selects_http_1_1(files: Files, isProxied: bool) -> None:
     certificate = files.certificate()
     for alpn, chosen in (
         (["h2", "http/1.1"], "http/1.1"),
@@ -168,7 +168,7 @@ def test_http_1_1_is_the_protocol(files: Files, isProxied: bool) -> None:
 @pytest.mark.parametrize("isProxied", [False, True])
 @pytest.mark.parametrize("version", [TLS12, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("alpn", [["h2"], ["h2", "http/1.0", "spdy/3"]])
-def test_no_protocol_in_common_is_told_as_rfc_7301_has_it(
+def test_alpn_without_a_common_protocol_is_the_alert_of_rfc_7301(
     files: Files, alpn: list[str], version: Any, isProxied: bool
 ) -> None:
     with pytest.raises(ssl.SSLError, match=r"(?i)alert.no.application.protocol"):
@@ -176,7 +176,7 @@ def test_no_protocol_in_common_is_told_as_rfc_7301_has_it(
 
 
 @pytest.mark.parametrize("isOne", [False, True])
-def test_the_whole_chain_is_sent(files: Files, tmp_path: Path, isOne: bool) -> None:
+def test_the_whole_certificate_chain_is_sent(files: Files, tmp_path: Path, isOne: bool) -> None:
     """certKey may be certbot's fullchain.pem, or its cert.pem and extraCertChain its chain.pem."""
     pair = issued(ca=CA.create_child_ca())
     leaf, between = (pem.bytes() for pem in pair.cert_chain_pems[:2])
@@ -199,7 +199,7 @@ def renewals(log: Any) -> list[str]:
     return lines
 
 
-def test_a_new_certificate_is_for_new_connections(files: Files, log: Any) -> None:
+def test_a_renewed_certificate_serves_new_connections(files: Files, log: Any) -> None:
     certificate = files.certificate()
     old = Peer(certificate).open()
     files.write(issued("renewed"))
@@ -216,7 +216,7 @@ def test_a_new_certificate_is_for_new_connections(files: Files, log: Any) -> Non
     assert renewals(log) == []
 
 
-def test_half_a_renewal_changes_nothing_and_is_said_once(files: Files, log: Any) -> None:
+def test_half_a_renewal_changes_nothing_and_is_logged_once(files: Files, log: Any) -> None:
     certificate = files.certificate()
     renewed = issued("renewed")
     files.key.write_bytes(renewed.private_key_pem.bytes())
@@ -241,7 +241,7 @@ def test_half_a_renewal_changes_nothing_and_is_said_once(files: Files, log: Any)
     assert len(renewals(log)) == 1
 
 
-def test_what_was_taken_back_is_said_too(files: Files, log: Any) -> None:
+def test_a_renewal_taken_back_is_logged_too(files: Files, log: Any) -> None:
     certificate = files.certificate()
     key = files.key.read_bytes()
     files.key.write_bytes(b"")
@@ -255,7 +255,7 @@ def test_what_was_taken_back_is_said_too(files: Files, log: Any) -> None:
     assert "is in use" in mended
 
 
-def test_kubernetes_swaps_a_link(tmp_path: Path) -> None:
+def test_a_certificate_renewed_by_kubernetes_symlink_swap_is_served(tmp_path: Path) -> None:
     """The files are links into ..data, which is a link to a folder."""
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -273,7 +273,9 @@ def test_kubernetes_swaps_a_link(tmp_path: Path) -> None:
     assert Peer(certificate).name == "two"
 
 
-def test_twistd_may_go_to_another_folder(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certificate_paths_survive_a_change_of_folder(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(files.key.parent)
     certificate = Certificate(files.clock, "key.pem", ["chain.pem"])
     monkeypatch.chdir("/")
@@ -295,7 +297,7 @@ def ending(left: datetime.timedelta) -> trustme.LeafCert:
         (datetime.timedelta(days=8), None, None),
     ],
 )
-def test_a_certificate_that_ends_is_said_when_it_is_loaded_and_each_day(
+def test_an_expiring_certificate_is_logged_when_loaded_and_each_day(
     files: Files, log: Any, left: Any, line: Any, level: Any
 ) -> None:
     files.write(ending(left))
@@ -317,7 +319,7 @@ def test_a_certificate_that_ends_is_said_when_it_is_loaded_and_each_day(
     assert renewals(log) == []
 
 
-def test_a_reminder_sees_a_renewal_that_no_client_has_seen(files: Files, log: Any) -> None:
+def test_the_expiry_reminder_sees_a_renewal_before_any_client(files: Files, log: Any) -> None:
     files.write(ending(datetime.timedelta(days=6)))
     reminder = ExpiryReminder(files.clock, [files.certificate()])
     reminder.startService()
@@ -328,12 +330,12 @@ def test_a_reminder_sees_a_renewal_that_no_client_has_seen(files: Files, log: An
     assert "is in use" in line
 
 
-def test_a_reminder_that_has_not_begun_can_be_ended(files: Files) -> None:
+def test_an_expiry_reminder_that_never_started_can_be_stopped(files: Files) -> None:
     ExpiryReminder(files.clock, []).stopService()
     assert files.clock.getDelayedCalls() == []
 
 
-def test_the_end_that_is_told_is_that_of_the_files(files: Files) -> None:
+def test_the_reported_expiry_is_that_of_the_files(files: Files) -> None:
     certificate = files.certificate()
     assert certificate.notAfter == datetime.datetime(3000, 1, 1, tzinfo=datetime.UTC).timestamp()
     renewed = ending(datetime.timedelta(days=50))
@@ -344,7 +346,7 @@ def test_the_end_that_is_told_is_that_of_the_files(files: Files) -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["--admin=tcp:1"]])
-def test_who_has_a_certificate_is_reminded(files: Files, options: list[str]) -> None:
+def test_every_tls_endpoint_gets_an_expiry_reminder(files: Files, options: list[str]) -> None:
     service = Service(f"--listen=ssl:443:privateKey={files.key}:certKey={files.chain}", *options)
     (reminder,) = [each for each in service.tree if isinstance(each, ExpiryReminder)]
     (listener, *_) = service.echo._specs
@@ -395,7 +397,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_cannot_be_used_is_one_clear_line(files: Files, name: str) -> None:
+def test_an_unusable_certificate_is_one_clear_line(files: Files, name: str) -> None:
     breaks, error = BROKEN[name]
     key, chain = files.key.read_bytes(), files.chain.read_bytes()
     for path, data in zip((files.key, files.chain), breaks(key, chain), strict=True):
@@ -410,7 +412,7 @@ def test_what_cannot_be_used_is_one_clear_line(files: Files, name: str) -> None:
     assert "\n" not in message
 
 
-def test_what_openssl_does_not_like_is_one_clear_line(files: Files) -> None:
+def test_a_certificate_that_openssl_rejects_is_one_clear_line(files: Files) -> None:
     key = rsa.generate_private_key(65537, 1024)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)
@@ -435,7 +437,7 @@ def test_a_key_and_its_certificates_may_be_in_one_file(files: Files) -> None:
 # The endpoint
 
 
-def test_the_endpoint_takes_what_twisteds_takes(files: Files, tmp_path: Path) -> None:
+def test_the_tls_endpoint_takes_the_parameters_of_twisteds(files: Files, tmp_path: Path) -> None:
     (tmp_path / "a:b").write_bytes(files.chain.read_bytes())
     service = Service(
         f"--listen=ssl:8443:privateKey={files.key}:certKey={tmp_path}/a\\:b:"
@@ -449,7 +451,7 @@ def test_the_endpoint_takes_what_twisteds_takes(files: Files, tmp_path: Path) ->
     assert Peer(listener.endpoint.certificate).name == "localhost"
 
 
-def test_many_may_wait_to_be_accepted_and_a_proxy_may_stand_before(files: Files) -> None:
+def test_the_tls_endpoint_has_a_backlog_and_takes_the_proxy_protocol(files: Files) -> None:
     service = Service(f"--listen=haproxy:ssl:8443:privateKey={files.key}:certKey={files.chain}")
     service.echo.privilegedStartService()
     ((_, factory, backlog, _),) = service.reactor.tcpServers
@@ -468,7 +470,9 @@ def test_many_may_wait_to_be_accepted_and_a_proxy_may_stand_before(files: Files)
         ("extraCertChain=/none", "cannot read /none: No such file or directory"),
     ],
 )
-def test_what_it_does_not_take_is_one_clear_line(files: Files, parameters: str, error: str) -> None:
+def test_an_unknown_parameter_of_the_tls_endpoint_is_one_clear_line(
+    files: Files, parameters: str, error: str
+) -> None:
     with pytest.raises(SystemExit) as caught:
         Service(f"--listen=ssl:443:privateKey={files.key}:certKey={files.chain}:{parameters}")
     assert error in str(caught.value)

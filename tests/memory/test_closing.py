@@ -39,7 +39,7 @@ def reading(client: Client, rate: int) -> Iterator[float]:
 
 
 @pytest.mark.usefixtures("way")
-def test_who_reads_slowly_gets_its_whole_echo_and_the_close(client: Client, log: Any) -> None:
+def test_a_slow_reader_gets_its_whole_echo_and_the_close(client: Client, log: Any) -> None:
     client.socket.window = 0
     client.send(binary(bytes(60_000)) + close(1000, "bye"))
     for seconds in reading(client, 2000):  # noqa: B007
@@ -57,7 +57,7 @@ def test_who_reads_slowly_gets_its_whole_echo_and_the_close(client: Client, log:
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("sent", [b"", b"x"], ids=["silent", "still sending"])
-def test_who_stops_reading_after_a_close_is_cut_and_that_is_no_clean_end(
+def test_a_client_that_stops_reading_after_its_close_is_aborted_and_logged_1006(
     client: Client, log: Any, sent: bytes
 ) -> None:
     """What it sends counts for nothing."""
@@ -79,7 +79,7 @@ def test_who_stops_reading_after_a_close_is_cut_and_that_is_no_clean_end(
 
 
 @pytest.mark.usefixtures("way")
-def test_who_has_read_all_has_the_close_timeout_to_follow_whatever_it_sends(
+def test_a_client_that_read_everything_has_the_close_timeout_to_disconnect(
     client: Client, log: Any
 ) -> None:
     """All was delivered, and the handshake complete: this is a clean end of the WebSocket."""
@@ -95,9 +95,7 @@ def test_who_has_read_all_has_the_close_timeout_to_follow_whatever_it_sends(
 
 
 @pytest.mark.usefixtures("way")
-def test_who_leaves_before_it_has_read_its_echo_has_not_ended_cleanly(
-    client: Client, log: Any
-) -> None:
+def test_a_client_that_leaves_before_its_echo_is_logged_1006(client: Client, log: Any) -> None:
     client.socket.window = 0
     client.send(binary(bytes(60_000)) + close(1000, "bye"))
     client.transport.connectionLost(Failure(ConnectionLost()))
@@ -105,7 +103,7 @@ def test_who_leaves_before_it_has_read_its_echo_has_not_ended_cleanly(
 
 
 @pytest.mark.usefixtures("way")
-def test_an_error_is_waited_for_as_a_close_is(client: Client, log: Any) -> None:
+def test_a_slow_reader_gets_the_close_frame_of_an_error(client: Client, log: Any) -> None:
     client.socket.window = 0
     client.send(binary(bytes(60_000)) + frame(3))
     for _ in reading(client, 4000):
@@ -117,7 +115,7 @@ def test_an_error_is_waited_for_as_a_close_is(client: Client, log: Any) -> None:
 
 
 @pytest.mark.usefixtures("way")
-def test_the_budget_ends_also_who_is_closing(client: Client, log: Any) -> None:
+def test_the_budget_may_abort_a_closing_connection(client: Client, log: Any) -> None:
     client.socket.window = 0
     client.send(binary(bytes(60_000)) + close(1000, "bye"))
     assert client.service.context.budget.buffered >= 50_000
@@ -128,7 +126,7 @@ def test_the_budget_ends_also_who_is_closing(client: Client, log: Any) -> None:
 
 
 @pytest.mark.usefixtures("way")
-def test_in_a_drain_who_reads_slowly_has_until_its_end(client: Client, log: Any) -> None:
+def test_a_drain_waits_for_a_slow_reader(client: Client, log: Any) -> None:
     client.socket.window = 0
     client.send(binary(bytes(60_000)))
     client.service.echo.stopService()
@@ -147,7 +145,7 @@ def test_in_a_drain_who_reads_slowly_has_until_its_end(client: Client, log: Any)
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(("rate", "limit"), [(0, 5), (1000, 10)])
-def test_in_a_drain_who_does_not_come_to_its_end_is_cut(
+def test_a_drain_aborts_a_slow_reader_at_its_limit(
     client: Client, log: Any, rate: int, limit: int
 ) -> None:
     client.socket.window = 0
@@ -165,7 +163,7 @@ def test_in_a_drain_who_does_not_come_to_its_end_is_cut(
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("size", [30_000, 1_000_000])
-def test_in_a_drain_who_is_sending_a_message_may_end_it(client: Client, size: int) -> None:
+def test_a_drain_lets_a_client_finish_the_message_it_is_sending(client: Client, size: int) -> None:
     """It cannot answer before; and inside a frame that is passing it cannot be asked."""
     message = frame(BINARY, bytes(size), fin=size > 65536)
     client.send(message[: size // 2])
@@ -184,7 +182,9 @@ def test_in_a_drain_who_is_sending_a_message_may_end_it(client: Client, size: in
 
 
 @pytest.mark.usefixtures("way")
-def test_in_a_drain_who_sends_and_does_not_answer_is_cut(client: Client, log: Any) -> None:
+def test_a_drain_aborts_a_client_that_sends_and_never_answers_the_close(
+    client: Client, log: Any
+) -> None:
     client.service.echo.stopService()
     for _ in range(49):
         client.service.advance(0.1)
@@ -195,7 +195,7 @@ def test_in_a_drain_who_sends_and_does_not_answer_is_cut(client: Client, log: An
     assert ended(log) == "1006 'no closing handshake'"
 
 
-def test_a_page_that_is_read_slowly_comes_whole() -> None:
+def test_a_slow_reader_gets_the_whole_page() -> None:
     client = Service(isFast=False).connect()
     client.socket.window = 0
     client.send(b"GET /websockets.js HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
@@ -208,7 +208,7 @@ def test_a_page_that_is_read_slowly_comes_whole() -> None:
     assert client.socket.fin
 
 
-def test_a_deadline_waits_for_what_moves() -> None:
+def test_a_deadline_is_extended_by_progress() -> None:
     clock, moves, late = Clock(), [], []
     deadline = Deadline(clock, 5, lambda: bool(moves and moves.pop()), lambda: late.append(1))
     clock.pump([0.25] * 19)
@@ -231,7 +231,7 @@ def test_a_deadline_can_be_cancelled() -> None:
     assert clock.getDelayedCalls() == []
 
 
-def test_a_process_that_was_stopped_still_waits() -> None:
+def test_a_deadline_allows_for_a_stopped_process() -> None:
     """But for one step."""
     clock, late = Clock(), []
     Deadline(clock, 5, lambda: False, lambda: late.append(clock.seconds()))
@@ -256,7 +256,9 @@ def secured(tmp_path: Path) -> Secured:
 
 
 @pytest.mark.parametrize("size", [60_000, 300_000], ids=["not paused", "paused"])
-def test_after_close_notify_who_reads_gets_its_echo(secured: Any, size: int, log: Any) -> None:
+def test_after_close_notify_a_client_that_reads_gets_its_echo(
+    secured: Any, size: int, log: Any
+) -> None:
     secured.tls.write(binary(bytes(size)))
     with pytest.raises(ssl.SSLWantReadError):
         secured.tls.unwrap()
@@ -276,7 +278,9 @@ def test_after_close_notify_who_reads_gets_its_echo(secured: Any, size: int, log
 
 
 @pytest.mark.parametrize("size", [60_000, 300_000], ids=["not paused", "paused"])
-def test_after_close_notify_who_does_not_read_is_cut(secured: Any, size: int, log: Any) -> None:
+def test_after_close_notify_a_client_that_does_not_read_is_aborted(
+    secured: Any, size: int, log: Any
+) -> None:
     secured.tls.write(binary(bytes(size)))
     with pytest.raises(ssl.SSLWantReadError):
         secured.tls.unwrap()

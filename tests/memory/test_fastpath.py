@@ -103,7 +103,9 @@ both = settings(suppress_health_check=list(HealthCheck), max_examples=3 * settin
 @given(streams, cuts, st.booleans())
 @example(text("x") + frame(TEXT, b"\xc3", fin=False) + frame(CONTINUATION, b"\xa9"), [3], False)
 @example(text("x") + frame(TEXT, b"\xed\xa0\x80" + b"y" * 300)[:20], [], False)
-def test_all_ways_are_one(stream: bytes, sizes: list[int], isFinished: bool) -> None:
+def test_the_fast_path_answers_any_bytes_as_autobahn_does(
+    stream: bytes, sizes: list[int], isFinished: bool
+) -> None:
     slow, fast = (outcome(stream, sizes, isFinished, isFast) for isFast in (False, True))
     assert fast == slow
     assert outcome(stream, sizes, isFinished, isFast=True, lends=False) == slow
@@ -118,7 +120,7 @@ def test_all_ways_are_one(stream: bytes, sizes: list[int], isFinished: bool) -> 
     )), max_size=4).map(b"".join).map(Stream),
     cuts, st.integers(0, 400_000), st.booleans(),
 )  # fmt: skip
-def test_a_large_frame_that_is_cut_off_is_half_echoed(
+def test_a_truncated_large_frame_is_half_echoed(
     stream: bytes, sizes: list[int], missing: int, isFinished: bool
 ) -> None:
     """And what is whole comes back whole."""
@@ -166,7 +168,7 @@ def half(opcode: int = BINARY, payload: bytes = bytes(LARGE)) -> tuple[bytes, by
     return whole[: len(whole) // 2], whole[len(whole) // 2 :]
 
 
-def test_a_large_frame_is_echoed_as_it_comes(lent: Client) -> None:
+def test_a_large_frame_is_streamed_back_as_it_arrives(lent: Client) -> None:
     first, second = half()
     lent.send(first)
     begun = lent.received()
@@ -191,14 +193,16 @@ def test_a_client_may_send_a_large_message_before_it_reads(lent: Client) -> None
     ]  # fmt: skip
 
 
-def test_of_a_client_that_never_reads_one_large_message_waits(lent: Client) -> None:
+def test_backpressure_lets_one_large_message_wait_for_a_client_that_never_reads(
+    lent: Client,
+) -> None:
     lent.socket.window = 0
     lent.send(frame(BINARY, bytes(LARGE)) * 5)
     assert 4 * LARGE - 500_000 < len(lent.socket.arriving) <= 4 * LARGE + 100
 
 
 @pytest.mark.parametrize("ends", [True, False])
-def test_a_client_that_reads_slowly_gets_all_of_a_large_message(lent: Client, ends: bool) -> None:
+def test_a_slow_reader_gets_all_of_a_large_message(lent: Client, ends: bool) -> None:
     payload = random.Random(1).randbytes(1_000_000)
     received = b""
     for segment in segments(frame(BINARY, payload) * 3, [10_000] * 310):
@@ -213,7 +217,7 @@ def test_a_client_that_reads_slowly_gets_all_of_a_large_message(lent: Client, en
     assert lent.frames() == [Frame(BINARY, payload)] * 3
 
 
-def test_a_large_message_is_a_line_of_the_log_when_it_is_whole(lent: Client, log) -> None:
+def test_a_large_message_is_logged_when_it_is_whole(lent: Client, log) -> None:
     first, second = half(TEXT, "é".encode() * (LARGE // 2))
     lent.send(first)
     before = log.lines()
@@ -224,7 +228,7 @@ def test_a_large_message_is_a_line_of_the_log_when_it_is_whole(lent: Client, log
     ]  # fmt: skip
 
 
-def test_bad_utf8_in_a_frame_half_sent_ends_in_a_drop(lent: Client, log) -> None:
+def test_invalid_utf8_in_a_frame_half_echoed_drops_the_connection(lent: Client, log) -> None:
     first, _ = half(TEXT, b"x" * LARGE)
     lent.send(first)
     sent = len(lent.received())
@@ -239,21 +243,19 @@ def test_bad_utf8_in_a_frame_half_sent_ends_in_a_drop(lent: Client, log) -> None
     )
 
 
-def test_bad_utf8_at_once_in_a_large_frame_is_1007(lent: Client) -> None:
+def test_invalid_utf8_at_the_start_of_a_large_frame_is_1007(lent: Client) -> None:
     payload = b"x" * 100 + b"\xff" + b"x" * LARGE
     lent.send(frame(TEXT, payload)[:1000])
     assert lent.frames()[-1].payload[:2] == b"\x03\xef"
 
 
-def test_the_last_byte_of_a_large_text_counts(lent: Client) -> None:
+def test_utf8_is_checked_to_the_last_byte_of_a_large_text(lent: Client) -> None:
     lent.send(frame(TEXT, b"x" * LARGE + b"\xc3"))
     assert lent.received()
     assert lent.socket.fin
 
 
-def test_a_drain_waits_for_the_end_of_a_frame_that_is_passing(
-    service: Service, lent: Client
-) -> None:
+def test_a_drain_waits_for_the_end_of_a_streaming_frame(service: Service, lent: Client) -> None:
     first, second = half()
     lent.send(first)
     begun = lent.received()
@@ -268,7 +270,7 @@ def test_a_drain_waits_for_the_end_of_a_frame_that_is_passing(
     ]
 
 
-def test_a_frame_that_does_not_end_is_dropped_at_the_deadline_of_the_close(
+def test_an_unfinished_frame_is_dropped_at_the_close_timeout(
     service: Service, lent: Client
 ) -> None:
     lent.send(half()[0])
@@ -296,7 +298,7 @@ def test_a_drain_of_many_ends_in_order(service: Service) -> None:
     assert not service.fastPath.isRunning
 
 
-def test_the_end_of_the_client_inside_a_frame_is_the_end(lent: Client) -> None:
+def test_a_fin_inside_a_frame_ends_the_connection(lent: Client) -> None:
     lent.send(half()[0])
     lent.received()
     lent.finish()
@@ -304,7 +306,7 @@ def test_the_end_of_the_client_inside_a_frame_is_the_end(lent: Client) -> None:
     assert lent.socket.closed
 
 
-def test_a_ping_is_not_sent_inside_a_frame(service: Service, lent: Client) -> None:
+def test_no_keepalive_ping_is_sent_inside_a_frame(service: Service, lent: Client) -> None:
     first, second = half()
     lent.send(first)
     begun = lent.received()
@@ -317,7 +319,9 @@ def test_a_ping_is_not_sent_inside_a_frame(service: Service, lent: Client) -> No
     assert lent.frames() == [Frame(PING, b"")]
 
 
-def test_a_client_that_stops_inside_a_frame_is_aborted(service: Service, lent: Client, log) -> None:
+def test_a_client_that_stalls_inside_a_frame_is_aborted(
+    service: Service, lent: Client, log
+) -> None:
     lent.send(half()[0])
     service.advance(51)
     assert lent.socket.closed
@@ -350,7 +354,7 @@ def test_an_abort_follows_a_recall(service: Service, lent: Client) -> None:
     assert lent.socket.reset
 
 
-def test_what_was_not_sent_goes_out_before_the_close(service: Service, lent: Client) -> None:
+def test_unsent_echoes_go_out_before_the_close(service: Service, lent: Client) -> None:
     lent.socket.window = 0
     lent.send(binary(bytes(60_000)) * 3)
     lent.protocol.goAway()
@@ -362,7 +366,7 @@ def test_what_was_not_sent_goes_out_before_the_close(service: Service, lent: Cli
     assert last == GOING_AWAY
 
 
-def test_a_connection_is_lent_again_after_what_was_unusual(lent: Client) -> None:
+def test_a_connection_is_lent_again_after_a_fragmented_message(lent: Client) -> None:
     for _ in range(3):
         lent.send(frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"b"))
         assert not lent.protocol.isLent
@@ -371,7 +375,7 @@ def test_a_connection_is_lent_again_after_what_was_unusual(lent: Client) -> None
         assert lent.frames() == [Frame(TEXT, b"ab"), Frame(TEXT, b"c")]
 
 
-def test_loops_share_the_connections(service: Service) -> None:
+def test_loops_share_the_connections_evenly(service: Service) -> None:
     loops = [thread.loop for _, thread in service.fastPath._running]
     for _ in range(len(loops) * 5):
         service.open().send(text("x"))
@@ -381,7 +385,7 @@ def test_loops_share_the_connections(service: Service) -> None:
 @pytest.mark.parametrize(
     "options", [["--no-fast-path"], ["--no-compression"], []], ids=["off", "plain", "deflate"]
 )
-def test_who_is_lent(options: list[str]) -> None:
+def test_only_uncompressed_connections_are_lent(options: list[str]) -> None:
     service = Service(*options, isFast="--no-fast-path" not in options)
     client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
     client.send(text("x"))
@@ -392,7 +396,7 @@ def test_who_is_lent(options: list[str]) -> None:
 # The log.
 
 
-def test_the_first_messages_of_a_second_are_shown_and_the_rest_is_counted(log) -> None:
+def test_the_first_messages_of_a_second_are_logged_and_the_rest_counted(log) -> None:
     service = Service("--log-rate=3", isFast=True)
     client = service.open()
     client.send(text("1") + text("2") + text("3") + text("4"))
@@ -420,7 +424,7 @@ def test_a_log_that_is_off_costs_no_report(log) -> None:
     assert service.timers() == 0
 
 
-def test_what_a_loop_shows_of_a_high_rate_at_once_is_bounded(log) -> None:
+def test_what_a_loop_reports_at_once_is_bounded_at_a_high_log_rate(log) -> None:
     """100,000 lines would keep the reactor busy for seconds."""
     service = Service("--log-rate=100000", isFast=True)
     client = service.open()
@@ -445,7 +449,7 @@ def test_the_preview_of_a_large_message_does_not_depend_on_its_segments(
 # Found by a hostile reader.
 
 
-def test_a_client_that_could_not_be_sent_a_ping_is_sent_one_when_it_reads(
+def test_a_keepalive_ping_that_did_not_fit_is_sent_when_the_client_reads(
     service: Service, lent: Client
 ) -> None:
     """It was silent for an interval and its echoes waited, so no ping was sent; when it had read
@@ -463,7 +467,7 @@ def test_a_client_that_could_not_be_sent_a_ping_is_sent_one_when_it_reads(
     assert not lent.socket.closed
 
 
-def test_nobody_is_judged_before_all_are_read() -> None:
+def test_keepalive_aborts_nobody_before_all_pongs_are_read() -> None:
     """epoll tells of 256 at a time; the others have answered, too."""
     service = Service("--threads=1", isFast=True)
     clients = service.crowd(260, text("x"))
@@ -501,7 +505,7 @@ def test_a_drain_does_not_undo_an_abort(service: Service, lent: Client) -> None:
     assert lent.socket.reset
 
 
-def test_an_exception_costs_one_connection(
+def test_an_exception_in_a_loop_costs_one_connection(
     service: Service, lent: Client, log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twisted would never read the loops' reports again."""
@@ -519,7 +523,7 @@ def test_an_exception_costs_one_connection(
     log.events.clear()
 
 
-def test_what_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_that_cannot_start_are_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     service = Service("--threads=3", isFast=True)
     fastPath = FastPath(service.reactor, service.context.limits, service.context.journal, 3)
     running: list[Any] = []
@@ -540,7 +544,7 @@ def test_what_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert service.reactor.readers == set()
 
 
-def test_a_loop_that_hangs_is_told_of_until_it_goes_on(log) -> None:
+def test_a_hanging_loop_is_logged_until_it_goes_on(log) -> None:
     service = Service("--threads=3", "--log-rate=0", "--admin=tcp:1", isFast=True)
     fastPath = service.fastPath
     admin = Service.connect(service)
@@ -569,7 +573,7 @@ def test_a_loop_that_hangs_is_told_of_until_it_goes_on(log) -> None:
     log.events.clear()
 
 
-def test_a_process_that_stood_still_does_not_hang() -> None:
+def test_a_process_that_was_stopped_does_not_count_as_hanging() -> None:
     """As a machine that slept: the answers are there, and not read."""
     service = Service("--threads=2", isFast=True)
     fastPath = service.fastPath
@@ -614,7 +618,7 @@ def test_the_hash_is_of_all_the_sources() -> None:
     assert set(NAMES) == found
 
 
-def test_a_compiled_part_from_before_it_said_so_is_not_used(
+def test_a_compiled_part_without_a_checksum_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delattr(_loop, "sources")
@@ -638,7 +642,7 @@ def test_a_compiled_part_without_its_sources_is_not_used(
     )
 
 
-def test_a_compiled_part_that_python_cannot_load_is_told_of(
+def test_a_compiled_part_that_python_cannot_load_is_logged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Finder:
@@ -663,7 +667,7 @@ def test_without_the_compiled_part_there_is_no_fast_path(monkeypatch: pytest.Mon
     assert client.frames() == [Frame(TEXT, b"x")]
 
 
-def test_the_reactor_knows_it_by_name(service: Service) -> None:
+def test_the_fast_path_has_a_log_prefix(service: Service) -> None:
     fastPath = service.fastPath
     assert fastPath.logPrefix() == "echotwist fast path"
     fastPath.connectionLost(Failure(ConnectionDone()))
@@ -673,7 +677,7 @@ def test_the_reactor_knows_it_by_name(service: Service) -> None:
 # What is not lent.
 
 
-def test_whole_plain_frames_are_echoed_where_they_are() -> None:
+def test_whole_uncompressed_frames_are_echoed_in_place() -> None:
     frames = text("é") + binary(bytes(70_000)) + frame(PING, b"p") + frame(PONG, b"q")
     for rest in (b"", b"\x81", text("cut")[:-1], frame(TEXT, b"\xff"), frame(TEXT, b"", fin=False)):
         echo, used, messages = echoFrames(frames + rest, 70_000)
@@ -685,7 +689,7 @@ def test_whole_plain_frames_are_echoed_where_they_are() -> None:
     assert echoFrames(b"", 1) == (b"", 0, (0, 0, 0, 0))
 
 
-def test_a_pong_that_is_not_lent_is_not_answered() -> None:
+def test_a_pong_outside_the_fast_path_is_not_answered() -> None:
     service = Service("--log-rate=0", isFast=True, lends=False)
     client = service.open()
     client.send(text("x") + frame(PONG))
@@ -694,14 +698,14 @@ def test_a_pong_that_is_not_lent_is_not_answered() -> None:
     assert client.frames() == [Frame(TEXT, b"x"), Frame(TEXT, b"y")]
 
 
-def test_a_frame_that_is_not_lent_may_be_cut() -> None:
+def test_a_frame_outside_the_fast_path_may_be_segmented() -> None:
     service = Service("--log-rate=0", isFast=True, lends=False)
     client = service.open()
     client.send(text("cut"), segment=4)
     assert client.frames() == [Frame(TEXT, b"cut")]
 
 
-def test_while_an_echo_of_autobahns_waits_nothing_is_lent(service: Service) -> None:
+def test_no_connection_is_lent_while_an_echo_of_autobahns_waits(service: Service) -> None:
     client = service.open()
     client.socket.window = 0
     client.send(frame(BINARY, bytes(50_000), fin=False) + frame(CONTINUATION, b""))
@@ -746,7 +750,7 @@ def test_compressed_messages_come_back_compressed(size: int) -> None:
     assert inflated(client.frames()) == [payload, b"t"]
 
 
-def test_what_is_wrong_with_a_compressed_message_autobahn_says() -> None:
+def test_errors_in_compressed_messages_are_left_to_autobahn() -> None:
     for options, payload, code in (
         ([], b"\xff\xff", 1007),
         ([], deflated(b"\xff"), 1007),

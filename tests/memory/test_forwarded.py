@@ -64,7 +64,7 @@ def clientOf(
         ("6.6.6.6," + ",".join(["10.0.0.2"] * (HOPS + 1)), "10.0.0.2"),
     ],
 )
-def test_the_client_is_the_first_from_the_right_who_is_not_trusted(
+def test_the_client_is_the_first_untrusted_address_from_the_right(
     header: str, client: str | None
 ) -> None:
     assert clientOf(header) == client
@@ -72,7 +72,7 @@ def test_the_client_is_the_first_from_the_right_who_is_not_trusted(
     assert clientOf(elements, header="Forwarded") == client
 
 
-def test_headers_of_the_same_name_are_one_list() -> None:
+def test_repeated_forwarding_headers_are_one_list() -> None:
     assert clientOf("6.6.6.6", "203.0.113.7, 10.0.0.3", "10.0.0.2") == "203.0.113.7"
     assert clientOf("for=6.6.6.6", 'for="[2001:db8::7]"', header="forwarded") == "2001:db8::7"
 
@@ -114,7 +114,9 @@ def test_only_trusted_peers_are_believed(peer: Any, trusted: list[str], isBeliev
         ("\x1b", None),
     ],
 )
-def test_two_headers_name_the_same_client_or_none(other: str, client: str | None) -> None:
+def test_forwarded_and_x_forwarded_for_must_name_the_same_client(
+    other: str, client: str | None
+) -> None:
     """The proxy wrote one of them; whichever that is, the other may be the client's."""
     assert clientOf("203.0.113.7, 10.0.0.2", Forwarded=other) == client
 
@@ -173,7 +175,7 @@ def test_two_headers_name_the_same_client_or_none(other: str, client: str | None
         ),
     ],
 )
-def test_a_node_is_an_address_or_nothing(node: str, address: str | None) -> None:
+def test_a_forwarded_node_is_an_address_or_nothing(node: str, address: str | None) -> None:
     assert clientOf(f"6.6.6.6, {node}") == address
     assert clientOf(f'for=6.6.6.6, for="{node}"', header="Forwarded") == address
 
@@ -211,7 +213,7 @@ def test_a_node_is_an_address_or_nothing(node: str, address: str | None) -> None
         ("\x85for=203.0.113.7", None),
     ],
 )
-def test_an_element_of_forwarded_says_it_once_and_by_its_grammar(
+def test_an_element_of_forwarded_follows_the_grammar_of_rfc_7239(
     element: str, client: str | None
 ) -> None:
     assert clientOf(element, header="Forwarded") == client
@@ -224,7 +226,7 @@ SEPARATORS = st.text(st.sampled_from('for=6.;,"\\ \t[]:%_\x0b\x1c\x85\xa0é'), m
 @given(SEPARATORS)
 @example('for=6.6.6.6, for="')
 @example('for="\\')
-def test_whatever_a_client_sends_the_proxys_word_stands(sent: str) -> None:
+def test_a_client_cannot_forge_the_forwarded_header_of_its_proxy(sent: str) -> None:
     assert clientOf(f"{sent}, 203.0.113.7") == "203.0.113.7"
     for element in (
         "for=203.0.113.7",
@@ -239,7 +241,7 @@ def test_whatever_a_client_sends_the_proxys_word_stands(sent: str) -> None:
 @example(sent='for=6.6.6.6;x="', host='";y="')
 @example(sent="", host='a", for=6.6.6.6;x="')
 @example(sent="", host=", for=6.6.6.6")
-def test_a_host_that_the_proxy_quotes_is_no_word_of_its_own(sent: str, host: str) -> None:
+def test_a_quoted_host_in_forwarded_cannot_forge_a_client(sent: str, host: str) -> None:
     """At worst it hides the client, if the Host header has a quote, which is answered 400."""
     quoted = host.replace("\\", "\\\\").replace('"', '\\"')
     client = clientOf(f'{sent}, for=203.0.113.7;host="{quoted}"', header="Forwarded")
@@ -247,7 +249,7 @@ def test_a_host_that_the_proxy_quotes_is_no_word_of_its_own(sent: str, host: str
 
 
 @given(st.binary(max_size=60), st.binary(max_size=60))
-def test_nothing_raises(one: bytes, other: bytes) -> None:
+def test_no_forwarded_header_raises(one: bytes, other: bytes) -> None:
     headers = Headers({b"X-Forwarded-For": [one], b"Forwarded": [other, one]})
     TrustedProxies([ip_network("10.0.0.0/8")]).clientOf(PROXY, headers)
 
@@ -268,19 +270,19 @@ def test_nothing_raises(one: bytes, other: bytes) -> None:
         ("unix", "unix"),
     ],
 )
-def test_a_trusted_proxy_is_a_network(cidr: str, network: Any) -> None:
+def test_a_trusted_proxy_may_be_a_network(cidr: str, network: Any) -> None:
     assert trustedProxy(cidr) == network
 
 
 @pytest.mark.parametrize(
     "cidr", ["", "x", "*", "unix:", "10.0.0.0/33", "10.0.0.0/", "10.0.0", "fe80::/x", "a.example"]
 )
-def test_what_is_no_network_is_refused(cidr: str) -> None:
+def test_a_trusted_proxy_that_is_no_network_is_refused(cidr: str) -> None:
     with pytest.raises(ValueError, match="takes a network such as"):
         trustedProxy(cidr)
 
 
-def test_bits_of_a_host_are_refused_and_both_readings_shown() -> None:
+def test_a_network_with_host_bits_is_refused_and_both_readings_shown() -> None:
     with pytest.raises(ValueError, match=r"10\.0\.0\.0/8 .*, or 10\.0\.0\.1 "):
         trustedProxy("10.0.0.1/8")
 
@@ -294,7 +296,7 @@ def connected(service: Service, peer: Any, headers: bytes) -> Client:
     return client
 
 
-def test_the_log_has_the_client(log: Any) -> None:
+def test_the_log_names_the_forwarded_client(log: Any) -> None:
     service = Service("--trusted-proxy=10.0.0.0/8")
     client = connected(service, PROXY, b"X-Forwarded-For: 6.6.6.6, 203.0.113.7")
     assert client.received().startswith(b"HTTP/1.1 101 ")
@@ -311,7 +313,7 @@ def test_the_log_has_the_client(log: Any) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--trusted-proxy=192.0.2.0/24"]])
-def test_a_forgery_changes_nothing(arguments: list[str], log: Any) -> None:
+def test_a_forged_forwarded_header_changes_nothing(arguments: list[str], log: Any) -> None:
     connected(Service(*arguments), PROXY, b"X-Forwarded-For: 6.6.6.6\r\nForwarded: for=6.6.6.6")
     assert log.lines() == ["#1 10.0.0.1:40000 connected"]
 
@@ -344,18 +346,18 @@ def test_a_forgery_changes_nothing(arguments: list[str], log: Any) -> None:
         ),
     ],
 )
-def test_headers_that_are_odd_name_nobody_else(headers: bytes, line: str, log: Any) -> None:
+def test_malformed_forwarded_headers_name_nobody_else(headers: bytes, line: str, log: Any) -> None:
     connected(Service("--trusted-proxy=10.0.0.0/8"), PROXY, headers)
     assert log.lines() == [line]
 
 
-def test_on_a_unix_socket_the_proxy_has_no_address(log: Any) -> None:
+def test_a_proxy_on_a_unix_socket_may_be_trusted(log: Any) -> None:
     connected(Service("--trusted-proxy=unix"), UNIXAddress(None), b"X-Forwarded-For: 203.0.113.7")
     connected(Service(), UNIXAddress(None), b"X-Forwarded-For: 203.0.113.7")
     assert log.lines() == ["#1 203.0.113.7 connected", "#1 unix connected"]
 
 
-def test_behind_the_proxy_protocol_the_peer_is_whom_it_names(log: Any) -> None:
+def test_the_peer_that_is_trusted_is_the_one_of_the_proxy_protocol(log: Any) -> None:
     """A balancer of TCP before a proxy that speaks HTTP: the balancer's address is nothing."""
     for trusted in ("10.0.0.0/8", "127.0.0.1"):
         service = Service(f"--trusted-proxy={trusted}")

@@ -29,7 +29,7 @@ def _statuses(client: Client) -> list[bytes]:
 
 
 @given(_data.map(b"".join), st.integers(1, 40))
-def test_how_bytes_are_cut_changes_no_answer(data: bytes, segment: int) -> None:
+def test_segmentation_of_a_request_changes_no_response(data: bytes, segment: int) -> None:
     service = Service(isFast=False)
     answers = []
     for cut in (None, segment):

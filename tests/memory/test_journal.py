@@ -39,7 +39,9 @@ def test_a_line_tells_machines_what_it_tells_people(clock: Clock, log) -> None:
     assert got == {"number": 1, "peer": "192.0.2.1:5", "type": "text", "size": 5}
 
 
-def test_the_first_lines_of_a_second_are_shown_and_the_rest_is_counted(clock: Clock, log) -> None:
+def test_the_log_rate_shows_the_first_lines_of_a_second_and_counts_the_rest(
+    clock: Clock, log
+) -> None:
     journal = Journal(3, clock)
     messages(journal, 1000)
     journal.connected(PEER)
@@ -53,7 +55,7 @@ def test_the_first_lines_of_a_second_are_shown_and_the_rest_is_counted(clock: Cl
     ]
 
 
-def test_every_event_is_shown_or_counted(clock: Clock, log) -> None:
+def test_every_event_is_logged_or_counted(clock: Clock, log) -> None:
     journal = Journal(10, clock)
     for _ in range(50):
         messages(journal, 7)
@@ -65,7 +67,7 @@ def test_every_event_is_shown_or_counted(clock: Clock, log) -> None:
     assert shown <= 10 * 6
 
 
-def test_a_second_later_lines_are_shown_again(clock: Clock, log) -> None:
+def test_a_second_later_lines_are_logged_again(clock: Clock, log) -> None:
     journal = Journal(2, clock)
     messages(journal, 2)
     clock.advance(1)
@@ -73,7 +75,7 @@ def test_a_second_later_lines_are_shown_again(clock: Clock, log) -> None:
     assert len(log.lines()) == 4
 
 
-def test_in_silence_no_timer_runs(clock: Clock) -> None:
+def test_the_log_rate_runs_no_timer_when_idle(clock: Clock) -> None:
     journal = Journal(2, clock)
     assert clock.getDelayedCalls() == []
     messages(journal, 5)
@@ -82,7 +84,7 @@ def test_in_silence_no_timer_runs(clock: Clock) -> None:
     assert clock.getDelayedCalls() == []
 
 
-def test_what_was_counted_can_be_told_at_once(clock: Clock, log) -> None:
+def test_suppressed_lines_can_be_reported_at_once(clock: Clock, log) -> None:
     journal = Journal(1, clock)
     journal.flush()
     assert log.lines() == []
@@ -96,7 +98,7 @@ def test_what_was_counted_can_be_told_at_once(clock: Clock, log) -> None:
     assert len(log.lines()) == 2
 
 
-def test_it_can_be_turned_off(clock: Clock, log) -> None:
+def test_logging_can_be_turned_off(clock: Clock, log) -> None:
     journal = Journal(0, clock)
     messages(journal, 5)
     journal.connected(PEER)
@@ -128,7 +130,7 @@ def test_it_can_be_turned_off(clock: Clock, log) -> None:
         ("x" + "🙂" * 1000, "'x" + "🙂" * 63 + "'..."),
     ],
 )
-def test_text_is_shown_in_printable_characters(payload: str, shown: str) -> None:
+def test_text_messages_are_logged_in_printable_characters(payload: str, shown: str) -> None:
     assert preview(payload.encode(), False, len(payload.encode())) == shown
 
 
@@ -141,11 +143,11 @@ def test_text_is_shown_in_printable_characters(payload: str, shown: str) -> None
         (bytes(17), "00 " * 16 + "..."),
     ],
 )
-def test_binary_is_shown_in_hexadecimal(payload: bytes, shown: str) -> None:
+def test_binary_messages_are_logged_in_hexadecimal(payload: bytes, shown: str) -> None:
     assert preview(payload, True, len(payload)) == shown
 
 
-def test_a_client_cannot_write_a_format(clock: Clock, log) -> None:
+def test_a_client_cannot_inject_a_log_format(clock: Clock, log) -> None:
     journal = Journal(9, clock)
     hostile = "{log_time.__class__} {0}"
     journal.message(PEER, hostile.encode(), False)
@@ -156,7 +158,7 @@ def test_a_client_cannot_write_a_format(clock: Clock, log) -> None:
     ]
 
 
-def test_the_documents_have_every_reason_for_which_a_client_is_dropped() -> None:
+def test_the_documents_have_every_drop_reason() -> None:
     operations = (Path(__file__).parents[2] / "docs/operations.md").read_text()
     for why in (*DROP_REASONS, *tls.DROPPED):
         short = why.removeprefix("TLS handshake failed: ")  # A row has several of them.

@@ -25,14 +25,14 @@ from echotwist.limits import (
         ("1g", 2**30),
     ],
 )
-def test_sizes(text: str, value: int) -> None:
+def test_sizes_are_parsed(text: str, value: int) -> None:
     assert parseSize(text) == value
 
 
 @pytest.mark.parametrize(
     "text", ["", "0", "0k", "-1", "1.5M", "1T", "k", "16 M", "1e3", "٣", "9" * 16, "16M\n"]
 )
-def test_what_is_no_size(text: str) -> None:
+def test_an_invalid_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="takes a size"):
         parseSize(text)
 
@@ -49,7 +49,7 @@ def test_what_is_no_size(text: str) -> None:
         ("0.5", 0.5),
     ],
 )
-def test_times(text: str, value: float) -> None:
+def test_times_are_parsed(text: str, value: float) -> None:
     assert parseSeconds(text) == parseSecondsOrZero(text) == value
 
 
@@ -57,7 +57,7 @@ def test_times(text: str, value: float) -> None:
     "text",
     ["", "-1", "1d", "10 s", "nan", "inf", "1e3", "169h", "999999999999h", "٣", ".5", "1s\n"],
 )
-def test_what_is_no_time(text: str) -> None:
+def test_an_invalid_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="takes a time"):
         parseSecondsOrZero(text)
 
@@ -68,14 +68,14 @@ def test_only_some_times_may_be_zero() -> None:
         parseSeconds("0ms")
 
 
-def test_numbers() -> None:
+def test_numbers_are_parsed() -> None:
     assert parseCount("0") == 0
     for text in ("-1", "1.5", "x", "", "9" * 16):
         with pytest.raises(ValueError, match="takes a whole number"):
             parseCount(text)
 
 
-def test_connections_are_what_the_descriptors_carry(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_max_connections_follows_the_descriptor_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     soft = 1024
     monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, 2 * soft))
     assert parseConnections("auto") == 924
@@ -93,12 +93,12 @@ def test_connections_are_what_the_descriptors_carry(monkeypatch: pytest.MonkeyPa
     assert parseConnections("auto") == 2**31
 
 
-def test_a_frame_could_not_have_a_larger_size() -> None:
+def test_a_size_over_the_length_field_of_a_frame_is_refused() -> None:
     with pytest.raises(ValueError, match="that a frame can have"):
         parseSize("999999999999999G")
 
 
-def test_there_is_room_for_those_who_are_turned_away() -> None:
+def test_there_are_descriptors_for_clients_that_are_refused() -> None:
     assert 0 < limits.OVERFLOW_CONNECTIONS < limits.RESERVED_DESCRIPTORS
 
 

@@ -91,7 +91,7 @@ def test_each_line_about_a_connection_has_its_number(events: list[Any]) -> None:
     assert {"connected", "message", "closed", "refused", "dropped"} <= kinds
 
 
-def test_machines_get_what_people_get(events: list[Any]) -> None:
+def test_json_has_what_the_text_has(events: list[Any]) -> None:
     busy()
     by: dict[str, list[dict[str, Any]]] = {}
     for event in events:
@@ -109,14 +109,14 @@ def test_machines_get_what_people_get(events: list[Any]) -> None:
     assert "127.0.0.1:" in by["refused"][0]["peer"]
 
 
-def test_a_flood_is_a_summary_with_numbers(events: list[Any]) -> None:
+def test_the_summary_of_a_flood_has_its_numbers_as_fields(events: list[Any]) -> None:
     busy(rate=1)
     (summary,) = [made for event in events if (made := parsed(event)).get("event") == "summary"]
     assert (summary["messages"], summary["bytes"]) == (2, 5)
     assert (summary["connected"], summary["refused"]) == (1, 2)
 
 
-def test_a_close_without_a_code_has_none(events: list[Any]) -> None:
+def test_a_close_without_a_code_is_logged_without_one(events: list[Any]) -> None:
     client = Service(isFast=False).open()
     client.send(close())
     client.finish()
@@ -126,7 +126,7 @@ def test_a_close_without_a_code_has_none(events: list[Any]) -> None:
 
 
 @pytest.mark.usefixtures("wrong")
-def test_what_others_log_is_escaped(events: list[Any]) -> None:
+def test_log_lines_of_others_are_escaped(events: list[Any]) -> None:
     log = TwistedLogger(namespace="autobahn")
     log.warn("got {what}", what=HOSTILE)
     legacy.msg(HOSTILE)
@@ -144,7 +144,7 @@ def test_what_others_log_is_escaped(events: list[Any]) -> None:
 
 @pytest.mark.usefixtures("wrong")
 @pytest.mark.parametrize("isLegacy", [False, True])
-def test_a_traceback_is_one_string_for_machines_and_a_prefix_a_line_for_journald(
+def test_a_traceback_is_one_json_string_and_prefixed_lines_for_journald(
     events: list[Any], isLegacy: bool
 ) -> None:
     try:
@@ -167,7 +167,7 @@ def test_a_traceback_is_one_string_for_machines_and_a_prefix_a_line_for_journald
     assert "<2>\t<0>forged" in lines
 
 
-def test_an_events_keys_cannot_stand_in_for_the_lines_own() -> None:
+def test_an_event_cannot_overwrite_the_fields_of_a_json_line() -> None:
     event = {
         "log_time": 0, "log_level": LogLevel.info, "log_namespace": "x", "log_format": "m",
         "level": "l", "message": "m2", "time": 1, "namespace": "n", "traceback": "t", "other": b"b",
@@ -206,12 +206,14 @@ def test_an_event_that_cannot_be_formatted_is_a_line_nevertheless(events: list[A
         (LogLevel.critical, 2),
     ],
 )
-def test_levels_are_the_priorities_of_syslog(level: Any, priority: int, events: list[Any]) -> None:
+def test_log_levels_are_the_priorities_of_syslog(
+    level: Any, priority: int, events: list[Any]
+) -> None:
     TwistedLogger(namespace="x").emit(level, "m")
     assert logs.journaldLines(events[0]) == f"<{priority}>[x#{level.name}] m\n"
 
 
-def test_without_a_level_it_is_information() -> None:
+def test_without_a_log_level_the_priority_is_info() -> None:
     event = {"log_time": 0, "log_format": "m"}
     assert logs.journaldLines(event) == "<6>[-#-] m\n"
     assert parsed(event) == {
@@ -223,7 +225,7 @@ def test_without_a_level_it_is_information() -> None:
 
 
 @pytest.mark.parametrize("form", [logs.jsonLine, logs.journaldLines, formatEventAsClassicLogText])
-def test_what_the_log_says_of_itself_has_the_form_of_the_log(form: Any) -> None:
+def test_remarks_of_the_log_itself_have_its_format(form: Any) -> None:
     made: list[str] = []
 
     def make(remark: Any) -> Any:
@@ -237,12 +239,12 @@ def test_what_the_log_says_of_itself_has_the_form_of_the_log(form: Any) -> None:
     assert "7 lines" in line
 
 
-def test_what_says_nothing_is_no_line() -> None:
+def test_an_empty_event_is_no_line() -> None:
     assert logs.journaldLines({"log_time": 0}) == ""
 
 
 @pytest.mark.parametrize("make", [logs.json, logs.journald])
-def test_they_write_to_the_standard_output(
+def test_loggers_write_to_the_standard_output(
     make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with open(tmp_path / "log", "w", encoding="ascii") as output:

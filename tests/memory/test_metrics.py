@@ -47,7 +47,7 @@ def changed(service: Service, before: dict[str, float]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("rate", ["0", "1", "100"])
-def test_messages_are_counted_whether_they_are_shown_or_not(rate: str) -> None:
+def test_messages_are_counted_whether_they_are_logged_or_not(rate: str) -> None:
     service = Service(ADMIN, f"--log-rate={rate}")
     client = service.open()
     before = samples(service)
@@ -68,7 +68,7 @@ def test_messages_are_counted_whether_they_are_shown_or_not(rate: str) -> None:
     }
 
 
-def test_the_share_of_the_fast_path_can_be_told() -> None:
+def test_metrics_tell_the_share_of_the_fast_path() -> None:
     service = Service(ADMIN, "--log-rate=1")
     isFast = service.isFast
     client = service.open()
@@ -81,7 +81,7 @@ def test_the_share_of_the_fast_path_can_be_told() -> None:
     assert samples(service)["echotwist_fastpath_messages_total"] == (3 if isFast else 0)
 
 
-def test_messages_that_are_compressed_or_not_lent_are_counted() -> None:
+def test_compressed_messages_and_those_of_autobahn_are_counted() -> None:
     service = Service(ADMIN, "--log-rate=0", lends=False)
     client = service.open()
     before = samples(service)
@@ -120,7 +120,7 @@ def test_connections_are_counted_as_they_come_and_go() -> None:
     }
 
 
-def test_a_client_cannot_make_a_series_for_each_close_code_that_there_is() -> None:
+def test_close_codes_of_clients_make_no_unbounded_series() -> None:
     service = Service(ADMIN)
     for code in (1001, 1011, 3000, 3999, 4000, 4321):
         client = service.open()
@@ -134,7 +134,7 @@ def test_a_client_cannot_make_a_series_for_each_close_code_that_there_is() -> No
     }
 
 
-def test_a_client_that_does_not_read_is_counted() -> None:
+def test_a_client_under_backpressure_is_counted() -> None:
     service = Service(ADMIN)
     client = service.open()
     client.send(text("a"))
@@ -150,7 +150,7 @@ def test_a_client_that_does_not_read_is_counted() -> None:
     assert changed(service, before)["echotwist_backpressure_pauses_total"] == pauses
 
 
-def test_connections_that_are_dropped_are_counted() -> None:
+def test_dropped_connections_are_counted_by_reason() -> None:
     service = Service(ADMIN, "--max-connections=1")
     for _ in range(60):
         service.connect()
@@ -202,13 +202,13 @@ def test_the_lag_of_the_reactor_is_measured() -> None:
     lag.stopService()
 
 
-def test_what_has_not_begun_can_be_ended() -> None:
+def test_a_lag_measurement_that_never_started_can_be_stopped() -> None:
     service = Service(ADMIN)
     service.tree.services[2].stopService()
     assert service.timers() == 0
 
 
-def test_it_is_told_in_the_format_that_is_asked_for() -> None:
+def test_metrics_come_in_the_format_of_the_accept_header() -> None:
     service = Service(ADMIN)
     head, body = get(service, "/metrics")
     assert b"Content-Type: text/plain; version=" in head
@@ -220,13 +220,13 @@ def test_it_is_told_in_the_format_that_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("accept", ["text/plain; version=1.x.0", "text/plain; version=abc"])
-def test_a_format_that_nobody_knows_gets_the_usual_one(accept: str) -> None:
+def test_an_unknown_accept_header_gets_the_text_format(accept: str) -> None:
     head, body = get(Service(ADMIN), "/metrics", Accept=accept)
     assert head.startswith(b"HTTP/1.1 200 ")
     assert b"echotwist_connections_open 0.0" in body
 
 
-def test_its_head_can_be_asked_for() -> None:
+def test_metrics_answer_head() -> None:
     service = Service(ADMIN)
     client = Operator(service)
     client.send(b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -236,24 +236,24 @@ def test_its_head_can_be_asked_for() -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/echo", "/metrics/x", "/websockets.html"])
-def test_nothing_else_is_there(path: str) -> None:
+def test_the_admin_port_serves_nothing_else(path: str) -> None:
     assert get(Service(ADMIN), path)[0].startswith(b"HTTP/1.1 404 ")
 
 
-def test_clients_see_none_of_it() -> None:
+def test_clients_cannot_see_the_metrics() -> None:
     client = Service(ADMIN).connect()
     client.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
     assert client.received().startswith(b"HTTP/1.1 404 ")
 
 
-def test_an_operator_gets_in_when_no_client_does() -> None:
+def test_the_admin_port_answers_when_max_connections_is_reached() -> None:
     service = Service(ADMIN, "--max-connections=1")
     for _ in range(60):
         service.connect()
     assert get(service, "/healthz")[1] == b"ok\n"
 
 
-def test_operators_cannot_take_all_descriptors() -> None:
+def test_connections_to_the_admin_port_are_limited() -> None:
     service = Service(ADMIN)
     operators = [Operator(service) for _ in range(30)]
     assert sum(operator.socket.closed for operator in operators) == 10
@@ -280,7 +280,7 @@ class Port:
         self._stopped.append(self._name)
 
 
-def test_an_operator_can_look_on_while_it_drains(log) -> None:
+def test_the_admin_port_stays_open_during_a_drain(log) -> None:
     service = Service(ADMIN)
     stopped: list[str] = []
     for listener in service.echo._specs:
@@ -298,7 +298,7 @@ def test_an_operator_can_look_on_while_it_drains(log) -> None:
     assert stopped == ["port 0", "tcp:9090:interface=127.0.0.1"]
 
 
-def test_threads_that_hang_are_counted(log) -> None:
+def test_hanging_threads_are_counted(log) -> None:
     service = Service(ADMIN, "--threads=2", isFast=True)
     _, thread = service.fastPath._running[0]
     thread.loop = Hung()
@@ -308,7 +308,7 @@ def test_threads_that_hang_are_counted(log) -> None:
     log.events.clear()
 
 
-def test_the_end_of_each_certificate_is_told(tmp_path: Path) -> None:
+def test_metrics_tell_the_expiry_of_each_certificate(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in "ab"]
     for folder in folders:
         folder.mkdir()
@@ -322,7 +322,7 @@ def test_the_end_of_each_certificate_is_told(tmp_path: Path) -> None:
     assert not [name for name in samples(Service(ADMIN)) if "certificate_" in name]
 
 
-def test_the_dashboard_asks_for_nothing_that_is_not_there(tmp_path: Path) -> None:
+def test_the_dashboard_queries_only_metrics_that_exist(tmp_path: Path) -> None:
     service = Service(ADMIN, f"--listen={tlsEndpoint(tmp_path)}")
     client = service.open()
     client.send(text("x") + close(1000))

@@ -63,14 +63,14 @@ def lines(log: Any, first: int, last: int) -> None:
 # A file.
 
 
-def test_a_line_is_appended_to_what_was_there(path: Path) -> None:
+def test_a_log_file_is_appended_to(path: Path) -> None:
     path.write_text("before\n")
     file(path).write("é\n")
     assert path.read_bytes() == b"before\n\xc3\xa9\n"
 
 
 @pytest.mark.usefixtures("small")
-def test_rotated_files_are_so_many_and_the_newest(path: Path) -> None:
+def test_rotation_keeps_the_newest_files(path: Path) -> None:
     other = path.with_name("log.4")
     other.write_text("not ours")
     lines(file(path), 0, 95)
@@ -84,7 +84,7 @@ def test_rotated_files_are_so_many_and_the_newest(path: Path) -> None:
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o600])
-def test_a_rotated_file_and_the_next_one_keep_the_mode(path: Path, mode: int) -> None:
+def test_rotation_keeps_the_mode(path: Path, mode: int) -> None:
     path.touch()
     path.chmod(mode)
     before = os.umask(0o077)
@@ -103,7 +103,7 @@ def test_a_rotated_file_and_the_next_one_keep_the_mode(path: Path, mode: int) ->
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
 @pytest.mark.usefixtures("small")
-def test_a_rotated_file_and_the_next_one_keep_the_owner(path: Path) -> None:
+def test_rotation_keeps_the_owner(path: Path) -> None:
     path.touch()
     os.chown(path, 12345, 54321)
     lines(file(path), 0, 11)
@@ -112,7 +112,7 @@ def test_a_rotated_file_and_the_next_one_keep_the_owner(path: Path) -> None:
     }
 
 
-def test_a_file_that_was_renamed_is_reopened_and_not_rotated(path: Path) -> None:
+def test_a_log_file_that_was_renamed_is_reopened_and_not_rotated(path: Path) -> None:
     log = file(path)
     log.write("one\n")
     moved = path.rename(path.with_name("moved"))
@@ -127,7 +127,7 @@ def test_a_file_that_was_renamed_is_reopened_and_not_rotated(path: Path) -> None
     assert sorted(path.parent.iterdir()) == [path, moved]
 
 
-def test_a_rotation_that_cannot_keep_owner_and_mode_keeps_no_descriptor(
+def test_a_rotation_that_cannot_keep_owner_and_mode_leaks_no_descriptor(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some file systems, and users that a namespace does not map, have neither."""
@@ -148,7 +148,7 @@ def test_a_rotation_that_cannot_keep_owner_and_mode_keeps_no_descriptor(
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
-def test_a_file_that_others_made_keeps_the_mode_that_they_gave_it(path: Path) -> None:
+def test_a_log_file_made_by_logrotate_keeps_its_mode(path: Path) -> None:
     log = file(path)
     path.rename(path.with_name("moved"))
     path.touch()
@@ -159,7 +159,7 @@ def test_a_file_that_others_made_keeps_the_mode_that_they_gave_it(path: Path) ->
     assert path.stat().st_mode & 0o777 == 0o604
 
 
-def test_a_file_that_was_truncated_has_no_hole(path: Path) -> None:
+def test_a_truncated_log_file_has_no_hole(path: Path) -> None:
     log = file(path)
     log.write("copied\n")
     os.truncate(path, 0)
@@ -168,7 +168,7 @@ def test_a_file_that_was_truncated_has_no_hole(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_what_others_have_rotated_already_is_not_rotated_again(path: Path) -> None:
+def test_a_log_file_that_logrotate_rotated_is_not_rotated_again(path: Path) -> None:
     log = file(path)
     lines(log, 0, 10)
     moved = path.rename(path.with_name("log.1"))
@@ -179,7 +179,7 @@ def test_what_others_have_rotated_already_is_not_rotated_again(path: Path) -> No
 
 
 @pytest.mark.usefixtures("small")
-def test_a_file_that_cannot_be_rotated_goes_on_and_says_so_once(path: Path) -> None:
+def test_a_log_file_that_cannot_be_rotated_goes_on_and_says_so_once(path: Path) -> None:
     path.with_name("log.2").mkdir()
     path.with_name("log.3").mkdir()
     path.with_name("log.3").joinpath("full").touch()
@@ -191,7 +191,7 @@ def test_a_file_that_cannot_be_rotated_goes_on_and_says_so_once(path: Path) -> N
     assert said.startswith("! the log stays in the same file: [Errno 39] Directory not empty")
 
 
-def test_a_file_that_cannot_be_reopened_goes_on_where_it_was(path: Path) -> None:
+def test_a_log_file_that_cannot_be_reopened_goes_on_where_it_was(path: Path) -> None:
     log = file(path)
     moved = path.rename(path.with_name("moved"))
     path.mkdir()
@@ -212,7 +212,7 @@ def test_a_file_that_cannot_be_reopened_goes_on_where_it_was(path: Path) -> None
     assert "the log stays in the same file" in again.read_text()
 
 
-def test_a_thread_that_cannot_be_started_now_is_started_later(
+def test_a_log_thread_that_cannot_be_started_is_started_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(thread: Any) -> None:
@@ -240,7 +240,7 @@ def room(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_lines_that_a_full_disk_does_not_take_are_counted_and_none_is_cut_into(path: Path) -> None:
+def test_lines_lost_to_a_full_disk_are_counted(path: Path) -> None:
     log = file(path)
     with room(35):
         lines(log, 0, 1003)
@@ -257,7 +257,7 @@ def test_lines_that_a_full_disk_does_not_take_are_counted_and_none_is_cut_into(p
 
 
 @pytest.mark.parametrize("name", ["/nonexistent/log", "."])
-def test_a_file_that_cannot_be_opened_is_an_oserror(name: str) -> None:
+def test_a_log_file_that_cannot_be_opened_is_an_oserror(name: str) -> None:
     with pytest.raises(OSError, match=r"No such file|Is a directory"):
         openLog(name, remark)
 
@@ -268,7 +268,7 @@ def test_a_fifo_that_nobody_reads_is_an_oserror_and_no_wait(tmp_path: Path) -> N
         openLog(str(tmp_path / "fifo"), remark)
 
 
-def test_what_is_no_file_is_a_stream(tmp_path: Path) -> None:
+def test_a_device_is_a_stream(tmp_path: Path) -> None:
     assert isinstance(openLog("/dev/null", remark), Stream)
 
 
@@ -314,7 +314,7 @@ def everything(reader: int, log: Stream) -> str:
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("isBlocking", [True, False])
-def test_whoever_does_not_read_is_not_waited_for_and_told_later(
+def test_the_log_does_not_wait_for_a_slow_reader_and_tells_it_what_it_lost(
     pipe: tuple[int, int], isBlocking: bool
 ) -> None:
     reader, writer = pipe
@@ -339,7 +339,7 @@ def test_whoever_does_not_read_is_not_waited_for_and_told_later(
 
 
 @pytest.mark.usefixtures("small")
-def test_it_is_said_where_the_lines_are_missing(pipe: tuple[int, int]) -> None:
+def test_lost_lines_are_reported_where_they_are_missing(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     filled(writer)
     log = Stream(writer, remark)
@@ -374,7 +374,7 @@ def stalled(kind: str) -> Iterator[tuple[int, int, Callable[[], None]]]:
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("kind", ["terminal", "socket"])
-def test_terminals_and_sockets_are_not_waited_for_either(kind: str) -> None:
+def test_the_log_does_not_wait_for_a_terminal_or_socket(kind: str) -> None:
     with stalled(kind) as (reader, writer, resume):
         log = Stream(writer, remark)
         began = time.monotonic()
@@ -389,7 +389,7 @@ def test_terminals_and_sockets_are_not_waited_for_either(kind: str) -> None:
     assert len(read) + int(lost[1].replace(",", "")) == 5000
 
 
-def test_a_reader_that_is_gone_is_survived(pipe: tuple[int, int]) -> None:
+def test_the_log_survives_a_reader_that_is_gone(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     log = Stream(writer, remark)
     os.close(reader)
@@ -408,7 +408,7 @@ def test_a_device_that_is_full_costs_no_memory() -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_a_line_that_is_longer_than_what_may_wait_is_lost(pipe: tuple[int, int]) -> None:
+def test_a_line_longer_than_the_queue_is_lost(pipe: tuple[int, int]) -> None:
     log = Stream(pipe[1], remark)
     log.write("x" * 2000 + "\n")
     log.write("next\n")

@@ -26,5 +26,5 @@ def test_peers_have_readable_names(address, name: str) -> None:
     assert nameOf(address) == name
 
 
-def test_an_address_that_is_none_is_unknown() -> None:
+def test_a_missing_peer_address_is_unknown() -> None:
     assert nameOf(IPv6Address("TCP", "no address", 80)) == "unknown"

@@ -31,7 +31,7 @@ def expected(sent: list[tuple[int, bytes]]) -> list[Frame]:
 
 @calm
 @given(messages, masks, cuts, fast)
-def test_any_messages_cut_anywhere_come_back(
+def test_any_messages_segmented_anywhere_are_echoed(
     sent: list[tuple[int, bytes]], mask: bytes, sizes: list[int], isFast: bool
 ) -> None:
     """From the first byte of the request on: the handshake is cut, too."""
@@ -47,7 +47,7 @@ def test_any_messages_cut_anywhere_come_back(
 
 @calm
 @given(st.lists(st.one_of(texts, binaries), max_size=6), st.data(), cuts, fast)
-def test_any_fragments_come_back_whole(
+def test_any_fragments_are_echoed_as_whole_messages(
     sent: list[tuple[int, bytes]], data: st.DataObject, sizes: list[int], isFast: bool
 ) -> None:
     client = Service("--log-rate=0", isFast=isFast).open()
@@ -71,7 +71,7 @@ def test_any_fragments_come_back_whole(
 @given(
     st.lists(st.one_of(texts, binaries, sized), max_size=6), st.data(), cuts, st.booleans(), fast
 )
-def test_any_compressed_messages_come_back(
+def test_any_compressed_messages_are_echoed(
     sent: list[tuple[int, bytes]],
     data: st.DataObject,
     sizes: list[int],
@@ -101,7 +101,7 @@ def test_any_compressed_messages_come_back(
 @given(st.lists(st.one_of(st.binary(max_size=40), messages.map(
     lambda sent: b"".join(frame(opcode, payload) for opcode, payload in sent))), max_size=6), cuts,
     st.booleans(), fast)  # fmt: skip
-def test_any_bytes_at_all_do_no_harm(
+def test_any_bytes_after_the_handshake_do_no_harm(
     parts: list[bytes], sizes: list[int], deflate: bool, isFast: bool
 ) -> None:
     """What comes back is well-formed; at most one close, at the end; nothing stays."""
@@ -140,6 +140,6 @@ def test_any_bytes_in_a_request_do_no_harm(noise: bytes, at: int, sizes: list[in
 
 @given(st.one_of(st.binary(), st.binary().map(lambda b: V2Parser.PREFIX + b"\x21\x11" + b),
                  st.binary().map(lambda b: b"PROXY TCP4 " + b + b"\r\n")))  # fmt: skip
-def test_any_bytes_are_a_proxys_header_or_none(data: bytes) -> None:
+def test_any_bytes_are_a_proxy_protocol_header_or_none(data: bytes) -> None:
     with contextlib.suppress(Malformed):
         split(data)

@@ -41,37 +41,37 @@ def failed(client: Client) -> int:
     "payload", [b"", b"a", bytes(range(256)), b"x" * 125, b"x" * 126, b"x" * 65535, b"x" * 65536]
 )
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
-def test_a_message_comes_back_with_its_type(client: Client, opcode: int, payload: bytes) -> None:
+def test_a_message_is_echoed_with_its_type(client: Client, opcode: int, payload: bytes) -> None:
     if opcode == TEXT:
         payload = payload.decode("latin-1").encode()
     client.send(frame(opcode, payload))
     assert client.frames() == [Frame(opcode, payload)]
 
 
-def test_messages_come_back_in_order(client: Client) -> None:
+def test_messages_are_echoed_in_order(client: Client) -> None:
     client.send(b"".join(text(str(n)) for n in range(1000)))
     assert client.frames() == [Frame(TEXT, str(n).encode()) for n in range(1000)]
 
 
-def test_a_message_may_arrive_a_byte_at_a_time(client: Client) -> None:
+def test_a_message_may_arrive_one_byte_at_a_time(client: Client) -> None:
     client.send(text("hello") + binary(b"\x00" * 200), segment=1)
     assert client.frames() == [Frame(TEXT, b"hello"), Frame(BINARY, b"\x00" * 200)]
 
 
-def test_the_largest_message_comes_back(client: Client) -> None:
+def test_the_largest_message_is_echoed(client: Client) -> None:
     payload = bytes(16 * 2**20)
     client.send(binary(payload))
     assert client.frames() == [Frame(BINARY, payload)]
 
 
-def test_a_fragmented_message_comes_back_whole(client: Client) -> None:
+def test_a_fragmented_message_is_echoed_whole(client: Client) -> None:
     client.send(frame(TEXT, b"he", fin=False) + frame(CONTINUATION, b"", fin=False))
     assert client.frames() == []
     client.send(frame(PING, b"between") + frame(CONTINUATION, b"llo"))
     assert client.frames() == [Frame(PONG, b"between"), Frame(TEXT, b"hello")]
 
 
-def test_a_ping_is_answered_with_its_payload(client: Client) -> None:
+def test_a_ping_is_answered_by_a_pong_with_its_payload(client: Client) -> None:
     client.send(frame(PING, b"") + frame(PING, b"x" * 125))
     assert client.frames() == [Frame(PONG, b""), Frame(PONG, b"x" * 125)]
 
@@ -81,7 +81,7 @@ def test_an_unsolicited_pong_is_not_answered(client: Client) -> None:
     assert client.frames() == [Frame(TEXT, b"x")]
 
 
-def test_nothing_is_sent_unasked(service: Service) -> None:
+def test_nothing_is_sent_unasked_before_the_keepalive(service: Service) -> None:
     service.advance(100)
     client = service.open()
     assert client.frames() == []
@@ -100,7 +100,7 @@ def test_frames_in_the_segment_of_the_handshake_are_echoed(
     assert parse(echoed) == [Frame(BINARY, bytes(size)), Frame(TEXT, b"next")]
 
 
-def test_a_frame_cut_by_the_segment_of_the_handshake_is_echoed(service: Service) -> None:
+def test_a_frame_split_by_the_segment_of_the_handshake_is_echoed(service: Service) -> None:
     client = service.connect()
     client.send(request() + text("hello")[:3])
     client.received()
@@ -108,7 +108,7 @@ def test_a_frame_cut_by_the_segment_of_the_handshake_is_echoed(service: Service)
     assert client.frames() == [Frame(TEXT, b"hello")]
 
 
-def test_text_across_segments_may_be_cut_inside_a_character(client: Client) -> None:
+def test_a_text_segment_may_end_inside_a_utf8_character(client: Client) -> None:
     client.send(text("€" * 5), segment=4)
     assert client.frames() == [Frame(TEXT, "€".encode() * 5)]
 
@@ -128,7 +128,7 @@ def test_text_across_segments_may_be_cut_inside_a_character(client: Client) -> N
         (close(4999, "x" * 123), b"\x13\x87" + b"x" * 123),
     ],
 )
-def test_the_close_comes_back_with_its_code_and_reason(
+def test_the_close_frame_is_echoed_with_its_code_and_reason(
     client: Client, sent: bytes, answer: bytes
 ) -> None:
     client.send(text("last") + sent)
@@ -141,7 +141,7 @@ def test_the_close_comes_back_with_its_code_and_reason(
     assert client.service.connections.open == set()
 
 
-def test_what_follows_a_close_is_discarded(client: Client) -> None:
+def test_data_after_a_close_frame_is_discarded(client: Client) -> None:
     client.send(close(1000) + text("late"))
     for _ in range(100):
         client.send(text("later") * 1000)
@@ -149,7 +149,7 @@ def test_what_follows_a_close_is_discarded(client: Client) -> None:
     assert client.protocol.data == b""
 
 
-def test_a_client_that_only_says_fin_gets_what_it_asked_for(client: Client) -> None:
+def test_a_half_close_without_a_close_frame_gets_its_echo(client: Client) -> None:
     client.socket.window = 100
     client.send(binary(bytes(50_000)))
     client.finish()
@@ -161,7 +161,7 @@ def test_a_client_that_only_says_fin_gets_what_it_asked_for(client: Client) -> N
     assert not client.socket.reset
 
 
-def test_a_close_and_fin_in_one_segment_is_answered(client: Client) -> None:
+def test_a_close_frame_and_half_close_in_one_segment_are_answered(client: Client) -> None:
     client.socket.peerDone = True
     client.send(text("x") + close(1000))
     assert client.frames() == [Frame(TEXT, b"x"), Frame(CLOSE, b"\x03\xe8")]
@@ -169,7 +169,9 @@ def test_a_close_and_fin_in_one_segment_is_answered(client: Client) -> None:
     assert not client.socket.reset
 
 
-def test_a_client_that_does_not_finish_the_close_is_aborted_at_the_deadline(client: Client) -> None:
+def test_the_close_timeout_aborts_a_client_that_does_not_disconnect(
+    client: Client,
+) -> None:
     client.send(close(1000))
     client.service.advance(4.9)
     assert not client.socket.closed
@@ -178,7 +180,7 @@ def test_a_client_that_does_not_finish_the_close_is_aborted_at_the_deadline(clie
     assert client.service.connections.open == set()
 
 
-def test_a_client_that_closes_and_does_not_read_is_aborted_at_the_deadline(
+def test_the_close_timeout_aborts_a_client_that_closes_and_does_not_read(
     client: Client, way: str
 ) -> None:
     client.socket.window = 0
@@ -190,7 +192,7 @@ def test_a_client_that_closes_and_does_not_read_is_aborted_at_the_deadline(
     assert client.service.connections.open == set()
 
 
-def test_a_client_that_never_reads_anything_again_is_aborted(client: Client) -> None:
+def test_keepalive_aborts_a_client_that_never_reads_again(client: Client) -> None:
     client.socket.window = 0
     client.send(binary(bytes(200_000)))
     client.send(close(1000))  # Not read: the service has stopped.
@@ -199,7 +201,7 @@ def test_a_client_that_never_reads_anything_again_is_aborted(client: Client) -> 
     assert client.socket.closed
 
 
-def test_an_error_while_reading_is_paused_ends_in_order(client: Client, way: str) -> None:
+def test_an_error_under_backpressure_ends_with_a_close_frame(client: Client, way: str) -> None:
     """The service has stopped reading, so that it must begin again to see the client's FIN."""
     client.socket.window = 0
     client.send(binary(bytes(60_000)))
@@ -214,14 +216,14 @@ def test_an_error_while_reading_is_paused_ends_in_order(client: Client, way: str
     assert not client.socket.reset
 
 
-def test_a_connection_that_breaks_under_an_echo_is_gone(client: Client) -> None:
+def test_a_connection_reset_during_an_echo_is_forgotten(client: Client) -> None:
     client.socket.broken = True
     client.send(text("x") * 3)
     assert client.socket.closed
     assert client.service.connections.open == set()
 
 
-def test_a_fault_in_the_log_loses_no_count(
+def test_a_fault_in_the_log_leaks_no_connection(
     client: Client, log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client.service.context.journal, "closed", None)
@@ -232,7 +234,7 @@ def test_a_fault_in_the_log_loses_no_count(
     log.events.clear()
 
 
-def test_the_request_is_freed_at_once(service: Service) -> None:
+def test_the_upgrade_request_is_freed_at_once(service: Service) -> None:
     requests = []
 
     class Kept(Request):
@@ -287,7 +289,7 @@ INVALID = {
 
 @pytest.mark.parametrize("name", INVALID)
 @pytest.mark.parametrize("segment", [None, 1])
-def test_an_error_is_answered_with_its_code_after_what_was_valid(
+def test_a_protocol_error_is_answered_with_its_close_code_after_the_valid_echoes(
     client: Client, name: str, segment: int | None
 ) -> None:
     data, code = INVALID[name]
@@ -299,7 +301,9 @@ def test_an_error_is_answered_with_its_code_after_what_was_valid(
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_after_an_error_comes_one_close_and_nothing_else(client: Client, name: str) -> None:
+def test_after_a_protocol_error_comes_one_close_frame_and_nothing_else(
+    client: Client, name: str
+) -> None:
     data, code = INVALID[name]
     client.send(data + text("late"))
     client.send(text("later") + close(1000))
@@ -311,7 +315,7 @@ def test_after_an_error_comes_one_close_and_nothing_else(client: Client, name: s
     assert client.service.timers() == 0
 
 
-def test_an_error_while_the_client_does_not_read_is_said_when_it_does(client: Client) -> None:
+def test_a_protocol_error_under_backpressure_is_sent_when_the_client_reads(client: Client) -> None:
     client.socket.window = 0
     client.send(binary(bytes(60_000)) + frame(TEXT, b"\xff"))
     client.socket.window = float("inf")
@@ -321,12 +325,12 @@ def test_an_error_while_the_client_does_not_read_is_said_when_it_does(client: Cl
     assert last.payload[:2] == b"\x03\xef"
 
 
-def test_invalid_text_fails_at_once_inside_a_frame(client: Client) -> None:
+def test_invalid_utf8_fails_with_1007_inside_a_frame(client: Client) -> None:
     client.send(frame(TEXT, b"\xff" + bytes(1000))[:20])
     assert failed(client) == 1007
 
 
-def test_messages_are_counted_over_their_fragments() -> None:
+def test_max_message_counts_all_fragments_1009() -> None:
     client = Service("--max-message=1000").open()
     client.send(frame(BINARY, bytes(500), fin=False) + frame(CONTINUATION, bytes(500), fin=False))
     assert client.frames() == []
@@ -334,14 +338,14 @@ def test_messages_are_counted_over_their_fragments() -> None:
     assert failed(client) == 1009
 
 
-def test_the_limit_itself_is_allowed() -> None:
+def test_a_message_of_exactly_max_message_is_echoed() -> None:
     client = Service("--max-message=1000").open()
     client.send(frame(BINARY, bytes(500), fin=False) + frame(CONTINUATION, bytes(500)))
     assert client.frames() == [Frame(BINARY, bytes(1000))]
 
 
 @pytest.mark.parametrize("size", [10, 16 * 2**20])
-def test_a_message_of_the_limit_may_end_with_an_empty_fragment(size: int) -> None:
+def test_a_message_of_max_message_may_end_with_an_empty_fragment(size: int) -> None:
     """Writers of streams end theirs so: they know the end only when nothing more comes."""
     client = Service(f"--max-message={size}").open()
     for piece in (size, size // 2):
@@ -353,7 +357,7 @@ def test_a_message_of_the_limit_may_end_with_an_empty_fragment(size: int) -> Non
     assert failed(client) == 1009
 
 
-def test_a_message_of_the_limit_may_come_in_tiny_fragments(client: Client) -> None:
+def test_a_message_of_max_message_may_come_in_tiny_fragments(client: Client) -> None:
     payload = random.Random(1).randbytes(2**20)
     pieces = [payload[start : start + 32] for start in range(0, len(payload), 32)]
     for n, piece in enumerate(pieces):
@@ -369,7 +373,7 @@ def test_a_message_of_the_limit_may_come_in_tiny_fragments(client: Client) -> No
         (["--max-message=10"], 1024),
     ],
 )
-def test_the_number_of_empty_fragments_has_an_end(options: list[str], most: int) -> None:
+def test_too_many_tiny_fragments_are_1009(options: list[str], most: int) -> None:
     client = Service(*options).open()
     many = frame(CONTINUATION, b"", fin=False) * 1000
     client.send(frame(BINARY, b"", fin=False))
@@ -383,7 +387,7 @@ def test_the_number_of_empty_fragments_has_an_end(options: list[str], most: int)
     assert last.payload == b"\x03\xf1a message has too many fragments under 64 bytes"
 
 
-def test_a_message_in_tiny_segments_is_kept_in_one_piece(client: Client) -> None:
+def test_a_message_in_tiny_segments_is_buffered_in_one_piece(client: Client) -> None:
     """Autobahn's list of pieces had 16 bytes and more for each byte."""
     client.send(frame(BINARY, bytes(20_000), fin=False)[:-1], segment=2)
     kept = client.protocol
@@ -395,7 +399,7 @@ def test_a_message_in_tiny_segments_is_kept_in_one_piece(client: Client) -> None
 # Backpressure
 
 
-def test_a_client_that_does_not_read_is_not_read(client: Client) -> None:
+def test_backpressure_stops_reading_from_a_client_that_does_not_read(client: Client) -> None:
     client.socket.window = 0
     for _ in range(50):
         client.socket.arriving += binary(bytes(65_000))
@@ -409,7 +413,9 @@ def test_a_client_that_does_not_read_is_not_read(client: Client) -> None:
     assert client.reading
 
 
-def test_a_client_that_pings_and_does_not_read_is_not_read(client: Client, way: str) -> None:
+def test_backpressure_stops_reading_from_a_client_that_pings_and_does_not_read(
+    client: Client, way: str
+) -> None:
     client.socket.window = 0
     client.socket.arriving += frame(PING, b"x" * 100) * 100_000
     client.service.run()
@@ -421,7 +427,7 @@ def test_a_client_that_pings_and_does_not_read_is_not_read(client: Client, way: 
 # Liveness
 
 
-def test_a_client_that_sends_is_not_pinged(client: Client) -> None:
+def test_keepalive_does_not_ping_a_client_that_sends(client: Client) -> None:
     """The testsuite takes a ping in the midst of a case for the end of it."""
     for _ in range(10):
         client.service.advance(29)
@@ -433,7 +439,7 @@ def test_a_client_that_sends_is_not_pinged(client: Client) -> None:
     assert client.frames() == [Frame(PING, b"")]
 
 
-def test_a_silent_client_is_pinged_again_and_again(client: Client) -> None:
+def test_keepalive_pings_a_silent_client_at_each_interval(client: Client) -> None:
     for _ in range(5):
         client.service.advance(30)
         assert client.frames() == [Frame(PING, b"")]
@@ -441,7 +447,7 @@ def test_a_silent_client_is_pinged_again_and_again(client: Client) -> None:
     assert not client.socket.closed
 
 
-def test_a_client_that_does_not_answer_is_aborted(client: Client) -> None:
+def test_keepalive_aborts_a_client_without_a_pong(client: Client) -> None:
     client.service.advance(49.9)
     assert not client.socket.closed
     client.service.advance(0.2)
@@ -451,7 +457,7 @@ def test_a_client_that_does_not_answer_is_aborted(client: Client) -> None:
     assert client.service.timers() == 0
 
 
-def test_any_byte_is_a_sign_of_life(client: Client) -> None:
+def test_keepalive_takes_any_byte_for_a_pong(client: Client) -> None:
     """A pong cannot come while a long frame is on its way."""
     message = binary(bytes(1000))
     client.send(message[:10])
@@ -461,7 +467,7 @@ def test_any_byte_is_a_sign_of_life(client: Client) -> None:
     assert not client.socket.closed
 
 
-def test_a_client_that_reads_slowly_is_alive(client: Client) -> None:
+def test_keepalive_spares_a_slow_reader(client: Client) -> None:
     """A ping waits behind a long echo."""
     client.socket.window = 0
     client.send(binary(bytes(2**20)))
@@ -474,7 +480,7 @@ def test_a_client_that_reads_slowly_is_alive(client: Client) -> None:
     assert client.socket.closed
 
 
-def test_who_has_answered_is_pinged_after_the_next_interval() -> None:
+def test_keepalive_pings_again_one_interval_after_a_pong() -> None:
     """And not only after the timeout for the answer, which may be longer."""
     client = Service("--ping-interval=1s", "--ping-timeout=20s").open()
     for _ in range(3):
@@ -488,7 +494,9 @@ def test_who_has_answered_is_pinged_after_the_next_interval() -> None:
 
 
 @pytest.mark.parametrize("after", [0, 15])
-def test_a_pong_that_came_while_the_process_was_stopped_counts(client: Client, after: int) -> None:
+def test_keepalive_counts_a_pong_that_came_while_the_process_was_stopped(
+    client: Client, after: int
+) -> None:
     """The timer is due before the sockets are read."""
     client.service.advance(30)
     assert client.frames() == [Frame(PING, b"")]
@@ -501,7 +509,7 @@ def test_a_pong_that_came_while_the_process_was_stopped_counts(client: Client, a
     assert not client.socket.closed
 
 
-def test_who_does_not_answer_after_the_process_was_stopped_is_aborted(client: Client) -> None:
+def test_keepalive_aborts_a_client_silent_since_the_process_was_stopped(client: Client) -> None:
     client.service.advance(30)
     client.service.reactor.advance(60)
     client.service.advance(9.9)
@@ -510,14 +518,14 @@ def test_who_does_not_answer_after_the_process_was_stopped_is_aborted(client: Cl
     assert client.socket.closed
 
 
-def test_pings_can_be_turned_off() -> None:
+def test_keepalive_can_be_turned_off() -> None:
     client = Service("--ping-interval=0").open()
     client.service.advance(1_000)
     assert client.frames() == []
     assert client.service.timers() == 0
 
 
-def test_pings_take_parts_of_a_second() -> None:
+def test_keepalive_takes_fractions_of_a_second() -> None:
     client = Service("--ping-interval=500ms", "--ping-timeout=250ms").open()
     client.service.advance(0.5)
     assert client.frames() == [Frame(PING, b"")]
@@ -541,7 +549,7 @@ def inflated(payload: bytes) -> bytes:
     return zlib.decompress(payload + b"\0\0\xff\xff\x01\0\0\xff\xff", wbits=-15)
 
 
-def test_a_compressed_message_comes_back_compressed(service: Service) -> None:
+def test_a_compressed_message_is_echoed_compressed(service: Service) -> None:
     client = service.open(**DEFLATE)
     for _ in range(3):
         client.send(frame(TEXT, deflated(b"hello " * 100), rsv=4))
@@ -550,27 +558,27 @@ def test_a_compressed_message_comes_back_compressed(service: Service) -> None:
         assert inflated(echo.payload) == b"hello " * 100
 
 
-def test_an_empty_compressed_message_comes_back(service: Service) -> None:
+def test_an_empty_compressed_message_is_echoed(service: Service) -> None:
     client = service.open(**DEFLATE)
     client.send(frame(TEXT, b"\x00", rsv=4) + frame(TEXT, deflated(b"x"), rsv=4))
     assert [inflated(echo.payload) for echo in client.frames()] == [b"", b"x"]
 
 
-def test_between_messages_no_window_is_held(service: Service) -> None:
+def test_no_deflate_window_is_kept_between_messages(service: Service) -> None:
     client = service.open(**DEFLATE)
     client.send(frame(TEXT, deflated(b"hello"), rsv=4))
     assert client.protocol._perMessageCompress._compressor is None
     assert client.protocol._perMessageCompress._decompressor is None
 
 
-def test_a_bomb_is_refused_before_it_is_inflated(service: Service) -> None:
+def test_a_decompression_bomb_is_1009_before_it_is_inflated(service: Service) -> None:
     client = service.open(**DEFLATE)
     client.send(frame(BINARY, deflated(bytes(64 * 2**20)), rsv=4))
     assert failed(client) == 1009
     assert client.protocol._message == b""
 
 
-def test_a_bomb_in_many_fragments_is_refused(service: Service) -> None:
+def test_a_decompression_bomb_in_many_fragments_is_1009(service: Service) -> None:
     client = service.open(**DEFLATE)
     bomb = deflated(bytes(64 * 2**20))
     client.send(frame(BINARY, bomb[:1000], fin=False, rsv=4))
@@ -582,7 +590,7 @@ def test_a_bomb_in_many_fragments_is_refused(service: Service) -> None:
     assert client.protocol.data == b""
 
 
-def test_the_limit_is_that_of_the_inflated_message() -> None:
+def test_max_message_limits_the_inflated_message() -> None:
     client = Service("--max-message=1000").open(**DEFLATE)
     client.send(frame(BINARY, deflated(bytes(1000)), rsv=4))
     assert inflated(client.frames()[0].payload) == bytes(1000)
@@ -590,7 +598,7 @@ def test_the_limit_is_that_of_the_inflated_message() -> None:
     assert failed(client) == 1009
 
 
-def test_a_message_that_does_not_compress_may_be_of_the_limit() -> None:
+def test_an_incompressible_message_may_be_of_max_message() -> None:
     payload = random.Random(1).randbytes(2**20)
     client = Service("--max-message=1M").open(**DEFLATE)
     client.send(frame(BINARY, deflated(payload), rsv=4))
@@ -604,14 +612,14 @@ def test_a_message_that_does_not_compress_may_be_of_the_limit() -> None:
     [b"\xff\xff\xff", deflated(b"hello world")[:-3], deflated(bytes(1000))[:2]],
     ids=["no deflate", "cut", "cut early"],
 )
-def test_data_that_is_not_deflate_fails_with_1007(service: Service, payload: bytes) -> None:
+def test_invalid_deflate_data_is_1007(service: Service, payload: bytes) -> None:
     client = service.open(**DEFLATE)
     client.send(frame(BINARY, payload, rsv=4))
     assert failed(client) == 1007
 
 
 @pytest.mark.parametrize("options", [[], ["--context-takeover"]])
-def test_nothing_is_taken_for_an_empty_compressed_message(options: list[str]) -> None:
+def test_a_compressed_frame_without_payload_is_an_empty_message(options: list[str]) -> None:
     """zlib makes it of one, and some clients send what zlib makes."""
     client = Service(*options).open(**DEFLATE)
     client.send(frame(TEXT, b"", rsv=4) * 2 + frame(TEXT, b"", rsv=4, fin=False))
@@ -621,25 +629,25 @@ def test_nothing_is_taken_for_an_empty_compressed_message(options: list[str]) ->
     assert inflated(echoes[2].payload) == b"x"
 
 
-def test_compressed_text_is_checked_for_utf8(service: Service) -> None:
+def test_invalid_utf8_in_compressed_text_is_1007(service: Service) -> None:
     client = service.open(**DEFLATE)
     client.send(frame(TEXT, deflated(b"\xff"), rsv=4))
     assert failed(client) == 1007
 
 
-def test_a_last_block_ends_a_message_as_rfc_7692_7_2_3_4_shows(service: Service) -> None:
+def test_a_final_deflate_block_ends_a_message_as_in_rfc_7692(service: Service) -> None:
     client = service.open(**DEFLATE)
     client.send(frame(TEXT, bytes.fromhex("f348cdc9c9070000"), rsv=4) * 2)
     assert [inflated(echo.payload) for echo in client.frames()] == [b"Hello", b"Hello"]
 
 
-def test_what_would_vanish_behind_a_last_block_is_refused(service: Service) -> None:
+def test_data_after_a_final_deflate_block_is_refused(service: Service) -> None:
     client = service.open(**DEFLATE)
     client.send(frame(TEXT, bytes.fromhex("f348cdc9c90700") + deflated(b"lost"), rsv=4))
     assert failed(client) == 1007
 
 
-def test_with_context_takeover_the_window_stays() -> None:
+def test_context_takeover_keeps_the_deflate_window() -> None:
     client = Service("--context-takeover").open(**DEFLATE)
     z = zlib.compressobj(9, wbits=-15)
     out = zlib.decompressobj(wbits=-15)
@@ -654,7 +662,7 @@ def test_with_context_takeover_the_window_stays() -> None:
     assert sizes[1] < sizes[0] / 10
 
 
-def test_with_context_takeover_a_last_block_is_refused() -> None:
+def test_context_takeover_refuses_a_final_deflate_block() -> None:
     client = Service("--context-takeover").open(**DEFLATE)
     client.send(frame(TEXT, bytes.fromhex("f348cdc9c9070000"), rsv=4))
     assert failed(client) == 1007
@@ -710,7 +718,7 @@ def test_a_thousand_connections_leave_every_count_at_its_start(service: Service)
     assert service.reactor.readers - {service.fastPath} == service.reactor.writers == set()
 
 
-def test_what_was_seen_is_in_the_log(log, service: Service) -> None:
+def test_a_connection_is_logged_from_handshake_to_close(log, service: Service) -> None:
     client = service.connect(IPv4Address("TCP", "192.0.2.7", 5)).open()
     client.send(text("hi\n\x1b[31m"))
     client.send(close(4000, "bye\x1b"))
@@ -734,6 +742,6 @@ def test_what_was_seen_is_in_the_log(log, service: Service) -> None:
         ),
     ],
 )
-def test_the_log_says_how_a_connection_ended(log, client: Client, do, line: str) -> None:
+def test_the_log_has_the_close_code_of_each_connection(log, client: Client, do, line: str) -> None:
     do(client)
     assert log.lines()[-1].endswith(line)

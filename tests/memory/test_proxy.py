@@ -63,14 +63,14 @@ BAD = [
 
 
 @pytest.mark.parametrize(("header", "client"), GOOD)
-def test_a_header_names_the_client(header: bytes, client: Any) -> None:
+def test_a_proxy_protocol_header_names_the_client(header: bytes, client: Any) -> None:
     assert split(header + b"rest") == (client, b"rest")
     for end in range(len(header)):
         assert split(header[:end]) is None
 
 
 @pytest.mark.parametrize("header", BAD)
-def test_what_is_no_header_is_refused(header: bytes) -> None:
+def test_an_invalid_proxy_protocol_header_is_refused(header: bytes) -> None:
     with pytest.raises(Malformed):
         split(header)
 
@@ -86,7 +86,7 @@ class Behind(Client):
 
 @pytest.mark.parametrize(("header", "client"), GOOD)
 @pytest.mark.parametrize("segment", [None, 1])
-def test_the_echo_and_the_log_know_the_client(
+def test_the_log_has_the_client_of_the_proxy_protocol(
     service: Service, log: Any, header: bytes, client: Any, segment: int | None
 ) -> None:
     behind = Behind(service)
@@ -98,7 +98,7 @@ def test_the_echo_and_the_log_know_the_client(
 
 
 @pytest.mark.parametrize("header", BAD)
-def test_a_connection_without_a_header_is_dropped(
+def test_a_connection_without_a_proxy_protocol_header_is_dropped(
     service: Service, log: Any, header: bytes
 ) -> None:
     behind = Behind(service)
@@ -112,7 +112,7 @@ def test_a_connection_without_a_header_is_dropped(
     assert service.timers() == 0
 
 
-def test_a_header_that_does_not_come_has_the_time_of_the_handshake(service: Service) -> None:
+def test_a_proxy_protocol_header_has_the_handshake_timeout(service: Service) -> None:
     behind = Behind(service)
     behind.send(b"PROXY TCP4 ")
     service.advance(10.1)
@@ -124,7 +124,9 @@ HALVES = [b"P", b"PROXY TCP4 192.0.2.7 ", V2_TCP4[:5], V2_TCP4[:-1]]
 
 @pytest.mark.parametrize("half", HALVES)
 @pytest.mark.parametrize("end", ["silence", "FIN", "RST"])
-def test_half_a_header_is_told_once(service: Service, log: Any, half: bytes, end: str) -> None:
+def test_half_a_proxy_protocol_header_is_logged_once(
+    service: Service, log: Any, half: bytes, end: str
+) -> None:
     behind = Behind(service)
     behind.send(half)
     match end:
@@ -143,7 +145,7 @@ def test_half_a_header_is_told_once(service: Service, log: Any, half: bytes, end
 
 @pytest.mark.parametrize("end", ["FIN", "RST"])
 @pytest.mark.parametrize("sent", [b"", V2_LOCAL, b"PROXY UNKNOWN\r\n", V2_TCP4])
-def test_a_probe_of_a_load_balancer_leaves_no_line(
+def test_a_load_balancers_probe_with_proxy_protocol_leaves_no_line(
     service: Service, log: Any, sent: bytes, end: str
 ) -> None:
     behind = Behind(service)
@@ -157,7 +159,7 @@ def test_a_probe_of_a_load_balancer_leaves_no_line(
     assert service.timers() == 0
 
 
-def test_a_fin_behind_a_proxy_costs_no_echo(service: Service) -> None:
+def test_a_half_close_behind_the_proxy_protocol_costs_no_echo(service: Service) -> None:
     behind = Behind(service)
     behind.socket.window = 300
     behind.send(V2_LOCAL + request() + text("x" * 50_000))
@@ -169,7 +171,7 @@ def test_a_fin_behind_a_proxy_costs_no_echo(service: Service) -> None:
     assert behind.socket.closed
 
 
-def test_the_endpoint_uses_it() -> None:
+def test_the_haproxy_endpoint_speaks_the_proxy_protocol() -> None:
     service = Service("--listen=haproxy:tcp:1")
     service.echo.privilegedStartService()
     (server,) = service.reactor.tcpServers

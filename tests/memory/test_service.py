@@ -111,7 +111,7 @@ def openIn(where: str, s: str = "") -> str:
         ("fd", UNIXAddress(None), "listening on UNIXAddress(None)"),
     ],
 )
-def test_where_it_listens_is_logged_when_it_runs(
+def test_listening_addresses_are_logged_when_the_reactor_runs(
     log, monkeypatch: pytest.MonkeyPatch, way: str, description: str, host: Any, line: str
 ) -> None:
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
@@ -128,7 +128,7 @@ def test_where_it_listens_is_logged_when_it_runs(
     ]
 
 
-def test_it_listens_once_whether_or_not_there_are_privileges() -> None:
+def test_it_listens_once_with_and_without_privileges() -> None:
     service = listening("x", Port(IPv4Address("TCP", "127.0.0.1", 1)))
     service.echo.startService()
     assert len(service.echo._ports) == 1
@@ -151,13 +151,13 @@ def test_it_listens_once_whether_or_not_there_are_privileges() -> None:
         (OSError("odd"), "odd"),
     ],
 )
-def test_a_port_that_cannot_be_had_is_one_clear_line(error: Exception, why: str) -> None:
+def test_a_port_in_use_is_one_clear_line(error: Exception, why: str) -> None:
     with pytest.raises(Fatal) as caught:
         listening("port 80", error).tree.privilegedStartService()
     assert str(caught.value) == f"echotwist: cannot listen on port 80: {why}"
 
 
-def test_a_unix_socket_that_another_process_has_is_one_clear_line() -> None:
+def test_a_unix_socket_in_use_is_one_clear_line() -> None:
     error = CannotListenError(None, b"/run/s", "Cannot acquire lock")  # type: ignore[arg-type]
     with pytest.raises(Fatal) as caught:
         listening("unix:/run/s", error).tree.privilegedStartService()
@@ -211,7 +211,7 @@ def test_a_machine_without_ipv6_is_served_on_ipv4(monkeypatch: pytest.MonkeyPatc
     assert backlogs == [1024, 1024]
 
 
-def test_every_interface_may_be_taken() -> None:
+def test_a_port_in_use_on_every_interface_fails() -> None:
     with socket.create_server(("", 0)) as taken:
         failed: list[Any] = []
         endpoint = DualStackEndpoint(None, taken.getsockname()[1])
@@ -222,7 +222,7 @@ def test_every_interface_may_be_taken() -> None:
 # Draining
 
 
-def test_every_client_is_told_1001_and_answers(service: Service) -> None:
+def test_a_drain_closes_every_client_with_1001(service: Service) -> None:
     clients = [service.open() for _ in range(3)]
     done = drained(service)
     service.advance(1)
@@ -238,13 +238,13 @@ def test_every_client_is_told_1001_and_answers(service: Service) -> None:
     assert service.timers() == 0
 
 
-def test_without_clients_it_is_over_at_once(service: Service, log) -> None:
+def test_a_drain_without_clients_is_over_at_once(service: Service, log) -> None:
     assert drained(service) == [None]
     assert log.lines() == []
     assert service.timers() == 0
 
 
-def test_the_ports_are_closed_first(service: Service) -> None:
+def test_a_drain_closes_the_ports_first(service: Service) -> None:
     port = Port(IPv4Address("TCP", "127.0.0.1", 1))
     service = listening("x", port)
     service.echo.startService()
@@ -257,7 +257,7 @@ def test_the_ports_are_closed_first(service: Service) -> None:
     assert done == [None]
 
 
-def test_a_message_on_its_way_is_not_echoed_after_the_close(client: Client) -> None:
+def test_a_drain_echoes_nothing_after_its_close_frame(client: Client) -> None:
     done = drained(client.service)
     client.send(text("late") + binary(bytes(100_000)) + close(1001))
     assert client.frames() == [GOING_AWAY]
@@ -265,7 +265,7 @@ def test_a_message_on_its_way_is_not_echoed_after_the_close(client: Client) -> N
     assert done == [None]
 
 
-def test_an_echo_that_waits_goes_out_before_the_close(client: Client) -> None:
+def test_a_drain_sends_waiting_echoes_before_its_close_frame(client: Client) -> None:
     client.socket.window = 0
     client.send(binary(bytes(200_000)))
     done = drained(client.service)
@@ -278,7 +278,7 @@ def test_an_echo_that_waits_goes_out_before_the_close(client: Client) -> None:
     assert done == [None]
 
 
-def test_who_does_not_answer_is_aborted_at_the_close_timeout(client: Client) -> None:
+def test_a_drain_aborts_clients_at_the_close_timeout(client: Client) -> None:
     done = drained(client.service)
     client.service.advance(4.9)
     assert done == []
@@ -287,7 +287,7 @@ def test_who_does_not_answer_is_aborted_at_the_close_timeout(client: Client) -> 
     assert client.socket.reset
 
 
-def test_the_drain_ends_at_its_limit() -> None:
+def test_a_drain_ends_at_the_drain_timeout() -> None:
     service = Service("--close-timeout=1h", "--drain-timeout=3s")
     client = service.open()
     done = drained(service)
@@ -298,7 +298,7 @@ def test_the_drain_ends_at_its_limit() -> None:
     assert client.socket.reset
 
 
-def test_who_is_closing_already_is_waited_for(client: Client) -> None:
+def test_a_drain_waits_for_clients_that_are_closing_already(client: Client) -> None:
     client.send(close(1000))
     done = drained(client.service)
     assert done == []
@@ -307,7 +307,7 @@ def test_who_is_closing_already_is_waited_for(client: Client) -> None:
     assert done == [None]
 
 
-def test_an_error_while_draining_ends_the_connection_in_order(client: Client) -> None:
+def test_a_protocol_error_during_a_drain_ends_in_order(client: Client) -> None:
     done = drained(client.service)
     client.send(b"\xff\xff")
     assert client.frames() == [GOING_AWAY]
@@ -317,7 +317,7 @@ def test_an_error_while_draining_ends_the_connection_in_order(client: Client) ->
     assert not client.socket.reset
 
 
-def test_many_clients_are_told_over_a_second(service: Service) -> None:
+def test_a_drain_spreads_its_close_frames_over_a_second(service: Service) -> None:
     clients = service.crowd(200)
     drained(service)
     told = []
@@ -332,7 +332,7 @@ def test_many_clients_are_told_over_a_second(service: Service) -> None:
     assert service.connections.open == set()
 
 
-def test_while_draining_no_client_is_taken(service: Service) -> None:
+def test_a_drain_refuses_new_clients_with_503(service: Service) -> None:
     service.open()
     waiting = service.connect()
     drained(service)
@@ -340,7 +340,7 @@ def test_while_draining_no_client_is_taken(service: Service) -> None:
     assert waiting.received().startswith(b"HTTP/1.1 503 ")
 
 
-def test_what_the_log_counted_is_told_at_the_end(log) -> None:
+def test_suppressed_log_lines_are_reported_at_the_end_of_a_drain(log) -> None:
     service = Service("--log-rate=1")
     client = service.open()
     client.send(text("x") * 5)
@@ -364,7 +364,7 @@ def test_a_drain_is_logged(client: Client, log) -> None:
 # Signals
 
 
-def test_the_first_signal_stops_and_the_second_hurries(
+def test_the_first_signal_drains_and_the_second_aborts(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handlers: dict[int, Any] = {}
@@ -403,7 +403,7 @@ def test_a_client_opened_later_still_echoes_after_a_failed_one(service: Service)
     assert client.frames() == [Frame(TEXT, b"x")]
 
 
-def test_who_was_accepted_just_before_a_drain_is_answered(service: Service) -> None:
+def test_a_client_accepted_just_before_a_drain_is_answered(service: Service) -> None:
     early, half = service.connect(), service.connect()
     half.send(request()[:40])
     done = drained(service)
@@ -417,7 +417,7 @@ def test_who_was_accepted_just_before_a_drain_is_answered(service: Service) -> N
     assert done
 
 
-def test_who_never_asks_keeps_a_drain_for_a_second_only() -> None:
+def test_a_client_without_a_request_delays_a_drain_by_one_second() -> None:
     service = Service()
     silent, kept = service.connect(), service.connect()
     kept.send(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -433,7 +433,7 @@ def test_who_never_asks_keeps_a_drain_for_a_second_only() -> None:
     assert not silent.socket.reset
 
 
-def test_a_second_signal_waits_for_nobody() -> None:
+def test_a_second_signal_ends_a_drain_at_once() -> None:
     service = Service()
     silent = service.connect()
     done: list[Any] = []

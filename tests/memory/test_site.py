@@ -50,7 +50,7 @@ def test_the_page_is_served(service: Service, target: str) -> None:
     assert value(headers, "X-Content-Type-Options") == "nosniff"
 
 
-def test_the_page_may_load_its_own_files_and_nothing_else(service: Service) -> None:
+def test_the_content_security_policy_allows_only_own_files(service: Service) -> None:
     _, headers, body = ask(service, get())
     policy = value(headers, "Content-Security-Policy") or ""
     assert policy.startswith("default-src 'none'; ")
@@ -64,7 +64,7 @@ def test_the_page_may_load_its_own_files_and_nothing_else(service: Service) -> N
 
 
 @pytest.mark.parametrize("name", [path.name for path in RESOURCES.iterdir()])
-def test_every_file_is_validated_by_its_etag(service: Service, name: str) -> None:
+def test_every_file_has_an_etag_and_answers_304(service: Service, name: str) -> None:
     _, headers, body = ask(service, get(f"/{name}"))
     assert body
     assert value(headers, "Cache-Control") == "no-cache"
@@ -89,32 +89,34 @@ def test_headers_that_twisted_cannot_parse_do_no_harm(service: Service, header: 
     ["/x", "/websockets.html/", "/websockets.html/x", "/../setup.py", "/%2e%2e/setup.py", "/%ff",
      "/resources", "/healthz/x", "/__init__.py", "/%00"],
 )  # fmt: skip
-def test_there_is_nothing_else(service: Service, target: str) -> None:
+def test_unknown_paths_are_404(service: Service, target: str) -> None:
     status, headers, body = ask(service, get(target))
     assert status == 404
     assert value(headers, "Content-Type") == "text/plain; charset=utf-8"
     assert b"nothing here" in body
 
 
-def test_a_host_may_be_no_utf8(service: Service) -> None:
+def test_a_host_header_may_be_invalid_utf8(service: Service) -> None:
     assert ask(service, b"GET /healthz HTTP/1.1\r\nHost: \xff\r\n\r\n")[0] == 200
 
 
 @pytest.mark.parametrize("hosts", [b"", b"Host: a\r\nHost: a\r\n"])
 @pytest.mark.parametrize("target", [b"/", b"/healthz", b"/nothing"])
-def test_a_request_has_one_host(service: Service, hosts: bytes, target: bytes) -> None:
+def test_a_request_without_exactly_one_host_is_400(
+    service: Service, hosts: bytes, target: bytes
+) -> None:
     assert ask(service, b"GET %s HTTP/1.1\r\n%s\r\n" % (target, hosts))[0] == 400
     assert ask(service, b"GET %s HTTP/1.0\r\n%s\r\n" % (target, hosts))[0] != 400
 
 
-def test_a_client_cannot_make_the_answer_quote_it(service: Service) -> None:
+def test_responses_never_quote_the_request(service: Service) -> None:
     _, _, body = ask(service, get("/<script>alert(1)</script>"))
     assert b"script" not in body
 
 
 @pytest.mark.parametrize("target", ["/", "/echo", "/healthz", "/readyz", "/nothing"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "TRACE", "FOO", "get"])
-def test_other_methods_are_not_allowed(service: Service, log, target: str, method: str) -> None:
+def test_other_methods_are_405(service: Service, log, target: str, method: str) -> None:
     status, headers, _ = ask(service, get(target, method))
     assert status == 405
     assert value(headers, "Allow") == "GET, HEAD, OPTIONS"
@@ -123,7 +125,7 @@ def test_other_methods_are_not_allowed(service: Service, log, target: str, metho
 
 @pytest.mark.parametrize("target", ["/", "/echo", "/healthz", "/readyz", "*", "/?x"])
 @pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.1"])
-def test_options_are_told(service: Service, log, target: str, version: str) -> None:
+def test_options_answers_with_allow(service: Service, log, target: str, version: str) -> None:
     """HAProxy's `option httpchk` asks `OPTIONS / HTTP/1.0`, without a Host."""
     host = "Host: localhost\r\n" if version == "HTTP/1.1" else ""
     status, headers, body = ask(
@@ -136,7 +138,7 @@ def test_options_are_told(service: Service, log, target: str, version: str) -> N
     assert log.events == []
 
 
-def test_options_of_nothing_are_404(service: Service) -> None:
+def test_options_of_an_unknown_path_is_404(service: Service) -> None:
     assert ask(service, get("/nothing", "OPTIONS"))[0] == 404
     assert ask(service, b"OPTIONS * HTTP/1.1\r\n\r\n")[0] == 400
 
@@ -146,7 +148,7 @@ def test_options_of_nothing_are_404(service: Service) -> None:
     [get(), get("/nothing"), get("*", "OPTIONS"), get("*"), get("/", "FOO"), get("/echo"),
      request(Host=None), b"?\r\n", b"\x16", get(headers="Content-Length: 1\r\n")],
 )  # fmt: skip
-def test_every_answer_has_our_name(service: Service, data: bytes) -> None:
+def test_every_response_has_the_server_header(service: Service, data: bytes) -> None:
     _, headers, _ = ask(service, data)
     servers = headers.getRawHeaders("Server")
     assert servers is not None
@@ -164,7 +166,7 @@ def test_head_has_the_headers_of_get(service: Service, target: str) -> None:
     assert int(value(headers, "Content-Length") or "") == len(body)
 
 
-def test_health_and_readiness(service: Service) -> None:
+def test_healthz_and_readyz_answer(service: Service) -> None:
     assert ask(service, get("/healthz"))[::2] == (200, b"ok\n")
     assert ask(service, get("/readyz"))[::2] == (200, b"ready\n")
     service.open()  # So that the drain waits.
@@ -205,7 +207,7 @@ def test_health_and_readiness(service: Service) -> None:
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_no_body_is_taken(
+def test_a_request_with_a_body_is_refused(
     service: Service, target: str, headers: str, status: int, method: str
 ) -> None:
     client = service.connect()
@@ -228,7 +230,7 @@ def test_no_body_is_taken(
     assert not client.socket.reset
 
 
-def test_a_body_without_end_is_cut_off(service: Service) -> None:
+def test_an_endless_request_body_is_cut_off(service: Service) -> None:
     client = service.connect()
     client.send(get("/", "POST", "Transfer-Encoding: chunked\r\n"))
     for _ in range(49):
@@ -240,7 +242,7 @@ def test_a_body_without_end_is_cut_off(service: Service) -> None:
     assert service.site.channels == {}
 
 
-def test_a_body_upgrades_nothing(service: Service) -> None:
+def test_a_request_body_cannot_upgrade(service: Service) -> None:
     client = service.connect()
     client.send(request(Content_Length="5") + b"hello")
     assert answer(client)[0] == 413
@@ -262,7 +264,9 @@ def test_a_body_upgrades_nothing(service: Service) -> None:
     ids=["target", "no end of the target", "line", "header", "no end of the header", "cookies",
          "headers", "many headers", "folded header"],
 )  # fmt: skip
-def test_what_is_too_long_is_refused(service: Service, log, data: bytes, status: int) -> None:
+def test_oversized_request_lines_and_headers_are_refused(
+    service: Service, log, data: bytes, status: int
+) -> None:
     client = service.connect()
     client.send(data)
     got, headers, body = answer(client)
@@ -278,7 +282,7 @@ def test_what_is_too_long_is_refused(service: Service, log, data: bytes, status:
     assert service.timers() == 0
 
 
-def test_16_kb_of_headers_pass(service: Service) -> None:
+def test_sixteen_kilobytes_of_headers_pass(service: Service) -> None:
     for headers in (
         "Cookie: " + "x" * 16_384 + "\r\n",
         ("X: " + "x" * 1021 + "\r\n") * 16,
@@ -289,7 +293,7 @@ def test_16_kb_of_headers_pass(service: Service) -> None:
     assert ask(service, get("/?" + "x" * 16_000))[0] == 200
 
 
-def test_the_headers_of_each_request_are_counted_anew(service: Service) -> None:
+def test_header_limits_are_per_request(service: Service) -> None:
     client = service.connect()
     for _ in range(3):
         client.send(get(headers="X: " + "x" * 16_000 + "\r\n"))
@@ -328,7 +332,7 @@ NO_REQUEST = {
 
 
 @pytest.mark.parametrize("data", NO_REQUEST)
-def test_what_is_no_request_is_refused_at_once_and_in_words(
+def test_a_malformed_request_is_refused_at_once_with_a_reason(
     service: Service, log, data: bytes
 ) -> None:
     client = service.connect()
@@ -343,7 +347,7 @@ def test_what_is_no_request_is_refused_at_once_and_in_words(
 
 
 @pytest.mark.parametrize("segment", [1, 2, 3, 7])
-def test_lines_may_be_cut_anywhere(service: Service, segment: int) -> None:
+def test_request_lines_may_be_segmented_anywhere(service: Service, segment: int) -> None:
     client = service.connect()
     client.send(b"\r\n" + get("/healthz"), segment)
     assert answer(client)[0] == 200
@@ -351,7 +355,7 @@ def test_lines_may_be_cut_anywhere(service: Service, segment: int) -> None:
     assert answer(client)[0] == 101
 
 
-def test_a_head_that_is_refused_has_no_body(service: Service) -> None:
+def test_a_refused_head_request_has_no_body(service: Service) -> None:
     status, headers, body = ask(service, get(method="HEAD", headers="Content-Length: 5\r\n"))
     assert (status, body) == (413, b"")
     assert value(headers, "Content-Length") == str(len("no body is taken here\n"))
@@ -361,7 +365,7 @@ def test_a_head_that_is_refused_has_no_body(service: Service) -> None:
 
 
 @pytest.mark.parametrize("data", [b"G", request()[:-2]])
-def test_a_handshake_has_its_time_and_no_more(service: Service, log, data: bytes) -> None:
+def test_the_handshake_timeout_is_answered_408(service: Service, log, data: bytes) -> None:
     client = service.connect()
     client.send(data)
     service.advance(9.9)
@@ -376,7 +380,7 @@ def test_a_handshake_has_its_time_and_no_more(service: Service, log, data: bytes
     assert service.timers() == 0
 
 
-def test_a_connection_that_is_not_used_ends_in_silence(service: Service, log) -> None:
+def test_an_unused_connection_is_closed_without_a_response(service: Service, log) -> None:
     """Browsers open some to spare; balancers look whether the port is open."""
     spare, probe = service.connect(), service.connect()
     probe.finish()
@@ -387,7 +391,7 @@ def test_a_connection_that_is_not_used_ends_in_silence(service: Service, log) ->
     assert service.timers() == 0
 
 
-def test_a_byte_now_and_then_wins_no_time(service: Service) -> None:
+def test_slow_headers_do_not_extend_the_handshake_timeout(service: Service) -> None:
     client = service.connect()
     for byte in request():
         client.send(bytes([byte]))
@@ -431,9 +435,7 @@ def slow(service: Service) -> Slow:
     return slow
 
 
-def test_a_client_that_says_fin_gets_an_answer_that_takes_its_time(
-    service: Service, slow: Slow
-) -> None:
+def test_a_half_close_waits_for_a_slow_response(service: Service, slow: Slow) -> None:
     client = service.connect()
     client.socket.peerDone = True
     client.send(get("/slow"))
@@ -445,7 +447,7 @@ def test_a_client_that_says_fin_gets_an_answer_that_takes_its_time(
 
 
 @pytest.mark.parametrize("how", ["loseConnection", "endOverBudget"])
-def test_an_answer_behind_the_end_changes_nothing(service: Service, slow: Slow, how: str) -> None:
+def test_a_response_after_the_end_changes_nothing(service: Service, slow: Slow, how: str) -> None:
     client = service.connect()
     client.send(get("/slow"))
     getattr(client.protocol, how)()
@@ -458,7 +460,7 @@ def test_an_answer_behind_the_end_changes_nothing(service: Service, slow: Slow, 
     assert service.timers() == 0
 
 
-def test_a_client_that_reads_its_answers_slowly_is_not_late(service: Service, log) -> None:
+def test_a_slow_reader_of_responses_is_not_late(service: Service, log) -> None:
     client = service.connect()
     client.socket.window = 0
     client.send(get() * 200)
@@ -472,9 +474,7 @@ def test_a_client_that_reads_its_answers_slowly_is_not_late(service: Service, lo
     assert log.events == []
 
 
-def test_a_client_that_stops_reading_its_answers_is_dropped_with_a_word(
-    service: Service, log
-) -> None:
+def test_a_client_that_stops_reading_responses_is_dropped_and_logged(service: Service, log) -> None:
     client = service.connect()
     client.socket.window = 0
     client.send(get() * 200)
@@ -483,7 +483,7 @@ def test_a_client_that_stops_reading_its_answers_is_dropped_with_a_word(
     assert log.lines() == ["127.0.0.1:40000 dropped: its answers were not read"]
 
 
-def test_a_client_that_reads_at_last_has_its_time_again(service: Service, log) -> None:
+def test_a_client_that_resumes_reading_has_its_timeout_again(service: Service, log) -> None:
     client = service.connect()
     client.socket.window = 0
     client.send(get() * 200 + b"GET /half")
@@ -495,7 +495,7 @@ def test_a_client_that_reads_at_last_has_its_time_again(service: Service, log) -
     assert answer(client)[0] == 408
 
 
-def test_a_client_that_reads_at_last_and_asks_no_more_is_let_go(service: Service, log) -> None:
+def test_a_client_that_resumes_reading_and_asks_no_more_is_closed(service: Service, log) -> None:
     client = service.connect()
     client.socket.window = 0
     while not client.protocol.paused:
@@ -512,7 +512,7 @@ def test_a_client_that_reads_at_last_and_asks_no_more_is_let_go(service: Service
     assert service.timers() == 0
 
 
-def test_an_answer_that_takes_its_time_is_not_late(service: Service, slow: Slow) -> None:
+def test_a_slow_response_is_not_late(service: Service, slow: Slow) -> None:
     client, gone, evicted = service.connect(), service.connect(), service.connect()
     for each in (client, gone, evicted):
         each.send(get("/slow"))
@@ -528,12 +528,12 @@ def test_an_answer_that_takes_its_time_is_not_late(service: Service, slow: Slow)
     assert service.timers() == 0
 
 
-def test_an_open_connection_has_no_handshake_deadline(client: Client) -> None:
+def test_a_websocket_has_no_handshake_timeout(client: Client) -> None:
     client.service.advance(20)
     assert not client.socket.closed
 
 
-def test_a_kept_connection_is_closed_in_order_when_nothing_comes(service: Service) -> None:
+def test_an_idle_http_keepalive_connection_is_closed_in_order(service: Service) -> None:
     client = service.connect()
     for _ in range(3):
         client.send(get("/healthz"))
@@ -566,7 +566,7 @@ def test_the_page_opens_no_file(service: Service, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("target", ["/", "/healthz", "/nothing", "/echo"])
-def test_a_client_that_asks_for_ever_and_does_not_read_is_not_read(
+def test_backpressure_stops_reading_pipelined_requests_of_a_client_that_does_not_read(
     service: Service, target: str
 ) -> None:
     client = service.connect()
@@ -583,7 +583,7 @@ def test_a_client_that_asks_for_ever_and_does_not_read_is_not_read(
 
 
 @pytest.mark.parametrize("segment", [None, 1000])
-def test_what_was_paused_goes_on_when_the_client_reads(
+def test_pipelined_requests_resume_when_the_client_reads(
     service: Service, segment: int | None
 ) -> None:
     client = service.connect()
@@ -605,7 +605,7 @@ def test_what_was_paused_goes_on_when_the_client_reads(
     ]
 
 
-def test_answers_that_wait_for_a_client_that_says_fin_go_out(service: Service) -> None:
+def test_waiting_responses_go_out_after_a_half_close(service: Service) -> None:
     client = service.connect()
     client.socket.window = 0
     client.send(get() * 100)
@@ -617,7 +617,7 @@ def test_answers_that_wait_for_a_client_that_says_fin_go_out(service: Service) -
     assert not client.socket.reset
 
 
-def test_a_client_that_says_fin_gets_its_answer(service: Service) -> None:
+def test_a_half_close_gets_its_response(service: Service) -> None:
     """As `nc -N` does."""
     client = service.connect()
     client.socket.peerDone = True
@@ -628,7 +628,7 @@ def test_a_client_that_says_fin_gets_its_answer(service: Service) -> None:
     assert service.timers() == 0
 
 
-def test_a_connection_lives_as_long_as_its_deadline_says() -> None:
+def test_a_handshake_timeout_of_an_hour_outlasts_twisteds_idle_timer() -> None:
     """Twisted's own idle timer would end it after a minute."""
     service = Service("--handshake-timeout=1h")
     client = service.connect()
@@ -641,7 +641,7 @@ def test_a_connection_lives_as_long_as_its_deadline_says() -> None:
     ["http://localhost/", "HTTPS://localhost", "http://a:8080/?x=/y", "ws://a", "http://a:/",
      "http://[::1]:80/"],
 )  # fmt: skip
-def test_a_target_may_be_absolute(service: Service, target: str) -> None:
+def test_a_request_target_may_be_absolute(service: Service, target: str) -> None:
     assert ask(service, get(target))[2] == (RESOURCES / "websockets.html").read_bytes()
 
 
@@ -659,13 +659,13 @@ def test_connection_close_is_honoured(service: Service, headers: str) -> None:
 
 
 @pytest.mark.parametrize("headers", ["Connection: closed", "Connection: TE", "X: close"])
-def test_other_words_close_nothing(service: Service, headers: str) -> None:
+def test_other_connection_options_close_nothing(service: Service, headers: str) -> None:
     client = service.connect()
     client.send(get("/healthz", headers=headers + "\r\n"))
     assert not client.socket.fin
 
 
-def test_far_over_the_limit_the_longest_silent_make_room(log) -> None:
+def test_far_over_max_connections_the_longest_idle_make_room(log) -> None:
     """Or the process would be out of descriptors, and accept() would fail and fail."""
     service = Service("--max-connections=1")
     clients = [service.connect() for _ in range(51)]
@@ -682,7 +682,7 @@ def test_far_over_the_limit_the_longest_silent_make_room(log) -> None:
         assert answer(client)[0] == 200
 
 
-def test_idle_connections_do_not_keep_a_probe_out(log) -> None:
+def test_idle_connections_do_not_keep_a_health_check_out(log) -> None:
     """170 of them did, from a service for 100: Kubernetes would have restarted it."""
     service = Service("--max-connections=100")
     for _ in range(170):
@@ -696,7 +696,7 @@ def test_idle_connections_do_not_keep_a_probe_out(log) -> None:
     service.open()
 
 
-def test_websockets_make_no_room() -> None:
+def test_websockets_are_never_closed_to_make_room() -> None:
     service = Service("--max-connections=3")
     clients = [service.open() for _ in range(3)]
     for _ in range(100):
@@ -713,7 +713,7 @@ def test_only_http_1_1_is_offered(service: Service) -> None:
     assert answer(client)[0] == 400
 
 
-def test_requests_leave_no_line_in_the_log(service: Service, log) -> None:
+def test_http_requests_leave_no_line_in_the_log(service: Service, log) -> None:
     service.site.doStart()
     log.events.clear()
     ask(service, get("/%1b", headers="X-Forwarded-For: \x1b[31m\r\n"))
@@ -722,7 +722,7 @@ def test_requests_leave_no_line_in_the_log(service: Service, log) -> None:
     service.site.doStop()
 
 
-def test_an_upgraded_connection_is_no_channel_any_more(service: Service) -> None:
+def test_an_upgraded_connection_is_no_longer_an_http_channel(service: Service) -> None:
     client = service.open()
     assert service.site.channels == {}
     client.send(close())

@@ -63,7 +63,7 @@ def started(*arguments: str, listening: Any = None, isFast: bool = False) -> Ser
     return service
 
 
-def test_without_systemd_nothing_is_told_and_no_timer_runs() -> None:
+def test_without_systemd_nothing_is_notified_and_no_timer_runs() -> None:
     service = started()
     assert service.timers() == 0
     done: list[Any] = []
@@ -72,7 +72,7 @@ def test_without_systemd_nothing_is_told_and_no_timer_runs() -> None:
     assert done
 
 
-def test_it_is_ready_when_it_runs_and_listens(manager: Manager) -> None:
+def test_systemd_is_notified_ready_when_it_listens(manager: Manager) -> None:
     service = Service("--listen=tcp:1", isFast=False)
     service.tree.startService()
     assert manager.told() == []
@@ -81,7 +81,7 @@ def test_it_is_ready_when_it_runs_and_listens(manager: Manager) -> None:
     assert manager.told() == ["READY=1\nSTATUS=0 connected"]
 
 
-def test_it_is_not_ready_before_it_listens_everywhere(manager: Manager) -> None:
+def test_systemd_is_not_notified_ready_before_it_listens_everywhere(manager: Manager) -> None:
     listening: Deferred[Any] = Deferred()
     service = started(listening=listening)
     service.advance(5)
@@ -91,7 +91,7 @@ def test_it_is_not_ready_before_it_listens_everywhere(manager: Manager) -> None:
     assert manager.told() == ["READY=1\nSTATUS=0 connected"]
 
 
-def test_the_connections_are_told_when_they_change_and_once_a_second(manager: Manager) -> None:
+def test_systemd_status_has_the_connections_once_a_second(manager: Manager) -> None:
     service = started("--ping-interval=0")
     manager.told()
     clients = [service.open() for _ in range(3)]
@@ -106,7 +106,7 @@ def test_the_connections_are_told_when_they_change_and_once_a_second(manager: Ma
     assert manager.told() == ["STATUS=2 connected"]
 
 
-def test_a_drain_is_told_at_once_and_asks_for_its_time(manager: Manager) -> None:
+def test_systemd_is_notified_of_a_drain_and_its_timeout(manager: Manager) -> None:
     service = started("--drain-timeout=2m", "--close-timeout=3s")
     service.open()
     service.advance(1)
@@ -125,7 +125,7 @@ def test_a_drain_is_told_at_once_and_asks_for_its_time(manager: Manager) -> None
     assert service.timers() == 0
 
 
-def test_the_watchdog_hears_of_it_in_half_of_its_time(
+def test_the_watchdog_is_notified_in_half_of_its_time(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")
@@ -143,7 +143,7 @@ def test_the_watchdog_hears_of_it_in_half_of_its_time(
     assert manager.told() == ["WATCHDOG=1"] * 4  # A long drain is no hang.
 
 
-def test_the_watchdog_hears_nothing_while_a_thread_hangs(
+def test_the_watchdog_is_not_notified_while_a_thread_hangs(
     manager: Manager, monkeypatch: pytest.MonkeyPatch, log: Any
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")
@@ -165,7 +165,7 @@ def test_the_watchdog_hears_nothing_while_a_thread_hangs(
 @pytest.mark.parametrize(
     ("microseconds", "pid"), [("30000000", "1"), ("", ""), ("0", None), ("x", None), ("-1", None)]
 )
-def test_a_watchdog_of_somebody_else_or_none_hears_nothing(
+def test_the_watchdog_of_another_process_is_not_notified(
     manager: Manager, monkeypatch: pytest.MonkeyPatch, microseconds: str, pid: str | None
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", microseconds)
@@ -176,7 +176,7 @@ def test_a_watchdog_of_somebody_else_or_none_hears_nothing(
     assert manager.told() == ["READY=1\nSTATUS=0 connected"]
 
 
-def test_a_socket_that_is_gone_costs_one_line(
+def test_a_notify_socket_that_is_gone_costs_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: Any
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", f"{tmp_path}/notify")
@@ -196,7 +196,7 @@ def test_a_socket_that_is_gone_costs_one_line(
     log.events.clear()
 
 
-def test_a_systemd_that_is_busy_is_not_waited_for(manager: Manager) -> None:
+def test_a_busy_systemd_is_not_waited_for(manager: Manager) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.setblocking(False)
         other.connect(manager.socket.getsockname())
@@ -209,7 +209,7 @@ def test_a_systemd_that_is_busy_is_not_waited_for(manager: Manager) -> None:
     assert manager.told() == ["READY=1\nSTATUS=0 connected"]
 
 
-def test_inherited_sockets_are_adopted_in_memory(
+def test_sockets_passed_by_systemd_are_adopted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from twisted.internet.endpoints import _SystemdParser
@@ -230,7 +230,7 @@ def test_inherited_sockets_are_adopted_in_memory(
                 Service(f"--listen={description}", isFast=False)
 
 
-def test_what_is_no_socket_is_one_clear_line(
+def test_a_passed_descriptor_that_is_no_socket_is_one_clear_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from twisted.internet.endpoints import _SystemdParser
@@ -245,13 +245,13 @@ def test_what_is_no_socket_is_one_clear_line(
 # The units.
 
 
-def test_each_instance_is_confined_like_the_one() -> None:
+def test_the_template_unit_is_confined_like_the_single_one() -> None:
     one, instance = ((UNITS / unit).read_text().partition("\nDynamicUser=")[2] for unit in SERVICES)
     assert one.partition("[Install]")[0] == instance.partition("[Install]")[0] != ""
 
 
 @pytest.mark.parametrize("unit", ["echotwist.socket", "echotwist@.socket"])
-def test_a_unit_has_one_socket_for_its_domain(unit: str) -> None:
+def test_a_socket_unit_has_one_socket_for_its_domain(unit: str) -> None:
     """Twisted knows no two of one name, and believes INET6 in the service."""
     (listen,) = confined.settings(UNITS / unit, "ListenStream")
     assert listen.startswith("[::]:")

@@ -165,7 +165,7 @@ def test_a_bad_endpoint_is_one_clear_line(option: str, endpoint: str, error: str
     assert "\n" not in message
 
 
-def test_a_plugin_brings_no_other_kind_of_endpoint(tmp_path: Path) -> None:
+def test_endpoints_of_other_plugins_are_refused(tmp_path: Path) -> None:
     """It might speak a TLS of its own. Twisted's `tls:` is such a plugin."""
     from twisted.internet.endpoints import serverFromString
 
@@ -184,7 +184,7 @@ def listened(description: str) -> Any:
     return asked
 
 
-def test_an_endpoint_takes_what_twisteds_takes() -> None:
+def test_an_endpoint_takes_the_parameters_of_twisteds() -> None:
     assert listened("tcp:1")[0::3] == (1, "")
     assert listened("tcp:port=1:interface=localhost")[3] == "127.0.0.1"
     assert listened("tcp:1:interface=\\:\\:1")[3] == "::1"
@@ -192,7 +192,7 @@ def test_an_endpoint_takes_what_twisteds_takes() -> None:
     assert listened("tcp6:1:7:fe80\\:\\:1%eth0")[2:] == (7, "fe80::1%eth0")
 
 
-def test_a_unix_socket_is_not_for_everybody() -> None:
+def test_a_unix_socket_is_not_world_accessible() -> None:
     address, _, backlog, mode, wantPID = listened("unix:/run/x")
     assert (address, backlog, mode, wantPID) == ("/run/x", 1024, 0o660, True)
     assert listened("haproxy:unix:/run/x")[3] == 0o660
@@ -200,7 +200,7 @@ def test_a_unix_socket_is_not_for_everybody() -> None:
     assert listened("unix:address=/run/x:mode=666")[3] == 0o666
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parsed("--version")
     assert caught.value.code == 0
@@ -226,7 +226,9 @@ def test_making_the_service_does_nothing() -> None:
         ("tcp6:1:interface=\\:\\:1", 1024),
     ],
 )
-def test_many_may_wait_to_be_accepted(endpoint: str, backlog: int) -> None:
+def test_endpoints_have_a_backlog_of_1024_unless_told_otherwise(
+    endpoint: str, backlog: int
+) -> None:
     service = Service(f"--listen={endpoint}")
     service.echo.privilegedStartService()
     (server,) = service.reactor.tcpServers
@@ -238,7 +240,7 @@ def test_a_socket_of_systemd_has_its_own_backlog(monkeypatch: pytest.MonkeyPatch
         Service("--listen=systemd:domain=INET:index=0")
 
 
-def test_without_listen_every_interface_is_listened_on() -> None:
+def test_without_listen_it_listens_on_every_interface() -> None:
     (listener,) = Service("--port=81").echo._specs
     assert isinstance(listener.endpoint, DualStackEndpoint)
     assert (listener.description, listener.endpoint.port) == ("port 81", 81)

@@ -67,7 +67,7 @@ def isOver(client: Client) -> bool:
         request(),
     ],
 )
-def test_plain_http_is_told_to_speak_tls(
+def test_plain_http_on_a_tls_port_is_answered_400(
     certificate: Certificate, log: Any, line: bytes, isProxied: bool
 ) -> None:
     client = connected(certificate, isProxied)
@@ -83,7 +83,7 @@ def test_plain_http_is_told_to_speak_tls(
     assert isOver(client)
 
 
-def test_a_request_may_come_byte_by_byte(certificate: Certificate, log: Any) -> None:
+def test_plain_http_on_a_tls_port_may_come_byte_by_byte(certificate: Certificate, log: Any) -> None:
     client = connected(certificate)
     client.send(b"GET / HTTP/1.1\r\n", 1)
     assert client.received().startswith(b"HTTP/1.1 400 ")
@@ -103,7 +103,7 @@ FAILURES: list[tuple[bytes, str]] = [
 
 
 @pytest.mark.parametrize(("data", "why"), FAILURES)
-def test_garbage_leaves_a_line(
+def test_garbage_on_a_tls_port_is_logged(
     certificate: Certificate, log: Any, data: bytes, why: str, isProxied: bool
 ) -> None:
     client = connected(certificate, isProxied)
@@ -128,7 +128,7 @@ def test_garbage_leaves_a_line(
     ],
 )
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
-def test_what_client_and_service_have_not_in_common_is_told(
+def test_a_tls_handshake_without_common_parameters_is_logged(
     certificate: Certificate, log: Any, options: Any, why: str, isProxied: bool
 ) -> None:
     with pytest.raises(ssl.SSLError):
@@ -137,7 +137,7 @@ def test_what_client_and_service_have_not_in_common_is_told(
 
 
 @pytest.mark.parametrize("version", [TLS12, ssl.TLSVersion.TLSv1_3])
-def test_a_client_that_does_not_trust_the_certificate_is_told(
+def test_a_client_that_does_not_trust_the_certificate_is_logged(
     certificate: Certificate, log: Any, version: Any, isProxied: bool
 ) -> None:
     with pytest.raises(ssl.SSLCertVerificationError):
@@ -153,7 +153,7 @@ def test_a_client_that_does_not_trust_the_certificate_is_told(
     [(45, tls._UNTRUSTED), (48, tls._UNTRUSTED), (46, tls._UNTRUSTED), (40, tls.FAILED),
      (255, tls.FAILED)],
 )  # fmt: skip
-def test_an_alert_of_the_client_is_told(
+def test_a_tls_alert_of_the_client_is_logged(
     certificate: Certificate, log: Any, alert: int, why: str
 ) -> None:
     client = connected(certificate)
@@ -165,7 +165,7 @@ def test_an_alert_of_the_client_is_told(
 
 @pytest.mark.parametrize("size", [1, 5, 100, 100_000])
 @pytest.mark.parametrize("how", ["FIN", "RST"])
-def test_a_client_that_leaves_amid_the_handshake_is_told(
+def test_a_client_that_leaves_during_the_tls_handshake_is_logged(
     certificate: Certificate, log: Any, size: int, how: str, isProxied: bool
 ) -> None:
     client = connected(certificate, isProxied)
@@ -179,7 +179,7 @@ def test_a_client_that_leaves_amid_the_handshake_is_told(
     assert isOver(client)
 
 
-def test_a_close_notify_amid_the_handshake_is_no_traceback(
+def test_a_close_notify_during_the_handshake_is_no_traceback(
     certificate: Certificate, log: Any, isProxied: bool
 ) -> None:
     """Twisted's own TLS raises an IndexError, and keeps the connection."""
@@ -191,7 +191,7 @@ def test_a_close_notify_amid_the_handshake_is_no_traceback(
 
 
 @pytest.mark.parametrize("sent", [b"\x16", b"G", b"\x16\x03\x01\x02\x00\x01", hello()])
-def test_a_handshake_that_does_not_end_in_time_is_told(
+def test_a_tls_handshake_timeout_is_logged(
     certificate: Certificate, log: Any, sent: bytes, isProxied: bool
 ) -> None:
     client = connected(certificate, isProxied)
@@ -201,7 +201,7 @@ def test_a_handshake_that_does_not_end_in_time_is_told(
     assert isOver(client)
 
 
-def test_half_a_proxy_header_over_tls_is_told_by_its_own_name(
+def test_half_a_proxy_protocol_header_before_tls_is_logged_as_such(
     certificate: Certificate, log: Any
 ) -> None:
     peer = Peer(certificate, isProxied=True)
@@ -216,7 +216,7 @@ def test_half_a_proxy_header_over_tls_is_told_by_its_own_name(
 
 
 @pytest.mark.parametrize("how", ["FIN", "RST"])
-def test_a_probe_without_a_byte_leaves_no_line(
+def test_a_tls_probe_without_a_byte_leaves_no_line(
     certificate: Certificate, log: Any, how: str, isProxied: bool
 ) -> None:
     client = connected(certificate, isProxied)
@@ -230,14 +230,14 @@ def test_a_probe_without_a_byte_leaves_no_line(
     assert isOver(client)
 
 
-def test_a_client_that_leaves_after_the_handshake_leaves_no_line(
+def test_a_client_that_leaves_after_the_tls_handshake_leaves_no_line(
     certificate: Certificate, log: Any, isProxied: bool
 ) -> None:
     Peer(certificate, isProxied=isProxied).client.finish()
     assert log.lines() == []
 
 
-def test_a_drain_ends_a_handshake_without_a_word(certificate: Certificate, log: Any) -> None:
+def test_a_drain_ends_a_tls_handshake_without_a_line(certificate: Certificate, log: Any) -> None:
     client = connected(certificate)
     client.send(hello()[:100])
     client.service.echo.stopService()
@@ -246,7 +246,7 @@ def test_a_drain_ends_a_handshake_without_a_word(certificate: Certificate, log: 
     assert log.lines() == []
 
 
-def test_a_handshake_that_makes_room_for_another_is_told_once(
+def test_a_tls_handshake_closed_to_make_room_is_logged_once(
     certificate: Certificate, log: Any, isProxied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = connected(certificate, isProxied)
@@ -257,7 +257,7 @@ def test_a_handshake_that_makes_room_for_another_is_told_once(
     assert log.lines() == [f"{PEER} dropped: its place was needed for another"]
 
 
-def test_half_a_proxy_header_that_makes_room_for_another_is_told_once(
+def test_half_a_proxy_protocol_header_closed_to_make_room_is_logged_once(
     certificate: Certificate, log: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TLS gives the connection's end a reason of its own."""
@@ -270,7 +270,7 @@ def test_half_a_proxy_header_that_makes_room_for_another_is_told_once(
     assert log.lines() == [f"{PEER} dropped: its place was needed for another"]
 
 
-def test_a_flood_of_bad_handshakes_stays_within_the_log_rate(
+def test_a_flood_of_bad_tls_handshakes_stays_within_the_log_rate(
     certificate: Certificate, log: Any
 ) -> None:
     client = connected(certificate)
@@ -280,7 +280,7 @@ def test_a_flood_of_bad_handshakes_stays_within_the_log_rate(
     assert sum(dropped(client.service).values()) == 200
 
 
-def test_the_reasons_are_few_and_fixed() -> None:
+def test_the_drop_reasons_of_tls_are_few_and_fixed() -> None:
     for error in (
         SSL.Error([("SSL routines", "", "a reason \x1b[31m of the future")]),
         SSL.Error([("SSL routines", "", "tlsv1 alert user cancelled")]),
@@ -301,7 +301,7 @@ def test_the_reasons_are_few_and_fixed() -> None:
     [b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", request() + text("hello")],
     ids=["page", "echo"],
 )
-def test_what_comes_in_one_segment_with_close_notify_is_answered(
+def test_data_in_one_segment_with_close_notify_is_answered(
     certificate: Certificate, isProxied: bool, data: bytes
 ) -> None:
     """The answer waits for more to write when Twisted sends its own close_notify."""

@@ -65,13 +65,15 @@ def test_the_handshake_is_answered_as_rfc_6455_shows(service: Service) -> None:
         {"Host": "[::1]:"},
     ],
 )
-def test_what_clients_send_is_accepted(service: Service, changes: dict[str, str | None]) -> None:
+def test_unusual_but_valid_handshakes_are_accepted(
+    service: Service, changes: dict[str, str | None]
+) -> None:
     assert ask(service, request(**changes))[0] == 101
 
 
 @pytest.mark.parametrize("proxies", [[], ["--trusted-proxy=127.0.0.0/8"]])
 @pytest.mark.parametrize("newline", ["\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"])
-def test_no_header_can_be_forged_inside_another(log, newline: str, proxies: list[str]) -> None:
+def test_no_header_can_be_injected_through_another(log, newline: str, proxies: list[str]) -> None:
     """Autobahn splits headers where str.splitlines() does; what it gets has none of these."""
     service = Service(*proxies)
     value = f"a{newline}X-Forwarded-For: 1.2.3.4{newline}Sec-WebSocket-Protocol: forged"
@@ -86,7 +88,7 @@ def test_no_header_can_be_forged_inside_another(log, newline: str, proxies: list
     ["/echo", "/echo?x=y", "/echo?redirect=http://evil.example", "/echo?", "ws://localhost/echo",
      "wss://localhost:8080/echo?x", "HTTP://localhost/echo", "ws://h:/echo"],
 )  # fmt: skip
-def test_the_query_is_ignored(service: Service, target: str) -> None:
+def test_the_query_of_the_echo_endpoint_is_ignored(service: Service, target: str) -> None:
     assert ask(service, request(target))[0] == 101
 
 
@@ -95,7 +97,7 @@ def test_the_query_is_ignored(service: Service, target: str) -> None:
     [{"Upgrade": None}, {"Upgrade": None, "Connection": "keep-alive"}, {"Upgrade": "h2c"}],
 )
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
-def test_a_plain_request_is_told_how_to_connect(
+def test_a_plain_request_to_the_echo_is_426(
     service: Service, changes: dict[str, str | None], version: str
 ) -> None:
     status, headers, body = ask(service, request(version=version, **changes))
@@ -107,7 +109,7 @@ def test_a_plain_request_is_told_how_to_connect(
     assert "new WebSocket(url)" in body
 
 
-def test_a_plain_request_is_not_redirected(service: Service) -> None:
+def test_a_plain_request_to_the_echo_is_not_redirected(service: Service) -> None:
     status, headers, body = ask(
         service, request("/echo?redirect=http://evil.example", Upgrade=None)
     )
@@ -117,7 +119,7 @@ def test_a_plain_request_is_not_redirected(service: Service) -> None:
 
 
 @pytest.mark.parametrize("version", ["8", "7", "0", "14", "013", "13, 8", "abc", ""])
-def test_another_version_is_told_ours(service: Service, version: str) -> None:
+def test_another_websocket_version_is_told_version_13(service: Service, version: str) -> None:
     status, headers, _ = ask(service, request(Sec_WebSocket_Version=version))
     assert status == 426
     assert (headers["upgrade"], headers["connection"]) == ("websocket", "upgrade")
@@ -185,7 +187,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_a_malformed_request_is_answered_400(service: Service, name: str) -> None:
+def test_a_malformed_upgrade_is_answered_400(service: Service, name: str) -> None:
     client = service.connect()
     client.send(MALFORMED[name])
     status, _, _ = answer(client)
@@ -204,14 +206,14 @@ def test_only_get_upgrades(service: Service, method: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["/echo/", "/echo/x", "/Echo", "//echo", "/", "/readyz"])
-def test_the_endpoint_has_no_other_name(service: Service, log, target: str) -> None:
+def test_the_echo_endpoint_has_no_other_path(service: Service, log, target: str) -> None:
     assert ask(service, request(target))[0] == 404
     assert log.lines() == [
         "127.0.0.1:40000 refused: 404 there is nothing to upgrade here; try /echo"
     ]
 
 
-def test_a_refused_client_may_ask_again(service: Service) -> None:
+def test_a_refused_handshake_may_be_retried_on_the_connection(service: Service) -> None:
     client = service.connect()
     client.send(request(Sec_WebSocket_Version="8"))
     assert answer(client)[0] == 426
@@ -234,13 +236,13 @@ def test_a_page_and_an_upgrade_may_share_a_connection(service: Service) -> None:
 
 
 @pytest.mark.parametrize("offer", ["a,,b", "a,", ",a", " , a ,\t, b", "a"])
-def test_empty_elements_of_a_list_do_not_count(service: Service, offer: str) -> None:
+def test_empty_elements_of_a_header_list_are_ignored(service: Service, offer: str) -> None:
     """RFC 9110, 5.6.1.2."""
     status, headers, _ = ask(service, request(Sec_WebSocket_Protocol=offer))
     assert (status, headers["sec-websocket-protocol"]) == (101, "a")
 
 
-def test_the_offers_of_two_headers_are_one_list(service: Service) -> None:
+def test_subprotocols_of_two_headers_are_one_list(service: Service) -> None:
     data = request(Sec_WebSocket_Protocol="a").replace(
         b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: b\r\n\r\n"
     )
@@ -248,7 +250,7 @@ def test_the_offers_of_two_headers_are_one_list(service: Service) -> None:
     assert headers["sec-websocket-protocol"] == "a"
 
 
-def test_the_first_subprotocol_is_spoken(service: Service) -> None:
+def test_the_first_offered_subprotocol_is_selected(service: Service) -> None:
     _, headers, _ = ask(service, request(Sec_WebSocket_Protocol="chat, superchat"))
     assert headers["sec-websocket-protocol"] == "chat"
 
@@ -320,7 +322,7 @@ def test_compression_can_be_turned_off() -> None:
     assert "sec-websocket-extensions" not in headers
 
 
-def test_context_takeover_is_left_to_the_client_if_the_operator_says_so() -> None:
+def test_context_takeover_is_negotiated_if_the_option_allows_it() -> None:
     service = Service("--context-takeover")
     _, headers, _ = ask(service, request(Sec_WebSocket_Extensions="permessage-deflate"))
     assert headers["sec-websocket-extensions"] == "permessage-deflate"
@@ -396,7 +398,7 @@ def test_the_host_of_an_absolute_target_counts_instead() -> None:
     assert ask(service, data)[0] == 403
 
 
-def test_null_can_be_allowed() -> None:
+def test_the_null_origin_can_be_allowed() -> None:
     service = Service("--allow-origin=null")
     assert ask(service, request(Origin="null"))[0] == 101
     assert ask(service, request(Origin="https://evil.example"))[0] == 403
@@ -417,7 +419,7 @@ def test_null_can_be_allowed() -> None:
         "https://a:99999",
     ],
 )
-def test_what_is_no_origin_is_refused(text: str) -> None:
+def test_an_invalid_origin_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="takes an origin"):
         canonicalOrigin(text)
 
@@ -425,7 +427,7 @@ def test_what_is_no_origin_is_refused(text: str) -> None:
 # Room
 
 
-def test_over_the_limit_is_answered_503() -> None:
+def test_over_max_connections_is_answered_503() -> None:
     service = Service("--max-connections=2")
     first = service.open()
     service.open()
@@ -436,13 +438,13 @@ def test_over_the_limit_is_answered_503() -> None:
     assert ask(service, request())[0] == 101
 
 
-def test_what_was_refused_is_in_the_log(service: Service, log) -> None:
+def test_a_refused_handshake_is_logged(service: Service, log) -> None:
     client = service.connect(IPv6Address("TCP", "::1", 7))
     client.send(request(X="\x1b[31m"))
     assert log.lines() == ["[::1]:7 refused: 400 a header has a control byte"]
 
 
-def test_an_address_has_its_connections_and_no_more(log) -> None:
+def test_max_connections_per_address_limits_an_address(log) -> None:
     service = Service("--max-connections-per-address=2")
     first = service.open()
     service.open()
@@ -462,7 +464,7 @@ def test_an_address_has_its_connections_and_no_more(log) -> None:
     assert service.connections._perNetwork == {}
 
 
-def test_a_network_of_ipv6_is_one_client() -> None:
+def test_max_connections_per_address_counts_an_ipv6_network_as_one() -> None:
     service = Service("--max-connections-per-address=1")
 
     def status(host: str) -> int:
@@ -478,7 +480,7 @@ def test_a_network_of_ipv6_is_one_client() -> None:
     assert status("::ffff:192.0.2.2") == 101
 
 
-def test_behind_a_proxy_the_client_is_counted() -> None:
+def test_max_connections_per_address_counts_the_client_behind_a_proxy() -> None:
     service = Service("--max-connections-per-address=1", "--trusted-proxy=127.0.0.0/8")
 
     def status(client: str) -> int:
@@ -490,13 +492,13 @@ def test_behind_a_proxy_the_client_is_counted() -> None:
     assert status("6.6.6.6, 192.0.2.1") == 503
 
 
-def test_a_unix_socket_has_no_address_to_count() -> None:
+def test_max_connections_per_address_does_not_count_unix_sockets() -> None:
     service = Service("--max-connections-per-address=1")
     for _ in range(3):
         service.connect(UNIXAddress(b"/run/x")).open()
 
 
-def test_a_handshake_that_fails_later_is_not_counted() -> None:
+def test_max_connections_per_address_does_not_count_a_failed_handshake() -> None:
     service = Service("--max-connections-per-address=1")
     for _ in range(3):
         assert ask(service, request(Sec_WebSocket_Key="x"))[0] == 400

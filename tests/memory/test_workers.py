@@ -118,7 +118,7 @@ def heldPort(workers: Supervisor) -> int:
 # The supervisor.
 
 
-def test_each_worker_is_told_who_it_is(
+def test_each_worker_is_told_its_number(
     start: Any, reactor: Reactor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS"):
@@ -150,7 +150,7 @@ def test_a_worker_serves_and_supervises_nobody(reactor: Reactor) -> None:
     [{"reactor": "poll"}, {"reactor": Reactor(), "reactorName": "poll"}],
     ids=["twistd", "twist"],
 )
-def test_the_reactor_is_chosen_for_all(reactor: Reactor, parent: dict[str, Any]) -> None:
+def test_the_reactor_option_reaches_all_workers(reactor: Reactor, parent: dict[str, Any]) -> None:
     options = Options()
     options.parent = parent
     options.parseOptions(["--workers=2", "--port=0"])
@@ -165,7 +165,7 @@ def test_the_reactor_is_chosen_for_all(reactor: Reactor, parent: dict[str, Any])
     reactor.advance(0.05)
 
 
-def test_what_is_shared_is_divided() -> None:
+def test_shared_limits_are_divided_among_workers() -> None:
     options = Options()
     options.parseOptions(
         ["--worker=2/4", "--max-connections=10", "--log-rate=7", "--memory-budget=1G",
@@ -176,19 +176,19 @@ def test_what_is_shared_is_divided() -> None:
     assert options["threads"] in (0, 2)  # 0 where it is not compiled.
 
 
-def test_each_has_its_own_descriptors_and_enough_memory() -> None:
+def test_each_worker_has_its_own_descriptors_and_enough_memory() -> None:
     options = Options()
     options.parseOptions(["--worker=1/16", "--no-fast-path"])
     assert options["limits"].maxConnections == Limits().maxConnections
     assert options["limits"].memoryBudget == 8 * Limits().maxMessage
 
 
-def test_connections_are_numbered_once(reactor: Reactor) -> None:
+def test_connection_numbers_are_unique_across_workers(reactor: Reactor) -> None:
     service = Service("--worker=2/3", isFast=False)
     assert [service.open().protocol.number for _ in range(3)] == [2, 5, 8]
 
 
-def test_a_worker_that_ends_is_started_again(start: Any, reactor: Reactor, log: Any) -> None:
+def test_a_worker_that_ends_is_restarted(start: Any, reactor: Reactor, log: Any) -> None:
     workers = start()
     reactor.advance(31)
     reactor.processes[0].end()
@@ -201,7 +201,7 @@ def test_a_worker_that_ends_is_started_again(start: Any, reactor: Reactor, log: 
     log.events[:] = [e for e in log.events if e["log_level"] < LogLevel.warn]
 
 
-def test_one_that_ends_at_once_is_started_later_and_later(
+def test_a_worker_that_ends_at_once_is_restarted_with_backoff(
     start: Any, reactor: Reactor, log: Any
 ) -> None:
     start()
@@ -216,9 +216,7 @@ def test_one_that_ends_at_once_is_started_later_and_later(
     log.events.clear()
 
 
-def test_a_worker_that_cannot_be_started_is_started_later(
-    start: Any, reactor: Reactor, log: Any
-) -> None:
+def test_a_worker_that_cannot_be_spawned_is_retried(start: Any, reactor: Reactor, log: Any) -> None:
     reactor.canSpawn = False
     start()
     assert reactor.processes == []
@@ -229,7 +227,7 @@ def test_a_worker_that_cannot_be_started_is_started_later(
     log.events.clear()
 
 
-def test_a_drain_reaches_all_and_waits_for_them(reactor: Reactor) -> None:
+def test_a_drain_reaches_all_workers_and_waits_for_them(reactor: Reactor) -> None:
     tree = made(reactor, "--workers=2", "--port=0", "--drain-timeout=7")
     tree.startService()
     done: list[Any] = []
@@ -247,7 +245,7 @@ def test_a_drain_reaches_all_and_waits_for_them(reactor: Reactor) -> None:
     assert reactor.getDelayedCalls() == []
 
 
-def test_a_worker_that_does_not_end_is_killed(reactor: Reactor) -> None:
+def test_a_worker_that_does_not_end_its_drain_is_killed(reactor: Reactor) -> None:
     tree = made(reactor, "--workers=2", "--port=0", "--drain-timeout=7")
     tree.startService()
     tree.stopService()
@@ -259,7 +257,7 @@ def test_a_worker_that_does_not_end_is_killed(reactor: Reactor) -> None:
     reactor.advance(0.05)
 
 
-def test_a_drain_can_be_ended(start: Any, reactor: Reactor, log: Any) -> None:
+def test_a_second_signal_ends_the_drain_of_workers(start: Any, reactor: Reactor, log: Any) -> None:
     workers = start()
     one, two = reactor.processes
     one.hasEnded = True
@@ -274,14 +272,14 @@ def test_a_drain_can_be_ended(start: Any, reactor: Reactor, log: Any) -> None:
     log.events.clear()
 
 
-def test_the_ports_are_held_while_workers_come_and_go(start: Any) -> None:
+def test_the_ports_stay_reserved_while_workers_restart(start: Any) -> None:
     workers = start()
     with socket.socket(socket.AF_INET6) as other, pytest.raises(OSError, match="in use"):
         other.bind(("", heldPort(workers)))
 
 
 @pytest.mark.parametrize("kind", ["port", "tcp", "tcp6"])
-def test_a_port_that_is_taken_ends_it_at_once(reactor: Reactor, kind: str) -> None:
+def test_a_supervisor_ends_when_the_port_is_in_use(reactor: Reactor, kind: str) -> None:
     with socket.socket(socket.AF_INET6) as taken:
         taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         taken.bind(("", 0))
@@ -300,7 +298,7 @@ def test_a_port_that_is_taken_ends_it_at_once(reactor: Reactor, kind: str) -> No
 
 
 @pytest.mark.parametrize("endpoint", ["tcp6:{}", "tcp:{}:interface=\\:\\:"])
-def test_both_families_of_a_port_are_held(reactor: Reactor, endpoint: str) -> None:
+def test_both_address_families_of_a_port_are_reserved(reactor: Reactor, endpoint: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         tree = made(reactor, "--workers=2", f"--listen={endpoint.format(port)}")
@@ -317,7 +315,9 @@ def test_both_families_of_a_port_are_held(reactor: Reactor, endpoint: str) -> No
         ("tcp:0", "--workers needs a port other than 0"),
     ],
 )
-def test_what_cannot_be_shared_ends_it_at_once(reactor: Reactor, endpoint: str, why: str) -> None:
+def test_a_supervisor_ends_when_an_endpoint_cannot_be_shared(
+    reactor: Reactor, endpoint: str, why: str
+) -> None:
     tree = made(reactor, "--workers=2", f"--listen={endpoint}")
     with pytest.raises(Fatal, match=re.escape(f"cannot listen on {endpoint}: {why}")):
         tree.privilegedStartService()
@@ -337,7 +337,7 @@ def test_what_cannot_be_shared_ends_it_at_once(reactor: Reactor, endpoint: str, 
     ],
 )
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_port_is_given_once(workers: str, arguments: list[str]) -> None:
+def test_a_port_that_is_listened_on_twice_is_refused(workers: str, arguments: list[str]) -> None:
     """The worker that has it second could not start, again and again."""
     reactor: Any = SelectReactor()  # It takes real ports; the tests' own one is running.
     (port,) = freePorts(1)
@@ -352,7 +352,7 @@ def test_a_port_is_given_once(workers: str, arguments: list[str]) -> None:
     reactor.disconnectAll()
 
 
-def test_another_supervisor_does_not_get_the_port_of_workers(reactor: Reactor) -> None:
+def test_another_supervisor_cannot_take_the_port_of_workers(reactor: Reactor) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     listen = f"--listen=tcp:{port}:interface=127.0.0.1"
@@ -370,7 +370,7 @@ def test_another_supervisor_does_not_get_the_port_of_workers(reactor: Reactor) -
             held.close()
 
 
-def test_without_a_folder_for_its_sockets_it_ends(
+def test_a_supervisor_without_a_folder_for_its_sockets_ends(
     reactor: Reactor, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
@@ -381,7 +381,7 @@ def test_without_a_folder_for_its_sockets_it_ends(
         held.close()
 
 
-def test_endpoints_are_held_and_shared(reactor: Reactor, tmp_path: Any) -> None:
+def test_endpoints_are_reserved_and_shared_with_reuseport(reactor: Reactor, tmp_path: Any) -> None:
     with socket.socket() as free, socket.socket() as other:
         for skt in (free, other):
             skt.bind(("127.0.0.1", 0))
@@ -411,7 +411,7 @@ def relayed(line: str) -> None:
     LogRelay().info("[{tag}] {line}", tag="2", line=line, stream="stdout")
 
 
-def test_what_a_worker_logs_is_logged(log: Any) -> None:
+def test_the_supervisor_relays_the_log_of_a_worker(log: Any) -> None:
     relayed(
         json.dumps(
             {"time": "2026-01-01T00:00:00+00:00", "level": "info", "namespace": "echotwist",
@@ -423,7 +423,7 @@ def test_what_a_worker_logs_is_logged(log: Any) -> None:
     assert (event["worker"], event["number"], event["size"]) == ("2", 2, 2)
 
 
-def test_a_traceback_of_a_worker_is_logged(log: Any) -> None:
+def test_the_supervisor_relays_a_traceback_of_a_worker(log: Any) -> None:
     relayed(
         json.dumps({"time": "", "level": "critical", "namespace": "x", "message": "m",
                     "traceback": "Traceback ..."})
@@ -435,7 +435,7 @@ def test_a_traceback_of_a_worker_is_logged(log: Any) -> None:
     assert event["text"] == "m\nTraceback ..."
 
 
-def test_a_long_line_does_not_silence_a_worker(start: Any, reactor: Reactor, log: Any) -> None:
+def test_a_long_log_line_does_not_silence_a_worker(start: Any, reactor: Reactor, log: Any) -> None:
     start()
     protocol = reactor.processes[0].protocol
     protocol.outReceived(b"x" * 100_000 + b"\n")
@@ -447,7 +447,7 @@ def test_a_long_line_does_not_silence_a_worker(start: Any, reactor: Reactor, log
     log.events[:] = [e for e in log.events if e["log_level"] < LogLevel.warn]
 
 
-def test_a_worker_that_cannot_be_started_is_a_line(log: Any) -> None:
+def test_a_worker_that_cannot_be_executed_is_logged(log: Any) -> None:
     LogRelay().failure("...", Failure(OSError(11, "Try again")), name="2")
     (event,) = log.events
     log.events.clear()
@@ -455,7 +455,7 @@ def test_a_worker_that_cannot_be_started_is_a_line(log: Any) -> None:
 
 
 @pytest.mark.parametrize("line", ["Fatal Python error: \x1b[2J", "[]", "{}", '{"level": "no"}'])
-def test_what_is_no_event_is_logged_escaped(log: Any, line: str) -> None:
+def test_worker_output_that_is_no_event_is_logged_escaped(log: Any, line: str) -> None:
     relayed(line)
     (event,) = log.events
     log.events.clear()
@@ -463,12 +463,12 @@ def test_what_is_no_event_is_logged_escaped(log: Any, line: str) -> None:
     assert event["log_format"] == "worker {worker}: {text!r}"
 
 
-def test_an_empty_line_is_nothing(log: Any) -> None:
+def test_an_empty_line_of_a_worker_is_ignored(log: Any) -> None:
     relayed("")
     assert log.events == []
 
 
-def test_what_the_monitor_itself_says_is_logged(log: Any) -> None:
+def test_the_process_monitors_own_lines_are_logged(log: Any) -> None:
     LogRelay(namespace="echotwist").info("so {this}", this="it is")
     assert log.lines() == ["so it is"]
 
@@ -515,7 +515,7 @@ HANGING = answer(b"echotwist_connections_open 0.0\nechotwist_fastpath_hanging 1.
 
 
 @pytest.mark.parametrize("cut", [OPEN[:-3], b"HTTP/1.1 200 X\r\n\r\nechotwist_connections_open 1"])
-def test_half_an_answer_is_none(start: Any, asked: Asked, cut: bytes) -> None:
+def test_half_an_answer_of_a_worker_is_none(start: Any, asked: Asked, cut: bytes) -> None:
     workers = start()
     asked.answer(OPEN, cut)
     assert not workers.isListening
@@ -545,14 +545,16 @@ def test_a_worker_that_hangs_is_killed(
     log.events[:] = [e for e in log.events if e["log_level"] < LogLevel.warn]
 
 
-def test_a_supervisor_of_a_worker_that_hangs_is_alive(start: Any, asked: Asked) -> None:
+def test_a_supervisor_with_a_hanging_worker_is_alive_for_the_watchdog(
+    start: Any, asked: Asked
+) -> None:
     """It has that one replaced: nobody need replace the others with it."""
     workers = start()
     asked.answer(OPEN, HANGING)
     assert workers.isAlive()
 
 
-def test_it_is_ready_when_all_workers_are(
+def test_a_supervisor_is_ready_when_all_workers_listen(
     start: Any, reactor: Reactor, asked: Asked, log: Any
 ) -> None:
     workers = start()
@@ -593,7 +595,7 @@ class Http:
 ADMIN = "--admin=tcp:9090:interface=127.0.0.1"
 
 
-def test_the_metrics_are_of_all(start: Any, asked: Asked) -> None:
+def test_the_metrics_of_all_workers_are_merged(start: Any, asked: Asked) -> None:
     workers = start(ADMIN)
     http = Http(workers, b"/metrics")
     asked.answer(
@@ -616,7 +618,7 @@ def test_the_metrics_are_of_all(start: Any, asked: Asked) -> None:
         assert line in http.received()
 
 
-def test_metrics_that_cannot_be_read_are_an_answer_all_the_same(
+def test_unreadable_metrics_of_a_worker_are_answered_all_the_same(
     start: Any, asked: Asked, log: Any
 ) -> None:
     """Without one the connection would stay for ever."""
@@ -628,7 +630,7 @@ def test_metrics_that_cannot_be_read_are_an_answer_all_the_same(
     log.events.clear()
 
 
-def test_the_ends_of_certificates_are_those_of_workers_and_of_admin(
+def test_metrics_tell_the_certificates_of_workers_and_of_admin(
     start: Any, asked: Asked, tmp_path: Path
 ) -> None:
     name = "echotwist_certificate_not_after_seconds"
@@ -642,7 +644,9 @@ def test_the_ends_of_certificates_are_those_of_workers_and_of_admin(
     }
 
 
-def test_one_of_all_says_that_a_certificate_ends(reactor: Reactor, tmp_path: Path) -> None:
+def test_only_the_supervisor_reminds_of_expiring_certificates(
+    reactor: Reactor, tmp_path: Path
+) -> None:
     for name in ("clients", "admin"):
         (tmp_path / name).mkdir()
     clients, admin = (tlsEndpoint(tmp_path / name, "9090") for name in ("clients", "admin"))
@@ -654,9 +658,7 @@ def test_one_of_all_says_that_a_certificate_ends(reactor: Reactor, tmp_path: Pat
     assert not any(isinstance(s, ExpiryReminder) for s in worker)
 
 
-def test_it_is_ready_for_clients_if_any_worker_is(
-    start: Any, reactor: Reactor, asked: Asked
-) -> None:
+def test_readyz_is_200_if_any_worker_is_ready(start: Any, reactor: Reactor, asked: Asked) -> None:
     workers = start(ADMIN)
     assert Http(workers, b"/readyz").received().startswith(b"HTTP/1.1 503 ")
     asked.answer(answer(b"no", 503), OPEN)
@@ -666,7 +668,7 @@ def test_it_is_ready_for_clients_if_any_worker_is(
     assert Http(workers, b"/readyz").received().startswith(b"HTTP/1.1 503 ")
 
 
-def test_it_is_not_ready_while_it_drains(reactor: Reactor, asked: Asked) -> None:
+def test_readyz_of_a_supervisor_is_503_during_a_drain(reactor: Reactor, asked: Asked) -> None:
     tree = made(reactor, "--workers=2", "--port=0", ADMIN)
     tree.startService()
     workers = tree.services[1]
@@ -679,7 +681,7 @@ def test_it_is_not_ready_while_it_drains(reactor: Reactor, asked: Asked) -> None
     reactor.advance(0.05)
 
 
-def test_an_operator_who_did_not_wait_is_not_answered(start: Any, asked: Asked) -> None:
+def test_an_operator_that_disconnected_is_not_answered(start: Any, asked: Asked) -> None:
     http = Http(start(ADMIN), b"/metrics")
     http.channel.connectionLost(Failure(ConnectionDone()))
     asked.answer(OPEN, OPEN)
@@ -708,7 +710,7 @@ def test_a_worker_ends_with_its_supervisor(reactor: Reactor, log: Any) -> None:
     log.events.clear()
 
 
-def test_a_worker_by_itself_needs_no_supervisor(reactor: Reactor) -> None:
+def test_a_worker_without_a_lifeline_runs_alone(reactor: Reactor) -> None:
     with open(os.devnull) as nothing:
         lifeline = Lifeline(reactor, nothing.fileno())
         lifeline.startService()
@@ -716,7 +718,7 @@ def test_a_worker_by_itself_needs_no_supervisor(reactor: Reactor) -> None:
         lifeline.stopService()
 
 
-def test_a_worker_drains_once_and_hears_no_terminal(
+def test_a_worker_drains_once_and_ignores_signals_of_the_terminal(
     reactor: Reactor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handlers: dict[int, Any] = {}

@@ -91,7 +91,7 @@ def test_the_wheel_has_the_page_and_the_plugin(distributions: Path) -> None:
     assert not [name for name in names if name.startswith(("tests", "conformance"))]
 
 
-def test_the_sdist_has_what_the_wheel_is_made_of(distributions: Path) -> None:
+def test_the_sdist_has_every_file_the_wheel_is_built_from(distributions: Path) -> None:
     (sdist,) = distributions.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = [name.partition("/")[2] for name in archive.getnames()]
@@ -130,7 +130,7 @@ def test_without_a_compiler_autobahn_echoes(
     assert "no fast path, it is not compiled here: Autobahn echoes everything" in log
 
 
-def test_what_an_earlier_build_has_left_is_not_in_a_wheel(clone: Path, tmp_path: Path) -> None:
+def test_leftovers_of_an_earlier_build_are_not_in_the_wheel(clone: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     run("git", "clone", "--quiet", clone, copy, cwd=tmp_path)
     build = [sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, copy]
@@ -143,7 +143,7 @@ def test_what_an_earlier_build_has_left_is_not_in_a_wheel(clone: Path, tmp_path:
         assert "echotwist/left.py" not in archive.namelist()
 
 
-def test_the_command_of_the_readme_sets_up_and_runs_it(clone: Path) -> None:
+def test_the_readmes_command_installs_and_runs_it(clone: Path) -> None:
     (command,) = re.findall(
         r"^(python3 -m venv .*twistd .*)$", (clone / "README.md").read_text(), re.M
     )
@@ -156,6 +156,6 @@ def test_the_command_of_the_readme_sets_up_and_runs_it(clone: Path) -> None:
     assert b"WebSocket echo" in page
 
 
-def test_ci_runs_the_command_of_the_readme_for_the_tests(clone: Path) -> None:
+def test_ci_runs_the_readmes_command_for_the_tests(clone: Path) -> None:
     (command,) = re.findall(r"^(python3 -m venv .*tox)$", (clone / "README.md").read_text(), re.M)
     assert (clone / ".ci/run").read_text().splitlines()[-1] == command

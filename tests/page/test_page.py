@@ -203,7 +203,7 @@ def test_hostile_text_is_shown_as_text(visit: Callable[..., Page], twistd: Twist
     expect(page).to_have_title("WebSocket echo")
 
 
-def test_a_bidirectional_override_does_not_reach_the_next_line(page: Page) -> None:
+def test_a_bidirectional_override_stays_on_its_line(page: Page) -> None:
     texts = ["\u202eevil", "\u2067evil", "\u05d0\u05d1", "\u202d\u202e\u200f"]
     for text in texts:
         type_(page, text)
@@ -226,7 +226,7 @@ def test_an_empty_message_is_a_message(page: Page) -> None:
     shows(page, "Status: Connected", "Server: ")
 
 
-def test_text_comes_back_as_it_was(page: Page) -> None:
+def test_text_is_echoed_unchanged(page: Page) -> None:
     texts = [
         "Grüße, 世界",
         "👋🏽 👨‍👩‍👧 🇪🇺",
@@ -269,7 +269,7 @@ def test_the_log_follows_what_is_appended(page: Page) -> None:
     assert isAtEnd(output)
 
 
-def test_who_reads_further_up_is_not_disturbed(page: Page) -> None:
+def test_a_reader_further_up_in_the_log_is_not_scrolled_away(page: Page) -> None:
     output = fill(page)
     output.evaluate("o => o.scrollTop = 0")
     page.evaluate("socket.send('later')")
@@ -277,7 +277,7 @@ def test_who_reads_further_up_is_not_disturbed(page: Page) -> None:
     assert output.evaluate("o => o.scrollTop") == 0
 
 
-def test_who_sends_sees_the_echo(page: Page) -> None:
+def test_sending_scrolls_to_the_echo(page: Page) -> None:
     output = fill(page)
     output.evaluate("o => o.scrollTop = 0")
     type_(page, "later")
@@ -288,7 +288,7 @@ def test_who_sends_sees_the_echo(page: Page) -> None:
 # Disconnected.
 
 
-def test_a_disconnect_is_shown_with_its_code_and_reason(visit: Callable[..., Page]) -> None:
+def test_a_disconnect_is_shown_with_its_close_code_and_reason(visit: Callable[..., Page]) -> None:
     with Twistd() as twistd:
         page = visit(twistd.url)
         shows(page, "Status: Connected")
@@ -310,7 +310,7 @@ def test_while_disconnected_nothing_is_sent_and_what_is_typed_is_kept(
         shows(page, "Status: Connected", GONE)
 
 
-def test_what_is_sent_while_the_connection_closes_is_kept(page: Page) -> None:
+def test_text_sent_while_the_connection_closes_is_kept(page: Page) -> None:
     page.evaluate("socket.close(); input.value = 'not lost'; form.requestSubmit()")
     shows(page, "Status: Connected", "Status: Disconnected (1005)")
     expect(page.locator("#input")).to_have_value("not lost")
@@ -338,7 +338,7 @@ def test_a_click_on_reconnect_connects_to_the_restarted_service(
 
 
 @pytest.mark.parametrize("focused", ["input", "send"])
-def test_the_keyboard_alone_reconnects(visit: Callable[..., Page], focused: str) -> None:
+def test_reconnect_works_by_keyboard_alone(visit: Callable[..., Page], focused: str) -> None:
     with Twistd() as twistd:
         page = visit(twistd.url)
         shows(page, "Status: Connected")
@@ -377,7 +377,7 @@ def test_a_disconnect_and_a_reconnect_leave_the_reader_in_the_log(
 # The policy.
 
 
-def test_the_policy_blocks_nothing_of_ours(page: Page, faults: Faults) -> None:
+def test_the_content_security_policy_blocks_nothing_of_ours(page: Page, faults: Faults) -> None:
     type_(page, "hello")
     shows(page, "Status: Connected", "Server: hello")
     # Style and icon are there, not merely unblocked.
@@ -386,7 +386,7 @@ def test_the_policy_blocks_nothing_of_ours(page: Page, faults: Faults) -> None:
     assert faults == []
 
 
-def test_a_complaint_of_the_browser_is_noticed(page: Page, faults: Faults) -> None:
+def test_a_console_error_of_the_browser_fails_a_test(page: Page, faults: Faults) -> None:
     """The fixture `faults` would otherwise pass every test if it watched nothing."""
     with page.expect_event("pageerror"):
         page.evaluate("""async () => {
@@ -415,7 +415,7 @@ def test_a_complaint_of_the_browser_is_noticed(page: Page, faults: Faults) -> No
         ("form-action", "form.submit()"),
     ],
 )
-def test_the_policy_blocks_what_is_not_ours(
+def test_the_content_security_policy_blocks_what_is_not_ours(
     page: Page, faults: Faults, twistd: Twistd, directive: str, attempt: str
 ) -> None:
     script = """other => new Promise(resolve => {
@@ -496,7 +496,7 @@ class ProxyHandler(socketserver.BaseRequestHandler):
 
 
 @pytest.mark.parametrize("path", ["", "websockets.html"])
-def test_below_the_path_prefix_of_a_proxy_the_page_stays_below_it(
+def test_behind_a_proxys_path_prefix_the_page_stays_below_it(
     visit: Callable[..., Page], path: str
 ) -> None:
     with Twistd() as twistd, Proxy(twistd.port) as proxy:
@@ -521,7 +521,7 @@ def test_below_the_path_prefix_of_a_proxy_the_page_stays_below_it(
 # For everybody.
 
 
-def test_a_screen_reader_is_told_what_everything_is(page: Page) -> None:
+def test_everything_has_an_accessible_name_and_role(page: Page) -> None:
     expect(page.locator("html")).to_have_attribute("lang", "en")
     expect(page.locator("body")).to_match_aria_snapshot("""
         - main:
@@ -541,7 +541,7 @@ def test_a_screen_reader_is_told_what_everything_is(page: Page) -> None:
     expect(page.get_by_role("log", name="Log")).to_contain_text("Server: hello")
 
 
-def test_the_tab_key_goes_through_the_page_in_order_and_shows_where_it_is(page: Page) -> None:
+def test_the_tab_order_is_complete_and_focus_is_visible(page: Page) -> None:
     expect(page.locator("#input")).to_be_focused()
     for name in ["#input", "#send", "#output"]:
         expect(page.locator(name)).to_be_focused()
@@ -582,7 +582,7 @@ CONTRASTS = """() => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("isDisabled", [False, True])
-def test_everything_is_readable_in_the_light_and_in_the_dark(
+def test_contrast_suffices_in_light_and_dark_mode(
     visit: Callable[..., Page], twistd: Twistd, scheme: str, isDisabled: bool
 ) -> None:
     page = visit(twistd.url, color_scheme=scheme)
@@ -646,7 +646,7 @@ def test_in_a_tiny_window_everything_can_be_reached(
     assert box["height"] >= 100
 
 
-def test_a_cookie_in_utf8_keeps_nobody_out(page: Page, twistd: Twistd) -> None:
+def test_a_cookie_in_utf8_does_not_break_the_handshake(page: Page, twistd: Twistd) -> None:
     """Cookies know no ports: what another service on this host sets, comes here too."""
     connected = """url => new Promise((resolve, reject) => {
         document.cookie = "n=Zoë";

@@ -52,7 +52,9 @@ def service() -> Iterator[Twistd]:
     [binary(bytes(65_000)), frame(PING, bytes(125)) * 1000, text("x") * 10_000],
     ids=["data", "pings", "small messages"],
 )
-def test_sending_for_ever_and_never_reading(service: Twistd, data: bytes) -> None:
+def test_backpressure_bounds_a_client_that_sends_and_never_reads(
+    service: Twistd, data: bytes
+) -> None:
     before, descriptors = service.memory(), service.descriptors()
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(Attack(service)) for _ in range(10)]
@@ -66,7 +68,9 @@ def test_sending_for_ever_and_never_reading(service: Twistd, data: bytes) -> Non
 
 
 @pytest.mark.parametrize("target", [b"/websockets.js", b"/healthz", b"/echo"])
-def test_asking_for_ever_and_never_reading(service: Twistd, target: bytes) -> None:
+def test_backpressure_bounds_a_client_that_requests_and_never_reads(
+    service: Twistd, target: bytes
+) -> None:
     before = service.memory()
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(Attack(service, upgrade=False)) for _ in range(5)]
@@ -77,7 +81,9 @@ def test_asking_for_ever_and_never_reading(service: Twistd, target: bytes) -> No
         works(service)
 
 
-def test_filling_the_buffer_closing_and_never_reading(service: Twistd) -> None:
+def test_the_close_timeout_ends_a_client_that_closes_and_never_reads(
+    service: Twistd,
+) -> None:
     descriptors = service.descriptors()
     with contextlib.ExitStack() as stack:
         for _ in range(20):
@@ -94,7 +100,7 @@ def bomb(size: int) -> bytes:
     return (z.compress(bytes(size)) + z.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
-def test_a_bomb_in_one_frame_and_in_many(service: Twistd) -> None:
+def test_a_decompression_bomb_in_one_frame_and_in_many_is_1009(service: Twistd) -> None:
     before = service.memory()
     payload = bomb(512 * MB)
     assert len(payload) < MB
@@ -120,7 +126,7 @@ def peak(service: Twistd) -> int:
     return int(found[1]) * 1024
 
 
-def test_frames_after_a_bomb_are_not_kept(service: Twistd) -> None:
+def test_frames_after_a_decompression_bomb_are_not_buffered(service: Twistd) -> None:
     with Attack(service, Sec_WebSocket_Extensions="permessage-deflate") as client:
         client.socket.sendall(frame(BINARY, bomb(64 * MB), rsv=4))
         client.read(4)  # It has been refused, and its memory given back.
@@ -132,7 +138,7 @@ def test_frames_after_a_bomb_are_not_kept(service: Twistd) -> None:
 
 
 @pytest.mark.parametrize("declared", [2**62, 16 * MB + 1])
-def test_a_declared_size_costs_nothing(service: Twistd, declared: int) -> None:
+def test_a_declared_frame_length_costs_no_memory(service: Twistd, declared: int) -> None:
     before = service.memory()
     with Attack(service) as client:
         client.socket.sendall(b"\x82\xff" + declared.to_bytes(8, "big") + bytes(4) + bytes(1000))
@@ -141,7 +147,7 @@ def test_a_declared_size_costs_nothing(service: Twistd, declared: int) -> None:
     assert service.memory() - before < 4 * MB
 
 
-def test_an_unfinished_message_costs_what_was_sent_of_it(service: Twistd) -> None:
+def test_an_unfinished_message_costs_no_more_memory_than_was_sent(service: Twistd) -> None:
     before = service.memory()
     with contextlib.ExitStack() as stack:
         for _ in range(10):
@@ -155,7 +161,7 @@ def test_an_unfinished_message_costs_what_was_sent_of_it(service: Twistd) -> Non
     assert service.memory() - before < 5 * MB
 
 
-def test_a_flood_of_fragments(service: Twistd) -> None:
+def test_a_flood_of_tiny_fragments_is_1009(service: Twistd) -> None:
     before = service.memory()
     with Attack(service) as client:
         client.socket.sendall(frame(BINARY, b"", fin=False))
@@ -168,7 +174,7 @@ def test_a_flood_of_fragments(service: Twistd) -> None:
     assert service.memory() - before < 8 * MB
 
 
-def test_slow_headers_and_idle_connections(service: Twistd) -> None:
+def test_the_handshake_timeout_ends_slow_headers_and_idle_connections(service: Twistd) -> None:
     descriptors = service.descriptors()
     with contextlib.ExitStack() as stack:
         idle = [stack.enter_context(Attack(service, upgrade=False)) for _ in range(50)]
@@ -194,7 +200,7 @@ def test_slow_headers_and_idle_connections(service: Twistd) -> None:
     ["Content-Length: 100000000000", "Transfer-Encoding: chunked"],
     ids=["100 GB", "chunked"],
 )
-def test_a_body_without_end(service: Twistd, header: str) -> None:
+def test_an_endless_request_body_is_refused(service: Twistd, header: str) -> None:
     before = service.memory(), service.descriptors()
     with Attack(service, upgrade=False) as client:
         client.socket.sendall(f"POST / HTTP/1.1\r\nHost: a\r\n{header}\r\n\r\n".encode())
@@ -204,7 +210,7 @@ def test_a_body_without_end(service: Twistd, header: str) -> None:
     eventually(lambda: service.descriptors() == before[1])
 
 
-def test_descriptors_run_out_and_come_back() -> None:
+def test_accepting_resumes_after_descriptors_ran_out() -> None:
     soft = 200
     with (
         Twistd(
@@ -234,7 +240,7 @@ def test_descriptors_run_out_and_come_back() -> None:
         assert "EMFILE" not in service.log
 
 
-def test_pages_that_are_not_read() -> None:
+def test_clients_that_do_not_read_the_page_are_dropped() -> None:
     """Each of them once held an open file, and then every request was a traceback."""
     with Twistd(before=["sh", "-c", 'ulimit -n 200; exec "$@"', "sh"]) as service:
         with contextlib.ExitStack() as stack:
@@ -249,7 +255,7 @@ def test_pages_that_are_not_read() -> None:
     assert len(service.lines) < 300
 
 
-def test_a_reader_that_is_slow_is_alive() -> None:
+def test_keepalive_spares_a_slow_reader() -> None:
     """Megabytes wait for it in the kernel, where nothing seems to move."""
     with Twistd("--ping-interval=300ms", "--ping-timeout=500ms") as service:
         with Attack(service) as client:
@@ -265,7 +271,7 @@ def test_a_reader_that_is_slow_is_alive() -> None:
     assert "ping not answered" not in service.log
 
 
-def test_a_peer_that_is_half_dead_is_reaped(service: Twistd) -> None:
+def test_keepalive_reaps_a_half_dead_peer(service: Twistd) -> None:
     descriptors = service.descriptors()
     with Attack(service):
         eventually(lambda: service.descriptors() == descriptors + 1)
@@ -273,7 +279,7 @@ def test_a_peer_that_is_half_dead_is_reaped(service: Twistd) -> None:
     service.expect("closed: 1006 'ping not answered'")
 
 
-def test_nothing_a_client_sends_breaks_a_line_of_the_log(service: Twistd) -> None:
+def test_no_client_can_forge_a_log_line(service: Twistd) -> None:
     nasty = "\r\n2026-01-01T00:00:00+0000 [forged] \x1b[2J\x07\x9b31m\u202e\u2028"
     for changes in ({"X": "\x1b[2J\x07\x9b31m"}, {"Origin": "\x1b[31m"}):
         with Attack(service, upgrade=False) as client:
@@ -293,7 +299,7 @@ def test_nothing_a_client_sends_breaks_a_line_of_the_log(service: Twistd) -> Non
         assert "[forged]" not in line[:60]
 
 
-def test_ten_thousand_connections_come_and_go(service: Twistd) -> None:
+def test_ten_thousand_connections_leak_nothing(service: Twistd) -> None:
     def some(count: int) -> None:
         for n in range(count):
             # By a reset, by FIN, by a close, in the middle of a frame, before the handshake.

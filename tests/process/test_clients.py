@@ -41,7 +41,7 @@ def service() -> Iterator[Twistd]:
 
 
 @pytest.mark.parametrize("compression", ["deflate", None])
-def test_websockets(service: Twistd, compression: str | None) -> None:
+def test_the_client_websockets_is_echoed(service: Twistd, compression: str | None) -> None:
     async def run() -> None:
         async with websockets.asyncio.client.connect(
             service.ws, compression=compression, max_size=None
@@ -59,7 +59,7 @@ def test_websockets(service: Twistd, compression: str | None) -> None:
     asyncio.run(run())
 
 
-def test_websockets_is_told_what_was_too_large(service: Twistd) -> None:
+def test_the_client_websockets_is_told_1009(service: Twistd) -> None:
     with websockets.sync.client.connect(service.ws, max_size=None, compression=None) as client:
         client.send("before")
         assert client.recv() == "before"
@@ -70,13 +70,13 @@ def test_websockets_is_told_what_was_too_large(service: Twistd) -> None:
         assert caught.value.rcvd.code == 1009
 
 
-def test_websockets_with_a_subprotocol(service: Twistd) -> None:
+def test_the_client_websockets_speaks_a_subprotocol(service: Twistd) -> None:
     with websockets.sync.client.connect(service.ws, subprotocols=["chat", "x"]) as client:  # type: ignore[list-item]
         assert client.subprotocol == "chat"
 
 
 @pytest.mark.parametrize("compress", [15, 9, 0])
-def test_aiohttp(service: Twistd, compress: int) -> None:
+def test_the_client_aiohttp_is_echoed(service: Twistd, compress: int) -> None:
     async def run() -> None:
         async with (
             aiohttp.ClientSession() as session,
@@ -97,7 +97,7 @@ def test_aiohttp(service: Twistd, compress: int) -> None:
     asyncio.run(run())
 
 
-def test_picows(service: Twistd) -> None:
+def test_the_client_picows_is_echoed(service: Twistd) -> None:
     class Listener(picows.WSListener):
         def __init__(self) -> None:
             self.got: asyncio.Queue[tuple[picows.WSMsgType, bytes]] = asyncio.Queue()
@@ -126,7 +126,7 @@ def test_picows(service: Twistd) -> None:
     asyncio.run(run())
 
 
-def test_a_drain_under_load_cuts_nobody_off() -> None:
+def test_a_drain_under_load_loses_no_echo() -> None:
     with Twistd() as service:
 
         async def client(ready: asyncio.Barrier) -> int:
@@ -194,7 +194,7 @@ def ws(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("deflate", ["true", "false"])
-def test_ws_of_node(service: Twistd, ws: Path, deflate: str) -> None:
+def test_the_client_ws_of_node_is_echoed(service: Twistd, ws: Path, deflate: str) -> None:
     run = subprocess.run(
         ["node", "-e", NODE, service.ws, deflate],
         cwd=ws, capture_output=True, text=True, timeout=120, check=True,

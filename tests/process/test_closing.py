@@ -63,7 +63,7 @@ def open(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..
         yield begin
 
 
-def test_over_sockets_who_reads_slowly_gets_its_whole_echo(open: Callable[..., Any]) -> None:
+def test_a_slow_reader_gets_its_whole_echo_over_sockets(open: Callable[..., Any]) -> None:
     service, connect = open("--close-timeout=1s")
     client = connect()
     small(client.socket)
@@ -82,7 +82,7 @@ def test_over_sockets_who_reads_slowly_gets_its_whole_echo(open: Callable[..., A
     client.socket.close()
 
 
-def test_over_sockets_who_does_not_read_is_cut(open: Callable[..., Any]) -> None:
+def test_a_client_that_does_not_read_is_aborted_over_sockets(open: Callable[..., Any]) -> None:
     service, connect = open("--close-timeout=1s")
     before = service.descriptors()
     client = connect()
@@ -96,7 +96,7 @@ def test_over_sockets_who_does_not_read_is_cut(open: Callable[..., Any]) -> None
 
 
 @pytest.mark.parametrize("after", [0, 0.4])
-def test_who_has_answered_while_the_process_was_stopped_is_kept(
+def test_keepalive_keeps_clients_that_answered_while_the_process_was_stopped(
     open: Callable[..., Any], after: float
 ) -> None:
     """As by a supervisor, or in a container; the pongs are in the kernel when it goes on. But the
@@ -123,7 +123,7 @@ def test_who_has_answered_while_the_process_was_stopped_is_kept(
 
 
 @pytest.mark.parametrize("size", [1000, 12 * 2**20])
-def test_without_pings_who_says_it_is_done_and_does_not_read_is_cut(
+def test_without_keepalive_a_half_closed_client_that_does_not_read_is_aborted(
     open: Callable[..., Any], size: int
 ) -> None:
     """By FIN, or over TLS by close_notify alone; behind more than the kernel takes for it."""

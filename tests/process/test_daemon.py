@@ -64,7 +64,7 @@ def observer(*arguments: str, debug: bool = False) -> Any:
 # The log.
 
 
-def test_the_log_is_the_standard_output_or_a_file(
+def test_the_log_goes_to_standard_output_or_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -79,7 +79,7 @@ def test_the_log_is_the_standard_output_or_a_file(
     assert {each.name for each in tmp_path.iterdir()} == {"stdout", "log", "twistd.log"}
 
 
-def test_the_file_is_that_of_the_user_whom_the_service_becomes(
+def test_the_log_file_belongs_to_the_user_of_uid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = []
@@ -89,7 +89,7 @@ def test_the_file_is_that_of_the_user_whom_the_service_becomes(
 
 
 @pytest.mark.parametrize("option", ["--syslog", "--logger=echotwist.logs.json"])
-def test_a_log_that_twistd_is_told_to_make_is_twistds(option: str) -> None:
+def test_syslog_and_other_loggers_are_left_to_twistd(option: str) -> None:
     assert observer("-n", option) is None
 
 
@@ -109,12 +109,12 @@ def test_without_twistd_there_is_no_log_of_ours() -> None:
         (["--logfile=-"], "--logfile=-: a daemon has no standard output; give a file, or -n"),
     ],
 )
-def test_a_log_that_cannot_be_is_one_line(arguments: list[str], why: str) -> None:
+def test_a_log_file_that_cannot_be_opened_is_one_line(arguments: list[str], why: str) -> None:
     with pytest.raises(Fatal, match=re.escape(f"echotwist: {why}")):
         observer(*arguments)
 
 
-def test_usr1_reopens_the_file_and_does_nothing_else(tmp_path: Path) -> None:
+def test_sigusr1_reopens_the_log_file_and_does_nothing_else(tmp_path: Path) -> None:
     log = tmp_path / "log"
     write: Log = observer(f"--logfile={log}")
     event: Any = {"log_format": "line"}
@@ -125,7 +125,7 @@ def test_usr1_reopens_the_file_and_does_nothing_else(tmp_path: Path) -> None:
     assert log.read_text() == (tmp_path / "moved").read_text() == "- [-#-] line\n"
 
 
-def test_usr1_without_a_file_does_nothing_and_somebody_elses_handler_stays() -> None:
+def test_sigusr1_without_a_log_file_does_nothing_and_a_foreign_handler_stays() -> None:
     observer("-n", "--logger=echotwist.logs.json")
     handler: Any = signal.getsignal(signal.SIGUSR1)
     assert handler
@@ -165,14 +165,12 @@ NOBODY = 4_000_000_000
         ("--pidfile=/", "--pidfile /: is not a regular file"),
     ],
 )
-def test_an_option_with_which_twistd_would_fail_is_one_line(
-    argument: str, why: str, runner: Any
-) -> None:
+def test_a_twistd_option_that_would_fail_is_one_line(argument: str, why: str, runner: Any) -> None:
     assert refusal(argument) == why
 
 
 @pytest.mark.usefixtures("runner")
-def test_below_a_new_root_folders_are_looked_for_there(tmp_path: Path) -> None:
+def test_folders_are_looked_for_below_chroot(tmp_path: Path) -> None:
     if os.geteuid():
         assert refusal(f"--chroot={tmp_path}") == f"--chroot {tmp_path}: only root may do this"
         return
@@ -184,7 +182,7 @@ def test_below_a_new_root_folders_are_looked_for_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("runner")
-def test_who_is_not_root_can_be_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uid_without_root_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1)
     checkTwistdOptions(options(f"--uid={os.getuid()}", f"--gid={os.getgid()}"))
     for option in (f"--uid={pwd.getpwnam('nobody').pw_uid}", "--gid=12345"):
@@ -249,7 +247,7 @@ def test_a_pid_file_that_cannot_be_read_is_one_line(
 
 
 @pytest.mark.usefixtures("runner")
-def test_a_pid_file_that_is_stale_stops_nobody(tmp_path: Path) -> None:
+def test_a_stale_pid_file_stops_nobody(tmp_path: Path) -> None:
     file = tmp_path / "pid"
     gone = subprocess.Popen(["true"])
     gone.wait()
@@ -276,7 +274,7 @@ def ended(*command: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
         ("--pidfile=/nonexistent/x", "--pidfile /nonexistent: No such file or directory"),
     ],
 )
-def test_twistd_says_so_in_one_line(
+def test_bad_twistd_options_are_one_clear_line_of_the_process(
     nodaemon: list[str], option: str, why: str, tmp_path: Path
 ) -> None:
     run = ended("--pidfile=", *nodaemon, option, "echotwist", "--port=0", cwd=tmp_path)
@@ -296,7 +294,7 @@ def test_a_daemon_that_cannot_start_says_why_in_words(workers: list[str], tmp_pa
     eventually(lambda: said in (tmp_path / "twistd.log").read_text())
 
 
-def test_what_else_ends_a_daemon_is_one_line_too(runner: Any) -> None:
+def test_any_failure_of_a_daemons_start_is_one_line(runner: Any) -> None:
     checkTwistdOptions(options())
     told = runner._formatChildException(None, ValueError("one\ntwo"))
     assert told == b"1 echotwist: ValueError: one two"
@@ -320,7 +318,7 @@ def hasHandler(pid: int, number: int) -> bool:
 
 
 @pytest.mark.parametrize("form", [[], ["--logger=echotwist.logs.json"], ["--logfile=log"]])
-def test_usr1_ends_nobody(form: Sequence[str], tmp_path: Path) -> None:
+def test_sigusr1_does_not_end_the_service(form: Sequence[str], tmp_path: Path) -> None:
     if form == ["--logfile=log"]:
         (port,) = freePorts(1)
         process = subprocess.Popen(
@@ -342,7 +340,7 @@ def test_usr1_ends_nobody(form: Sequence[str], tmp_path: Path) -> None:
         isHealthy(int(re.findall(r"localhost:(\d+)", service.log)[0]))
 
 
-def test_usr1_ends_neither_the_supervisor_nor_a_worker() -> None:
+def test_sigusr1_ends_neither_the_supervisor_nor_a_worker() -> None:
     with Twistd("--workers=2", ready="all listening") as service:
         pids = [int(pid) for pid in re.findall(r"worker \d: pid (\d+)", service.log)]
         assert len(pids) == 2
@@ -408,7 +406,7 @@ def logrotate(folder: Path, configuration: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["USR1", "copytruncate"])
-def test_logrotate_rotates_it_as_the_documents_say(what: str, tmp_path: Path) -> None:
+def test_logrotate_rotates_the_log_as_documented(what: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
     tmp_path.chmod(0o755)
     with running(tmp_path) as (pid, port):
@@ -435,7 +433,7 @@ def test_logrotate_rotates_it_as_the_documents_say(what: str, tmp_path: Path) ->
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_logrotate_rotates_the_log_of_a_service_that_gave_up_root() -> None:
+def test_logrotate_rotates_the_log_of_a_service_that_dropped_root() -> None:
     """It opened its log as root, and opens it anew as nobody."""
     with tempfile.TemporaryDirectory() as name:  # Not pytest's, which nobody may not enter.
         folder = Path(name)
@@ -455,7 +453,7 @@ def test_logrotate_rotates_the_log_of_a_service_that_gave_up_root() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_the_documented_wait_ends_also_where_the_pid_file_stays(tmp_path: Path) -> None:
+def test_the_documented_wait_ends_even_if_the_pid_file_stays(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     (port,) = freePorts(1)
     run = ended(

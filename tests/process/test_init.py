@@ -60,7 +60,7 @@ class Signals:
         self.masked.append(arguments)
 
 
-def test_what_is_ignored_stays_so_and_what_is_blocked_does_not(
+def test_ignored_signals_stay_ignored_and_blocked_ones_are_unblocked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     signals = Signals()
@@ -117,7 +117,7 @@ def inNamespace(*before: str) -> Iterator[tuple["subprocess.Popen[bytes]", int]]
 
 @pytest.mark.skipif(not hasNamespaces(), reason="there are no pid namespaces for this user")
 @pytest.mark.parametrize("milliseconds", range(0, 650, 50))
-def test_as_pid_1_it_ends_whenever_sigterm_comes(milliseconds: int) -> None:
+def test_as_pid_1_it_ends_at_any_moment_of_sigterm(milliseconds: int) -> None:
     with inNamespace("env", "--block-signal=TERM") as (process, pid):
         eventually(lambda: mask(pid, "SigBlk"))
         time.sleep(milliseconds / 1000)
@@ -142,7 +142,7 @@ def test_as_pid_1_it_has_a_handler_as_soon_as_echotwist_is_imported() -> None:
             process.kill()
 
 
-def test_signals_that_were_blocked_at_the_start_drain_it_all_the_same() -> None:
+def test_signals_blocked_at_the_start_still_drain_it() -> None:
     with Twistd(before=["env", "--block-signal=TERM"]) as service:
         service.expect("taking up to")
         assert service.stop(timeout=5) == 0

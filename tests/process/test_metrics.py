@@ -10,7 +10,7 @@ from support.memory import Service, request
 from support.process import needs
 
 
-def test_the_figures_are_what_prometheus_expects(tmp_path: Path) -> None:
+def test_promtool_accepts_the_metrics(tmp_path: Path) -> None:
     """Asks Prometheus's own tool."""
     promtool = needs("promtool", "prometheus")
     service = Service(ADMIN, "--max-connections=1")
@@ -68,7 +68,7 @@ DROPS = (
     ],
 )
 @pytest.mark.parametrize("reason", ["half a header", "no TLS handshake in time"])
-def test_the_alerts_are_for_what_an_operator_can_mend(
+def test_promtool_fires_the_alerts_when_due(
     tmp_path: Path, end: int, certificate: str, reason: str
 ) -> None:
     promtool = needs("promtool", "prometheus")

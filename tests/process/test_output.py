@@ -14,7 +14,7 @@ from support.memory import request
 from support.process import TWISTD, Twistd
 
 
-def test_what_waits_at_the_end_is_written_and_a_child_does_not_write_it_again() -> None:
+def test_queued_log_lines_are_written_at_exit_and_not_again_by_a_child() -> None:
     code = (
         "import os, sys; from echotwist.observe.output import Stream\n"
         "log = Stream(1, None)\n"
@@ -70,7 +70,7 @@ def numbers(log: str) -> int:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_service_whose_log_nobody_reads_goes_on_and_drains(form: str) -> None:
+def test_a_service_with_a_stalled_log_reader_goes_on_and_drains(form: str) -> None:
     with Twistd(*LOGGED, options=FORMS[form]) as service:
         port = loggedPort(service)
         service.isRead.clear()
@@ -81,7 +81,7 @@ def test_a_service_whose_log_nobody_reads_goes_on_and_drains(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_lines_that_were_lost_are_counted_exactly(form: str) -> None:
+def test_lost_log_lines_are_counted_exactly(form: str) -> None:
     with Twistd(*LOGGED, options=FORMS[form]) as service:
         port = loggedPort(service)
         service.isRead.clear()
@@ -104,7 +104,7 @@ def loggedPort(service: Twistd) -> int:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_service_whose_log_nobody_will_read_again_goes_on(form: str) -> None:
+def test_a_service_whose_log_reader_is_gone_goes_on(form: str) -> None:
     reader, writer = os.pipe()
     try:
         process = subprocess.Popen(
@@ -128,7 +128,7 @@ def test_a_service_whose_log_nobody_will_read_again_goes_on(form: str) -> None:
         process.wait()
 
 
-def test_workers_go_on_while_their_supervisor_stands_still() -> None:
+def test_workers_go_on_while_their_supervisor_is_stopped() -> None:
     with Twistd("--workers=2", *LOGGED, ready="all listening") as service:
         port = loggedPort(service)
         os.kill(service.pid, signal.SIGSTOP)
@@ -143,7 +143,7 @@ def test_workers_go_on_while_their_supervisor_stands_still() -> None:
         assert re.search("worker [12]: [0-9,]+ lines of the log were lost", service.log)
 
 
-def test_a_supervisor_whose_log_nobody_reads_goes_on_and_drains() -> None:
+def test_a_supervisor_with_a_stalled_log_reader_goes_on_and_drains() -> None:
     with Twistd("--workers=2", *LOGGED, ready="all listening") as service:
         port = loggedPort(service)
         service.isRead.clear()

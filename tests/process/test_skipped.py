@@ -29,7 +29,7 @@ TEST = ("-m", "pytest", "-p", "no:cacheprovider")
 
 
 @pytest.mark.parametrize("isInCI", [False, True])
-def test_a_test_that_is_skipped_is_told_of_and_fails_in_ci(
+def test_a_skipped_test_is_listed_and_fails_in_ci(
     bare: dict[str, str], isInCI: bool, tmp_path: Path
 ) -> None:
     env = {**bare, **({"CI": "true"} if isInCI else {})}
@@ -38,7 +38,7 @@ def test_a_test_that_is_skipped_is_told_of_and_fails_in_ci(
     told = run(bare, "tests/support/skipped.py", str(tmp_path / "skipped"))
     assert told.stdout == (
         "NOT CHECKED:\n"
-        "  py3: tests/process/test_metrics.py::test_the_figures_are_what_prometheus_expects: "
+        "  py3: tests/process/test_metrics.py::test_promtool_accepts_the_metrics: "
         "promtool is not installed (Debian: prometheus)\n"
     )
     # The next run, with everything there, has nothing to tell.
@@ -54,7 +54,7 @@ def test_a_test_that_is_skipped_is_told_of_and_fails_in_ci(
         ("sanitize/sanitize.py", "gcc is not installed (Debian: gcc)"),
     ],
 )
-def test_a_compiler_that_is_missing_is_told_of_and_fails_in_ci(
+def test_a_missing_compiler_is_listed_and_fails_in_ci(
     bare: dict[str, str], script: str, line: str, tmp_path: Path
 ) -> None:
     # Atheris has no wheel for every Python; it is asked for nothing here.
@@ -70,7 +70,7 @@ def test_a_compiler_that_is_missing_is_told_of_and_fails_in_ci(
     assert (done.returncode, done.stderr) == (1, f"{line}\n")
 
 
-def test_without_tox_nothing_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skips_are_not_noted_without_tox(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SKIPPED", raising=False)
     monkeypatch.delenv("CI", raising=False)
     assert not skipped.note(["x"])

@@ -47,7 +47,7 @@ def echo(s: socket.socket, payload: str = "hi") -> None:
 
 
 @pytest.mark.parametrize("name", ["notify", "@"])
-def test_a_process_tells_its_life(tmp_path: Path, name: str) -> None:
+def test_a_process_notifies_systemd_from_ready_to_stopping(tmp_path: Path, name: str) -> None:
     manager = Manager(f"{tmp_path}/notify" if name == "notify" else f"@{tmp_path}")
     env = {"NOTIFY_SOCKET": manager.where, "WATCHDOG_USEC": "200000"}
     with Holder() as holder, holder.run(env=env) as service:
@@ -64,7 +64,7 @@ def test_a_process_tells_its_life(tmp_path: Path, name: str) -> None:
     manager.socket.close()
 
 
-def test_a_reactor_that_hangs_is_not_reported_alive(tmp_path: Path) -> None:
+def test_a_hanging_reactor_does_not_notify_the_watchdog(tmp_path: Path) -> None:
     manager = Manager(f"{tmp_path}/notify")
     env = {"NOTIFY_SOCKET": manager.where, "WATCHDOG_USEC": "200000"}
     with Holder() as holder, holder.run(env=env) as service:
@@ -119,7 +119,7 @@ class Load(threading.Thread):
         return str(code)
 
 
-def test_a_restart_under_load_refuses_nobody() -> None:
+def test_a_restart_under_load_with_socket_activation_refuses_nobody() -> None:
     with Holder() as holder:
         load = [Load(holder, stays=n % 2 == 0) for n in range(8)]
         for turn in range(4):
@@ -142,7 +142,7 @@ def test_a_restart_under_load_refuses_nobody() -> None:
     assert ends.count("1001") >= 8
 
 
-def test_a_connection_accepted_just_before_the_drain_is_answered() -> None:
+def test_a_process_answers_a_connection_accepted_just_before_its_drain() -> None:
     with Holder() as holder, holder.run() as service:
         with holder.connect() as early, holder.connect("::1") as half:
             half.sendall(request()[:40])
@@ -162,7 +162,7 @@ def test_a_connection_accepted_just_before_the_drain_is_answered() -> None:
                 later.close()
 
 
-def test_twisted_does_not_shut_an_inherited_socket_down() -> None:
+def test_an_inherited_socket_is_not_shut_down() -> None:
     """shutdown(2) would reach systemd's own descriptor of it, and everybody who waits."""
     with Holder() as holder:
         with holder.run():
@@ -170,7 +170,7 @@ def test_twisted_does_not_shut_an_inherited_socket_down() -> None:
         assert holder.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
 
 
-def test_a_unix_socket_of_systemds_stays_as_it_is(tmp_path: Path) -> None:
+def test_an_inherited_unix_socket_keeps_its_mode_backlog_and_file(tmp_path: Path) -> None:
     """Its mode, its queue and its file; whoever comes while nobody is there waits."""
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as held:
@@ -281,7 +281,7 @@ def test_the_units_are_valid(installed: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", SERVICES)
-def test_the_exposure_is_at_most_1_2(unit: str) -> None:
+def test_systemd_analyze_rates_the_exposure_of_the_unit_at_most_1_2(unit: str) -> None:
     run = subprocess.run(
         [needs("systemd-analyze", "systemd"),
          "security", "--no-pager", "--offline=true", "--threshold=12", UNITS / unit],
@@ -291,7 +291,7 @@ def test_the_exposure_is_at_most_1_2(unit: str) -> None:
 
 
 @pytest.mark.parametrize("unit", SERVICES)
-def test_its_command_works_where_that_is_forbidden_which_the_unit_forbids(unit: str) -> None:
+def test_the_units_command_works_under_its_seccomp_filter(unit: str) -> None:
     """SystemCallFilter=, MemoryDenyWriteExecute= and RestrictAddressFamilies=, each deadly here."""
     needs("systemd-analyze", "systemd")
     (command,) = confined.settings(UNITS / unit, "ExecStart")
@@ -322,7 +322,7 @@ def test_its_command_works_where_that_is_forbidden_which_the_unit_forbids(unit: 
 
 
 @pytest.mark.parametrize("writesCode", [True, False])
-def test_tls_needs_what_the_unit_says(tmp_path: Path, writesCode: bool) -> None:
+def test_tls_needs_the_exceptions_documented_in_the_unit(tmp_path: Path, writesCode: bool) -> None:
     """Once it does not, MemoryDenyWriteExecute= can be for all, and this fails."""
     needs("systemd-analyze", "systemd")
     lines = (UNITS / "echotwist.service").read_text()
@@ -348,7 +348,7 @@ def test_tls_needs_what_the_unit_says(tmp_path: Path, writesCode: bool) -> None:
                 echo(s)
 
 
-def test_what_the_confinement_forbids_is_deadly(tmp_path: Path) -> None:
+def test_the_seccomp_filter_of_the_tests_is_deadly(tmp_path: Path) -> None:
     """Or the test above would show nothing."""
     needs("systemd-analyze", "systemd")
     for code in (
@@ -365,7 +365,7 @@ def test_what_the_confinement_forbids_is_deadly(tmp_path: Path) -> None:
         assert run.returncode == -signal.SIGSYS, (code, run)
 
 
-def test_instances_share_a_port() -> None:
+def test_instances_share_a_port_with_reuseport() -> None:
     socket_ = UNITS / "echotwist@.socket"
     assert confined.settings(socket_, "ReusePort") == ["yes"]
     with Holder(reusePort=True) as one, Holder(one.port, reusePort=True) as other:

@@ -66,7 +66,7 @@ def test_it_serves_the_page_and_the_echo_on_both_families() -> None:
         service.expect(r"#2 \[::1\]:\d+ text, 5 bytes: 'hello'")
 
 
-def test_a_port_that_is_taken_is_one_clear_line_and_status_1(tmp_path: Path) -> None:
+def test_a_port_in_use_is_one_clear_line_and_status_1(tmp_path: Path) -> None:
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         run = subprocess.run(
@@ -112,7 +112,7 @@ def test_a_signal_drains_and_the_exit_status_is_0(number: int) -> None:
         assert service.wait() == 0
 
 
-def test_a_drain_ends_at_its_limit_whatever_the_clients_do() -> None:
+def test_a_drain_ends_at_the_drain_timeout_whatever_the_clients_do() -> None:
     with Twistd("--drain-timeout=1s", "--close-timeout=1h") as service, Raw(service) as client:
         assert service.stop(timeout=2) == 0
         with pytest.raises(ConnectionResetError):
@@ -222,7 +222,7 @@ def test_twist_says_in_one_line_why_it_does_not_start(arguments: list[str]) -> N
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_no_terminal_is_too_old_for_the_log(encoding: str) -> None:
+def test_the_log_survives_a_terminal_of_any_encoding(encoding: str) -> None:
     with Twistd(env={"PYTHONIOENCODING": encoding}) as service, Raw(service) as client:
         client.socket.sendall(text("Grüße 世界") + text("next") + close(1000))
         client.rest()
@@ -307,7 +307,7 @@ def test_a_unix_socket_of_a_process_that_was_killed_is_taken_over(tmp_path: Path
         ("ssl:0:interface=\\:\\:", ["127.0.0.1", "::1"], r"https://localhost:\d+/ .*/echo"),
     ],
 )
-def test_what_is_said_is_what_is_served(
+def test_the_logged_urls_are_what_is_served(
     endpoint: str, hosts: list[str], where: str, tmp_path: Path
 ) -> None:
     if endpoint.startswith("ssl:"):
@@ -322,7 +322,7 @@ def test_what_is_said_is_what_is_served(
                     socket.create_connection((host, service.port), timeout=20)
 
 
-def test_a_free_port_is_nobody_elses() -> None:
+def test_a_free_port_is_reserved() -> None:
     """Or a test could find it taken, on a machine where others work."""
     (port,) = freePorts(1)
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
@@ -348,7 +348,7 @@ def test_the_service_in_memory_needs_no_port() -> None:
         ["--listen=unix:{path}:lockfile=0", "--listen=unix:{path}:lockfile=0"],
     ],
 )
-def test_what_is_given_twice_is_one_clear_line_and_status_1(
+def test_an_option_given_twice_is_one_clear_line_and_status_1(
     arguments: list[str], tmp_path: Path
 ) -> None:
     (port,) = freePorts(1)

@@ -25,7 +25,7 @@ def get(url: str) -> tuple[int, str]:
         return e.code, ""
 
 
-def test_a_worker_that_is_killed_is_replaced_and_the_others_never_notice() -> None:
+def test_a_killed_worker_is_replaced_and_the_others_never_notice() -> None:
     admin = f"http://127.0.0.1:{freePorts(1)[0]}"
     endpoint = f"--admin=tcp:{admin.rpartition(':')[2]}:interface=127.0.0.1"
 
@@ -72,7 +72,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_others_never_notice() -> No
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
 
 
-def test_a_client_that_no_worker_understands_leaves_a_line(tmp_path: Path) -> None:
+def test_a_failed_tls_handshake_at_a_worker_is_logged_and_counted(tmp_path: Path) -> None:
     port, adminPort = freePorts(2)
     admin = f"http://127.0.0.1:{adminPort}"
     with Twistd(
@@ -93,7 +93,7 @@ def test_a_client_that_no_worker_understands_leaves_a_line(tmp_path: Path) -> No
         assert metrics.count(f'not_after_seconds{{file="{tmp_path}/chain.pem",worker="') == 2
 
 
-def test_clients_of_all_workers_are_told_that_it_goes_away() -> None:
+def test_a_drain_closes_the_clients_of_all_workers_with_1001() -> None:
     async def clients(service: Twistd) -> None:
         async with aiohttp.ClientSession() as session:
             open_ = [await session.ws_connect(service.ws) for _ in range(20)]
@@ -107,7 +107,7 @@ def test_clients_of_all_workers_are_told_that_it_goes_away() -> None:
         assert service.wait() == 0
 
 
-def test_a_second_signal_ends_the_drain_of_all() -> None:
+def test_a_second_signal_ends_the_drain_of_all_workers() -> None:
     with Twistd("--workers=2", "--drain-timeout=1m", ready="workers: 2, all") as service:
         with socket.create_connection(("127.0.0.1", service.port)) as stuck:
             stuck.sendall(request())

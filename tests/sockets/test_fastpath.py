@@ -7,7 +7,7 @@ from support.memory import Service
 from echotwist.fastpath.lending import FastPath
 
 
-def test_a_loop_on_its_thread_answers_also_when_it_is_idle() -> None:
+def test_an_idle_loop_on_its_thread_answers() -> None:
     service = Service(isFast=False)
     fastPath = FastPath(service.reactor, service.context.limits, service.context.journal, 2)
     fastPath.start()

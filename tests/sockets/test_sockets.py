@@ -152,7 +152,7 @@ def any(request: pytest.FixtureRequest, start: Any, tls: str, tmp_path: Path) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_messages_come_back_and_the_end_is_in_order(any: Any) -> None:
+async def test_messages_are_echoed_and_the_close_is_clean(any: Any) -> None:
     _, connect = any
     peer = await (await connect()).open(text("early"))
     big = bytes(range(256)) * 8192
@@ -168,7 +168,7 @@ async def test_messages_come_back_and_the_end_is_in_order(any: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_error_is_said_before_the_end(any: Any) -> None:
+async def test_a_protocol_error_is_sent_before_the_disconnect(any: Any) -> None:
     _, connect = any
     peer = await (await connect()).open()
     # More than the service reads at once: what it does not look at must not reset the answer.
@@ -180,7 +180,7 @@ async def test_an_error_is_said_before_the_end(any: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_who_does_not_read_is_not_read(any: Any) -> None:
+async def test_backpressure_stops_reading_over_real_sockets(any: Any) -> None:
     service, connect = any
     peer = await (await connect()).open()
     peer.transport.pauseProducing()
@@ -206,7 +206,9 @@ async def test_who_does_not_read_is_not_read(any: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_silent_client_is_pinged_and_dropped(start: Any, tls: str, tmp_path: Path) -> None:
+async def test_keepalive_pings_and_drops_a_silent_client(
+    start: Any, tls: str, tmp_path: Path
+) -> None:
     times = ["--ping-interval=100ms", "--ping-timeout=200ms"]
     for kind, endpoint in (
         ("tcp", "tcp:0:interface=127.0.0.1"),
@@ -221,7 +223,7 @@ async def test_a_silent_client_is_pinged_and_dropped(start: Any, tls: str, tmp_p
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_drain_says_1001(any: Any) -> None:
+async def test_a_drain_closes_with_1001(any: Any) -> None:
     service, connect = any
     peer = await (await connect()).open()
     stopped = service.echo.stopService()
@@ -233,7 +235,7 @@ async def test_a_drain_says_1001(any: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_every_interface_is_ipv4_and_ipv6(start: Any) -> None:
+async def test_every_interface_means_ipv4_and_ipv6(start: Any) -> None:
     service = start("--port=0")
     for kind in ("tcp", "tcp6"):
         peer = await (await service.connect(kind)).open()
@@ -244,14 +246,16 @@ async def test_every_interface_is_ipv4_and_ipv6(start: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_behind_a_proxy_the_log_has_the_client(start: Any, log: Any) -> None:
+async def test_the_log_has_the_client_of_the_proxy_protocol_over_sockets(
+    start: Any, log: Any
+) -> None:
     service = start("--listen=haproxy:tcp:0:interface=127.0.0.1")
     await (await service.connect("haproxy")).open()
     assert log.lines()[-1] == "#1 192.0.2.7:1234 connected"
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_tls_handshake_that_does_not_come_has_its_time(start: Any, tls: str) -> None:
+async def test_a_missing_tls_handshake_has_its_timeout(start: Any, tls: str) -> None:
     service = start(f"--listen={tls.format(0)}", "--handshake-timeout=300ms")
     peer = await service.connect("tcp")
     peer.transport.write(b"\x16\x03\x01")
@@ -260,7 +264,7 @@ async def test_a_tls_handshake_that_does_not_come_has_its_time(start: Any, tls: 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_tls_peer_that_does_not_close_is_dropped(start: Any, tls: str) -> None:
+async def test_a_tls_peer_without_close_notify_is_dropped(start: Any, tls: str) -> None:
     """It answers nothing: neither the close frame's FIN nor TLS's close_notify."""
     service = start(f"--listen={tls.format(0)}", "--close-timeout=300ms")
     peer = await (await service.connect("ssl")).open()
@@ -275,7 +279,7 @@ async def test_a_tls_peer_that_does_not_close_is_dropped(start: Any, tls: str) -
 
 
 @pytest_twisted.ensureDeferred
-async def test_over_tls_too_there_is_an_end_to_what_is_accepted(start: Any, tls: str) -> None:
+async def test_far_over_max_connections_tls_clients_make_room(start: Any, tls: str) -> None:
     service = start(f"--listen={tls.format(0)}", "--max-connections=1")
     peers = [await service.connect("tcp") for _ in range(52)]
     await peers[0].lost  # The first, for the last.
@@ -284,7 +288,7 @@ async def test_over_tls_too_there_is_an_end_to_what_is_accepted(start: Any, tls:
 
 @pytest.mark.parametrize("kind", ["tcp", "ssl"])
 @pytest_twisted.ensureDeferred
-async def test_without_pings_who_does_not_read_is_waited_for_until_it_ends(
+async def test_without_keepalive_a_client_that_does_not_read_is_kept(
     start: Any, tls: str, kind: str, log: Any
 ) -> None:
     """By FIN, or over TLS by close_notify alone; neither is read by a service that has stopped."""
@@ -312,7 +316,7 @@ async def test_without_pings_who_does_not_read_is_waited_for_until_it_ends(
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_may_say_fin_and_wait_for_its_echo(start: Any) -> None:
+async def test_a_half_close_waits_for_its_echo(start: Any) -> None:
     service = start("--listen=tcp:0:interface=127.0.0.1")
     peer = await (await service.connect()).open()
     peer.transport.write(binary(bytes(3_000_000)))
@@ -322,7 +326,7 @@ async def test_a_client_may_say_fin_and_wait_for_its_echo(start: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_renewed_certificate_costs_no_connection(start: Any, tmp_path: Path) -> None:
+async def test_a_renewed_certificate_drops_no_connection(start: Any, tmp_path: Path) -> None:
     service = start(f"--listen={tlsEndpoint(tmp_path)}:interface=127.0.0.1")
     peers = [await (await service.connect("ssl")).open() for _ in range(10)]
     shown = peers[0].transport.getPeerCertificate().digest("sha256")
@@ -338,7 +342,7 @@ async def test_a_renewed_certificate_costs_no_connection(start: Any, tmp_path: P
 
 
 @pytest_twisted.ensureDeferred
-async def test_nagle_is_off(start: Any) -> None:
+async def test_tcp_nodelay_is_set(start: Any) -> None:
     service = start("--listen=tcp:0:interface=127.0.0.1")
     await (await service.connect()).open()
     (connection,) = service.connections
@@ -357,7 +361,7 @@ def sleep(seconds: float) -> "Deferred[None]":
 
 @pytest.mark.parametrize("kind", ["tcp", "unix", "haproxy"])
 @pytest_twisted.ensureDeferred
-async def test_lent_connections_do_not_wait_for_the_reactor(
+async def test_lent_connections_are_echoed_while_the_reactor_is_busy(
     kind: str, start: Callable[..., Running], tmp_path: Path
 ) -> None:
     """It is blocked here for as long as a thousand echoes take, and then it goes on."""
@@ -404,7 +408,7 @@ async def test_every_loop_echoes(start: Callable[..., Running]) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_over_tls_messages_that_are_not_logged_come_back(
+async def test_messages_that_are_not_logged_are_echoed_over_tls(
     start: Callable[..., Running], tls: str
 ) -> None:
     """By compiled code; those that are logged go through Autobahn."""

@@ -12,7 +12,7 @@ from echotwist.listen.activation import activatedEndpoint
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_inherited_unix_socket_is_given_back_in_memory(
+async def test_an_inherited_unix_socket_is_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from twisted.internet import reactor
