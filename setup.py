@@ -76,6 +76,8 @@ setup(
             "pytest-twisted>=1.14",
             # Any order: a test that needs another one fails.
             "pytest-randomly>=4",
+            # Four at a time, as tox runs them: most of the tests wait for time or for a process.
+            "pytest-xdist>=3.8",
             # Any messages, cut anywhere.
             "hypothesis>=6.150",
             # The page, in Debian's Chromium.

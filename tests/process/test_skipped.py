@@ -29,11 +29,13 @@ TEST = ("-m", "pytest", "-p", "no:cacheprovider")
 
 
 @pytest.mark.parametrize("isInCI", [False, True])
+@pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_skipped_test_is_listed_and_fails_in_ci(
-    bare: dict[str, str], isInCI: bool, tmp_path: Path
+    bare: dict[str, str], isInCI: bool, workers: str, tmp_path: Path
 ) -> None:
+    """The workers of pytest-xdist send their reports to the process that notes them."""
     env = {**bare, **({"CI": "true"} if isInCI else {})}
-    done = run(env, *TEST, "tests/process/test_metrics.py", "-k", "expects")
+    done = run(env, *TEST, "tests/process/test_metrics.py", "-k", "accepts", "-n", workers)
     assert (done.returncode != 0) == isInCI, done.stdout
     told = run(bare, "tests/support/skipped.py", str(tmp_path / "skipped"))
     assert told.stdout == (
