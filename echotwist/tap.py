@@ -88,6 +88,12 @@ class Options(TwistedOptions):
     ]
 
     optFlags = [
+        [
+            "log-frames",
+            None,
+            "Log the header of each frame, as it was received and as it was sent, in the words of "
+            "RFC 6455. These lines are among those of --log-rate.",
+        ],
         ["no-fast-path", None, "Let Autobahn echo everything, in Python."],
         ["no-compression", None, "Do not accept permessage-deflate."],
         [
@@ -282,7 +288,8 @@ def _context(options: Options, reactor: Any, logRate: int) -> Context:
     # The loops of the fast path have the other half.
     most = limits.bufferBudget // 2 if options["threads"] else limits.bufferBudget
     budget = Budget(most, limits.closeTimeout, reactor)
-    return Context(reactor, limits, Journal(logRate, reactor), budget)
+    journal = Journal(logRate, reactor, logsFrames=bool(options["log-frames"]))
+    return Context(reactor, limits, journal, budget)
 
 
 def _supervisor(options: Options, reactor: Any) -> Iterator[IService]:

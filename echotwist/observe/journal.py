@@ -3,6 +3,7 @@
     #1 127.0.0.1:40312 connected
     #1 127.0.0.1:40312 text, 5 bytes: 'hello'
     #1 127.0.0.1:40312 binary, 3 bytes: 00 ff 7f
+    #1 127.0.0.1:40312 received: ping, FIN, masked, payload length 0   (with --log-frames)
     #1 127.0.0.1:40312 closed: 1000 'bye'
     and in this second 81,234 messages (10,154,250 bytes), 2 connected, 2 closed, ...
 
@@ -40,6 +41,13 @@ DROP_REASONS = (
 """Why connections are dropped. /metrics has a series for each from the start, because Prometheus's
 rate() misses the event that creates a series."""
 
+LONGEST_HEADER = 14
+"""Bytes of a frame's header: two, a length of eight, and the mask (RFC 6455, 5.2)."""
+
+_BITS = {0x80: "FIN", 0x40: "RSV1", 0x20: "RSV2", 0x10: "RSV3"}
+_OPCODES = {0: "continuation", 1: "text", 2: "binary", 8: "close", 9: "ping", 10: "pong"}
+"""RFC 6455, 5.2."""
+
 _ENCODING = sys.__stdout__.encoding if sys.__stdout__ else "utf-8"
 
 
@@ -60,7 +68,15 @@ class Journal:
     """Called at the end of a second, to `count` messages that were echoed outside the reactor since
     the last call. These include no message that was shown."""
 
-    def __init__(self, rate: int, reactor: IReactorTime, log: Logger | None = None) -> None:
+    def __init__(
+        self,
+        rate: int,
+        reactor: IReactorTime,
+        log: Logger | None = None,
+        logsFrames: bool = False,
+    ) -> None:
+        self.logsFrames = logsFrames
+        """Whether `frame` shall be called: it is asked before, since frames are many."""
         self._rate = self._left = rate
         self._reactor = reactor
         self._log = log or Logger(namespace="echotwist")
@@ -138,6 +154,22 @@ class Journal:
         self.totals.dropped[why] += 1
         self._line("dropped", "{peer} dropped: {why}", peer=peer, why=why)
 
+    @property
+    def isShowingFrames(self) -> bool:
+        """Whether the next frame would be shown."""
+        return self.logsFrames and self._left > 0
+
+    def frame(self, connection: Connection, header: bytes, *, isSent: bool) -> None:
+        """A frame was received, or sent, that begins with `header`. It is not counted."""
+        if self._left:
+            self._line(
+                "frame",
+                "#{number} {peer} {direction}: {header}",
+                connection,
+                direction="sent" if isSent else "received",
+                header=headerWords(header),
+            )
+
     def flush(self) -> None:
         """Report what was counted, as at the end of a second."""
         if self._second is not None:
@@ -184,6 +216,23 @@ class Journal:
         self._unshown.clear()
         self._unshownBytes = 0
         return True
+
+
+def headerWords(header: bytes) -> str:
+    """The header of a frame (RFC 6455, 5.2), such as `text, FIN, masked, payload length 5`. What
+    is missing of it, in a frame that was refused before it had arrived, is left out."""
+    first, second = header[:2]
+    opcode = first & 15
+    words = [_OPCODES.get(opcode, f"reserved opcode {opcode:#x}")]
+    words += [name for bit, name in _BITS.items() if first & bit]
+    if second & 128:
+        words.append("masked")
+    size, bytesOfSize = second & 127, {126: 2, 127: 8}.get(second & 127, 0)
+    if bytesOfSize:
+        size = int.from_bytes(header[2 : 2 + bytesOfSize], "big")
+    if len(header) >= 2 + bytesOfSize:
+        words.append(f"payload length {size:,}")
+    return ", ".join(words)
 
 
 def preview(payload: bytes, isBinary: bool, size: int) -> str:

@@ -40,6 +40,7 @@ from echotwist.fastpath.lending import FastPath
 from echotwist.limits import SMALL_FRAGMENT
 from echotwist.websocket.connections import Connections
 from echotwist.websocket.deflate import Accept
+from echotwist.websocket.framelog import FrameLog
 from echotwist.websocket.keepalive import Keepalive
 from echotwist.wire.context import Context
 from echotwist.wire.deadline import Deadline
@@ -536,7 +537,7 @@ class ConnectionFactory(WebSocketServerFactory):
         )
         self.protocol: Any = type(
             kind.__name__,
-            (kind,),
+            (FrameLog, kind) if context.journal.logsFrames else (kind,),
             {
                 **self._options(kind),
                 "context": context,

@@ -77,6 +77,8 @@ def _echoPlain(echo: Echo, fastPath: FastPath, data: bytes) -> bytes:
 
 def _echoCompressed(echo: Echo, fastPath: FastPath, data: bytes) -> bytes:
     """Echo each message that is whole and right. What is wrong with one is Autobahn's to say."""
+    if echo.context.journal.isShowingFrames:
+        return data  # Only Autobahn tells of frames.
     most = echo.context.limits.maxMessage
     deflate: Any = echo._perMessageCompress  # A `deflate.Deflate`.
     echoes = []
