@@ -17,6 +17,7 @@ class Loop:
         pingInterval: float,
         pingTimeout: float,
         eventsFd: int,
+        logsFrames: bool = False,
     ) -> None: ...
     @property
     def lent(self) -> int: ...
@@ -29,6 +30,7 @@ class Loop:
         self,
     ) -> list[
         tuple[Literal["message"], int, int, bool, bytes]
+        | tuple[Literal["frame"], int, bytes, bool]
         | tuple[Literal["returned"], int, str, bytes, bytes, bool]
         | tuple[Literal["alive"]]
     ]: ...

@@ -70,7 +70,7 @@ from echotwist.fastpath._frame cimport (
     unmaskPayload, writeEchoHeader,
 )
 from echotwist.fastpath._mailbox cimport (
-    ALIVE, CHECK, FULL, GRANT, LEND, LOST, MESSAGE, NONE, NOT_UTF8, RECALL, RECALLED, RETURNED,
+    ALIVE, CHECK, FRAME, FULL, GRANT, LEND, LOST, MESSAGE, NONE, NOT_UTF8, RECALL, RECALLED, RETURNED,
     STOP, UNANSWERED, UNUSUAL,
     Command, Event, Mailbox, Reason, destroyMailbox, discard, initMailbox, newCommand, newEvent,
     pthread_mutex_lock, pthread_mutex_unlock, put, takeAll,
@@ -286,7 +286,8 @@ cdef class Loop:
 
     `maxMessage`, below 2**62, and `maxBuffered` are in bytes; `pingInterval` (0: never) and
     `pingTimeout` are in seconds. `eventsFd` is an eventfd of the caller's, which is written when
-    there are events to take. Raises OSError if no descriptor is left.
+    there are events to take. With `logsFrames` the log gets frames as well as messages. Raises
+    OSError if no descriptor is left.
     """
 
     cdef readonly int lent
@@ -300,12 +301,12 @@ cdef class Loop:
     # What follows belongs to the loop's thread alone.
     cdef double now
     cdef double caughtUp              # Everything that had come by then has been read.
-    cdef bint going, hasEvents
+    cdef bint going, hasEvents, logsFrames
     cdef uint8_t *room                # HEADER bytes, and then READ.
     cdef Connection **byDescriptor
     cdef int descriptors
     cdef Connection active, silent    # The heads of two rings; see keepAlive().
-    cdef uint64_t granted             # Messages that the log may still get.
+    cdef uint64_t granted             # Messages, and frames, that the log may still get.
     cdef uint64_t buffered            # Bytes of memory for frames, and for what is unsent.
     cdef bint isThrottled             # Some connections are not read ahead.
     cdef bint hasCounts
@@ -314,7 +315,8 @@ cdef class Loop:
     cdef Counts publishedCounts
     cdef uint64_t publishedBuffered
 
-    def __cinit__(self, maxMessage, maxBuffered, pingInterval, pingTimeout, eventsFd):
+    def __cinit__(self, maxMessage, maxBuffered, pingInterval, pingTimeout, eventsFd,
+                  logsFrames=False):
         # First, because __dealloc__() also runs when this fails, and closes what these say. For the
         # same reason the arguments have no types: they are converted below.
         self.epoll = self.commandsFd = -1
@@ -325,6 +327,7 @@ cdef class Loop:
         self.pingInterval = pingInterval
         self.pingTimeout = pingTimeout
         self.eventsFd = eventsFd
+        self.logsFrames = logsFrames
         self.going = True
         self.active.before = self.active.after = &self.active
         self.silent.before = self.silent.after = &self.silent
@@ -372,7 +375,7 @@ cdef class Loop:
         self.send(command)
 
     def grant(self, uint64_t messages):
-        """Report the next `messages` to the log, and only count the others."""
+        """Report the next `messages` (or frames) to the log, and only count the others."""
         cdef Command *command = newCommand(GRANT, 0)
         command.messages = messages
         self.send(command)
@@ -394,6 +397,7 @@ cdef class Loop:
 
         - `("message", number, size, isBinary, preview)`: one of those that were granted. `size` is
           in bytes, and `preview` its beginning.
+        - `("frame", number, header, isSent)`: one that was received, or sent, with `logsFrames`.
         - `("returned", number, why, unjudged, unsent, isInside)`: the connection is the caller's
           again, who writes the bytes `unsent`, and reads the bytes `unjudged` before what the
           socket has. With `isInside` it is inside a frame, to its client and from it: no other
@@ -408,6 +412,9 @@ cdef class Loop:
             if event.kind == MESSAGE:
                 preview = PyBytes_FromStringAndSize(extra, event.previewSize)
                 events.append(("message", event.number, event.size, event.isBinary, preview))
+            elif event.kind == FRAME:
+                header = PyBytes_FromStringAndSize(extra, event.headerSize)
+                events.append(("frame", event.number, header, event.isSent))
             elif event.kind == ALIVE:
                 events.append(("alive",))
             else:
@@ -691,10 +698,14 @@ cdef class Loop:
                     payload = whole + echoHeaderSize(frame)
                     c.buffer = NULL
                     self.addBuffered(-<int64_t>(HEADER + frame.size))
+                if self.logsFrames:
+                    self.reportFrame(c, frame.header, frame.headerSize, False)
                 if not opcodeOf(frame) & CONTROL:
                     self.endMessage(c, payload)
                 elif opcodeOf(frame) == PONG:
                     to = payload - echoHeaderSize(frame)  # Nothing answers a pong.
+                if self.logsFrames:
+                    self.reportEcho(c)
                 frame.headerSize = 0
 
         if (whole != NULL or to > out) and not self.write(c, whole, wholeSize, out, to - out):
@@ -724,6 +735,25 @@ cdef class Loop:
             free(message)
             countMessage(&self.counts, &c.frame)
             self.hasCounts = True
+
+    cdef void reportFrame(self, Connection *c, const uint8_t *header, size_t size,
+                          bint isSent) noexcept nogil:
+        cdef Event *event
+        if self.granted:
+            self.granted -= 1
+            event = newEvent(FRAME, size)
+            event.number = c.number
+            event.headerSize = size
+            event.isSent = isSent
+            memcpy(event + 1, header, size)
+            self.report(event)
+
+    cdef void reportEcho(self, Connection *c) noexcept nogil:
+        """The frame that answers the one in `c`, if one does."""
+        cdef uint8_t header[HEADER]
+        if opcodeOf(&c.frame) != PONG:
+            writeEchoHeader(&c.frame, header)
+            self.reportFrame(c, header, echoHeaderSize(&c.frame), True)
 
     cdef bint write(self, Connection *c, const uint8_t *first, size_t firstSize,
                     const uint8_t *second, size_t secondSize) noexcept nogil:
@@ -771,6 +801,9 @@ cdef class Loop:
         if c.buffer != NULL:
             payload = c.buffer + echoHeaderSize(frame)
             payloadSize = frame.size - frame.left
+        if self.logsFrames and isInside:  # The end of which does not come; Autobahn never sees it.
+            self.reportFrame(c, frame.header, frame.headerSize, False)
+            self.reportEcho(c)
         cdef size_t unjudgedSize = headerSize + payloadSize + restSize
         event = newEvent(RETURNED, unjudgedSize + unsentSize(&c.stream))
         event.number = c.number
@@ -857,6 +890,8 @@ cdef class Loop:
     cdef void ping(self, Connection *c) noexcept nogil:
         # Not inside a frame, and not behind unsent bytes: that those move tells as much.
         if not isBlocked(&c.stream) and not isPassing(c):
+            if self.logsFrames:
+                self.reportFrame(c, b"\x89\x00", 2, True)
             if not self.write(c, NULL, 0, b"\x89\x00", 2) or not self.updateInterest(c):
                 self.returnConnection(c, LOST)
 

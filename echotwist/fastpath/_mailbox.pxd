@@ -56,6 +56,7 @@ cdef struct Command:
 
 cdef enum EventKind:
     MESSAGE
+    FRAME
     RETURNED
     ALIVE                 # answers CHECK
 
@@ -74,10 +75,12 @@ cdef enum Reason:
 cdef struct Event:
     Entry entry
     EventKind kind
-    uint64_t number       # MESSAGE, RETURNED: the connection's
+    uint64_t number       # MESSAGE, FRAME, RETURNED: the connection's
     uint64_t size         # MESSAGE: bytes of all of it
     bint isBinary         # MESSAGE
     size_t previewSize    # MESSAGE: bytes of its beginning; they follow
+    size_t headerSize     # FRAME: bytes of its header; they follow
+    bint isSent           # FRAME: not received
     Reason reason         # RETURNED
     bint isInside         # RETURNED: inside a frame
     # RETURNED: bytes that are not judged yet, and then bytes that are not sent yet; they follow.

@@ -128,6 +128,7 @@ class FastPath:
                     limits.pingInterval,
                     limits.pingTimeout,
                     self._eventsFd,
+                    self._journal.logsFrames,
                 )
                 # A daemon in Python's sense: the interpreter does not wait for it at its exit.
                 thread = self.Thread(target=_run, args=(loop,), daemon=True)
@@ -239,6 +240,9 @@ class FastPath:
             size, isBinary, preview = rest
             self.messages += 1
             self._journal.message(connection, preview, isBinary, size)
+        elif kind == "frame":
+            header, isSent = rest
+            self._journal.frame(connection, header, isSent=isSent)
         else:
             del self._lent[number]
             connection.returned(*rest)

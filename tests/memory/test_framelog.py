@@ -133,3 +133,14 @@ def test_the_words_of_a_header() -> None:
     assert headerWords(b"\x02\xff" + (1 << 40).to_bytes(8, "big")) == (
         "binary, masked, payload length 1,099,511,627,776"
     )
+
+
+def test_a_large_frame_that_is_cut_off_is_logged(log: Any) -> None:
+    """The fast path echoes its beginning, and Autobahn never sees it."""
+    service = Service("--log-frames", isFast=True)
+    client = service.open()
+    client.send(frame(BINARY, bytes(100_000))[:90_000])
+    client.protocol.abort()
+    service.run()
+    assert frames(log) == ["received: binary, FIN, masked, payload length 100,000",
+                           "sent: binary, FIN, payload length 100,000"]  # fmt: skip
