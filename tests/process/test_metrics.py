@@ -55,7 +55,7 @@ ENDS = (
 
 DROPS = (
     '{{exp_labels: {{job: e, instance: a, reason: "{reason}"}}, exp_annotations: {{summary: "a '
-    'drops connections as they come; its log says why"}}}}'
+    'drops new connections; its log says why"}}}}'
 )
 
 
