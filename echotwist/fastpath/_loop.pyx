@@ -22,9 +22,9 @@ The rest of the sources, which are compiled into this one extension:
     _memory.pxd    what becomes of a process without memory
 
 A connection belongs to one side at a time, and only that side touches it or its descriptor. A
-recall may cross the connection's return on the way, and then finds nobody: commands are executed in
-order, and the return must have arrived before the connection, or another one with its descriptor,
-can be lent again.
+recall may cross the connection's return on the way, and then has no effect: commands are executed
+in order, and the return must have arrived before the connection, or another one with its
+descriptor, can be lent again.
 
 All connections share one buffer, which each read fills:
 
@@ -46,8 +46,8 @@ Why hostile bytes do no harm:
   at most 63 bits long where anything is added to it: a larger one is refused first.
 - The socket is read only when everything before has been sent, so that at most the echo of one read
   and one buffered frame waits for a client. There is one exception: a client may send a message
-  whole before it reads any of it, as simple ones do, so the rest of a frame that passes is read all
-  the same, and waits. It is no larger than `maxMessage`, which Autobahn would buffer, too; the
+  whole before it reads any of it, as simple clients do, so the rest of a frame that passes is read
+  all the same, and waits. It is no larger than `maxMessage`, which Autobahn would buffer, too; the
   memory for it, while it grows, is at most twice that.
 - `maxBuffered` bounds what is buffered for all connections together. Above it reads are short,
   nothing is read ahead, and a connection that would need a buffer is returned, for the reactor's
@@ -70,8 +70,8 @@ from echotwist.fastpath._frame cimport (
     unmaskPayload, writeEchoHeader,
 )
 from echotwist.fastpath._mailbox cimport (
-    ALIVE, CHECK, FRAME, FULL, GRANT, LEND, LOST, MESSAGE, NONE, NOT_UTF8, RECALL, RECALLED, RETURNED,
-    STOP, UNANSWERED, UNUSUAL,
+    ALIVE, CHECK, FRAME, FULL, GRANT, LEND, LOST, MESSAGE, NONE, NOT_UTF8, RECALL, RECALLED,
+    RETURNED, STOP, UNANSWERED, UNUSUAL,
     Command, Event, Mailbox, Reason, destroyMailbox, discard, initMailbox, newCommand, newEvent,
     pthread_mutex_lock, pthread_mutex_unlock, put, takeAll,
 )
@@ -488,7 +488,7 @@ cdef class Loop:
         # Not before: a command may return a connection that `ready` points to.
         if isCommanded:
             self.execute()
-        # Neither as many as fit nor a signal: there was nothing else. See keepAlive().
+        # Fewer than fit, and no signal: nothing else was ready. See keepAlive().
         if 0 <= count < READY:
             self.caughtUp = before
         self.keepAlive()
@@ -557,8 +557,8 @@ cdef class Loop:
             self.returnUnjudged(c, UNUSUAL, NULL, 0, data, command.dataSize)
 
     cdef bint updateInterest(self, Connection *c) noexcept nogil:
-        """Have epoll tell of what can be done for the connection now. Returns False if it refuses
-        the descriptor."""
+        """Tell epoll what to wait for: what the connection can do now. Returns False if epoll
+        refuses the descriptor."""
         cdef uint32_t interest
         cdef epoll_event event
         if not isBlocked(&c.stream):
@@ -581,7 +581,7 @@ cdef class Loop:
         return True
 
     cdef void updateInterestOfAll(self, Connection *ring) noexcept nogil:
-        """Memory is free again to read ahead for the connections for which there was none."""
+        """There is memory again for the connections that were not read ahead."""
         cdef Connection *c = ring.after
         cdef Connection *after
         while c != ring:
@@ -780,7 +780,7 @@ cdef class Loop:
         self.hasCounts = True
 
     cdef void returnConnection(self, Connection *c, Reason reason) noexcept nogil:
-        """Nothing was read that `c` does not have itself."""
+        """Return the connection when `c` itself has everything that is unjudged."""
         self.returnUnjudged(c, reason, NULL, 0, NULL, 0)
 
     cdef void returnAll(self, Connection *ring) noexcept nogil:
@@ -847,11 +847,11 @@ cdef class Loop:
     #
     # When a stopped process goes on (SIGSTOP, a virtual machine that was paused), time has passed
     # and pongs may wait in the kernel; and a stop ends epoll_wait() without telling of them. So a
-    # connection is only judged as of a time by which everything that had come was read, and only
-    # after both halves of the timeout have passed, one after the other.
+    # connection is judged only as of a time by which everything that had come was read, and only
+    # after each half of the timeout has passed in turn.
 
     cdef void noteActivity(self, Connection *c) noexcept nogil:
-        # To a hundredth of the interval, so that not every message moves the connection.
+        # Only to a hundredth of the interval, so that most messages need not move the connection.
         if c.isSilent or self.now - c.since > self.pingInterval / 100:
             unlink(c)
             append(&self.active, c)
