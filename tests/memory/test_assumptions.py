@@ -15,7 +15,9 @@ from twisted.application.app import AppLogger
 from twisted.internet import endpoints, tcp, unix
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IHalfCloseableDescriptor
+from twisted.protocols.basic import LineReceiver
 from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.runner import procmon
 from twisted.scripts._twistd_unix import UnixApplicationRunner, UnixAppLogger
 from twisted.web.http import HTTPChannel
 
@@ -219,3 +221,19 @@ def test_twisted_takes_an_inherited_unix_socket_for_its_own() -> None:
     assert "self._shouldShutdown = False" in inspect.getsource(tcp.Port.startListening)
     assert "os.unlink(self._bindPath)" in inspect.getsource(unix.Port.connectionLost)
     assert "unlink" not in inspect.getsource(tcp.Port.connectionLost)
+
+
+def test_procmon_closes_the_output_of_a_worker_whose_line_is_too_long() -> None:
+    """supervisor.Supervisor.startProcess: it replaces what calls loseConnection()."""
+    source = inspect.getsource(procmon.LoggingProtocol.connectionMade)
+    for output in ("_output", "_error"):
+        assert f"self.{output} = LineLogger()" in source
+        assert f"self.{output}.makeConnection(transport)" in source
+    assert issubclass(procmon.LineLogger, LineReceiver)
+    assert "transport.loseConnection()" in inspect.getsource(LineReceiver.lineLengthExceeded)
+    assert not hasattr(procmon.transport, "loseConnection")
+
+
+def test_procmon_installs_a_reactor() -> None:
+    """tap imports the supervisor late. If this fails, it need not any more."""
+    assert "reactor as _reactor\n" in inspect.getsource(procmon)
