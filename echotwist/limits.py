@@ -168,9 +168,9 @@ class Limits:
         "0",
         parseCount,
         "WebSocket connections at a time from one client; further ones are answered 503. An IPv6 "
-        "client is a /64 network. Behind --trusted-proxy or the PROXY protocol, the client counts "
-        "and not the proxy. 0: no limit but --max-connections, since a whole company may share "
-        "one address.",
+        "client is a /64 network. Behind --trusted-proxy or the PROXY protocol, the client that "
+        "the proxy names counts. 0: no limit but --max-connections, since a whole company may "
+        "share one address.",
     )
     memoryBudget: int = _limit(
         "auto",

@@ -76,18 +76,18 @@ class Journal:
         logsFrames: bool = False,
     ) -> None:
         self.logsFrames = logsFrames
-        """Whether `frame` shall be called: it is asked before, since frames are many."""
-        self._rate = self._left = rate
+        """Whether to call `frame`. Callers check this first, since frames are many."""
+        self._rate = self._linesLeft = rate
         self._reactor = reactor
         self._log = log or Logger(namespace="echotwist")
-        self._second: IDelayedCall | None = None
+        self._secondTimer: IDelayedCall | None = None
         self._unshown: Counter[str] = Counter()
         self._unshownBytes = 0
         self.totals = Totals()
 
     def connected(self, connection: Connection) -> None:
         self.totals.accepted += 1
-        self._line("connected", "#{number} {peer} connected", connection)
+        self._logOrCount("connected", "#{number} {peer} connected", connection)
 
     def message(
         self, connection: Connection, payload: bytes, isBinary: bool, size: int | None = None
@@ -95,7 +95,7 @@ class Journal:
         """A whole message was received. `size` is its bytes if `payload` is only its beginning."""
         if size is None:
             size = len(payload)
-        if not self._left:
+        if not self._linesLeft:
             self.count(*((0, 0, 1, size) if isBinary else (1, size, 0, 0)))
             return
         if isBinary:
@@ -104,7 +104,7 @@ class Journal:
         else:
             self.totals.texts += 1
             self.totals.textBytes += size
-        self._line(
+        self._logOrCount(
             "message",
             "#{number} {peer} {type}, {size:,} bytes: {preview}",
             connection,
@@ -116,7 +116,7 @@ class Journal:
     @property
     def isShowing(self) -> bool:
         """Whether the next message will be shown, rather than only counted."""
-        return self._left > 0
+        return self._linesLeft > 0
 
     def count(self, texts: int, textBytes: int, binaries: int, binaryBytes: int) -> None:
         """Count whole messages, and the bytes of their payloads, without showing them."""
@@ -133,7 +133,7 @@ class Journal:
         """A connection is gone. `code` is that of the close frame that ended it; None if the frame
         carried no code, 1006 if there was no close frame."""
         self.totals.closed[code] += 1
-        self._line(
+        self._logOrCount(
             "closed",
             f"#{{number}} {{peer}} closed: {'no code' if code is None else '{code}'} {{reason}}",
             connection,
@@ -144,7 +144,7 @@ class Journal:
     def refused(self, peer: str, status: int, reason: str) -> None:
         """A request was refused with the HTTP `status`. `reason` never quotes the client."""
         self.totals.refused[status, reason] += 1
-        self._line(
+        self._logOrCount(
             "refused", "{peer} refused: {status} {reason}", peer=peer, status=status, reason=reason
         )
 
@@ -152,17 +152,17 @@ class Journal:
         """A connection was dropped without an answer, before a handshake. `why` never quotes the
         client."""
         self.totals.dropped[why] += 1
-        self._line("dropped", "{peer} dropped: {why}", peer=peer, why=why)
+        self._logOrCount("dropped", "{peer} dropped: {why}", peer=peer, why=why)
 
     @property
     def isShowingFrames(self) -> bool:
         """Whether the next frame would be shown."""
-        return self.logsFrames and self._left > 0
+        return self.logsFrames and self._linesLeft > 0
 
     def frame(self, connection: Connection, header: bytes, *, isSent: bool) -> None:
-        """A frame was received, or sent, that begins with `header`. It is not counted."""
-        if self._left:
-            self._line(
+        """A frame that begins with `header` was received or sent. It is not counted."""
+        if self._linesLeft:
+            self._logOrCount(
                 "frame",
                 "#{number} {peer} {direction}: {header}",
                 connection,
@@ -172,31 +172,31 @@ class Journal:
 
     def flush(self) -> None:
         """Report what was counted, as at the end of a second."""
-        if self._second is not None:
-            self._second.cancel()
-            self._second = None
+        if self._secondTimer is not None:
+            self._secondTimer.cancel()
+            self._secondTimer = None
         self._logSummary()
 
-    def _line(
+    def _logOrCount(
         self, kind: str, format: str, connection: Connection | None = None, **values: Any
     ) -> None:
-        if not self._left:
+        if not self._linesLeft:
             if self._rate:
                 self._unshown[kind] += 1
             return
-        self._left -= 1
-        if self._second is None:
-            self._second = self._reactor.callLater(1, self._endSecond)
+        self._linesLeft -= 1
+        if self._secondTimer is None:
+            self._secondTimer = self._reactor.callLater(1, self._endSecond)
         if connection is not None:
             values.update(number=connection.number, peer=connection.address)
         self._log.info(format, event=kind, **values)
 
     def _endSecond(self) -> None:
         # A second begins with its first line, so an idle service has no timer.
-        self._second = None
-        self._left = self._rate
+        self._secondTimer = None
+        self._linesLeft = self._rate
         if self._logSummary():
-            self._second = self._reactor.callLater(1, self._endSecond)
+            self._secondTimer = self._reactor.callLater(1, self._endSecond)
 
     def _logSummary(self) -> bool:
         """Log what was counted. Returns False if nothing was."""

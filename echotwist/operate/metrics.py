@@ -105,7 +105,7 @@ class WorkersMetrics(Exact):
                 ]
         yield up
         yield CounterMetricFamily(
-            "echotwist_worker_restarts", "Supervisor that ended and were started again.",
+            "echotwist_worker_restarts", "Workers that ended and were restarted.",
             self._supervisor.restarts,
         )  # fmt: skip
         yield from families.values()

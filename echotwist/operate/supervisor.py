@@ -185,7 +185,7 @@ class Supervisor(ProcessMonitor):
         # ProcessMonitor does not log it, and may wait half a minute before it restarts the worker.
         if self.running:
             _log.warn(
-                "worker {worker} has ended, and is started again: {why}",
+                "worker {worker} has ended, and is restarted: {why}",
                 worker=name,
                 why=reason.getErrorMessage(),
             )

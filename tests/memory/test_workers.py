@@ -197,7 +197,7 @@ def test_a_worker_that_ends_is_restarted(start: Any, reactor: Reactor, log: Any)
     assert reactor.processes[2].command == reactor.processes[0].command
     assert workers.restarts == 1
     why = "A process has ended without apparent errors: process finished with exit code 0."
-    assert f"worker 1 has ended, and is started again: {why}" in log.lines()
+    assert f"worker 1 has ended, and is restarted: {why}" in log.lines()
     log.events[:] = [e for e in log.events if e["log_level"] < LogLevel.warn]
 
 

@@ -45,7 +45,7 @@ def test_a_killed_worker_is_replaced_and_the_others_never_notice() -> None:
             assert '0"' not in shares.values()  # The kernel gave some to each.
             pids = [int(pid) for pid in re.findall(r"^(\d+)", children(service), re.M)]
             os.kill(pids[0], signal.SIGKILL)
-            ended = r"(?s)worker . has ended, and is started again: .* signal 9.*worker .: pid"
+            ended = r"(?s)worker . has ended, and is restarted: .* signal 9.*worker .: pid"
             await loop.run_in_executor(None, service.expect, ended)
             left = 0
             for n, ws in enumerate(open_):
