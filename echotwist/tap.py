@@ -28,6 +28,7 @@ from echotwist.listen.ports import DualStackEndpoint, ListenService, ListenSpec
 from echotwist.listen.reuseport import PortReservation, ReusePortReactor
 from echotwist.listen.tls import certificatesOf
 from echotwist.observe.journal import Journal
+from echotwist.operate.announce import Announcement, target
 from echotwist.operate.daemon import Daemon, checkTwistdOptions
 from echotwist.operate.signals import Signals
 from echotwist.operate.systemd import Notifier
@@ -85,6 +86,14 @@ class Options(TwistedOptions):
             "--log-rate and --threads, and listen on TCP ports alone.",
         ],
         ["worker", None, None, "Be worker K/N, such as 1/2; --workers starts these."],
+        [
+            "announce",
+            None,
+            None,
+            "Write one line of JSON to this file as soon as clients are served, and remove it as "
+            "a drain begins; fd:N writes it to a descriptor. It has the URLs, the process id and "
+            "the version.",
+        ],
     ]
 
     optFlags = [
@@ -169,6 +178,8 @@ class Options(TwistedOptions):
         checkTwistdOptions(self.parent or {})
         self["port"] = _parsed("port", self["port"], parsePort)
         self["workers"] = _parsed("workers", self["workers"], _cores)
+        if self["announce"] is not None:
+            self["announce"] = _parsed("announce", self["announce"], target)
         if self["worker"] is not None:
             self["worker"] = _parsed("worker", self["worker"], _worker)
         _, workers = self["worker"] or (1, self["workers"])
@@ -280,6 +291,8 @@ def _server(options: Options, reactor: Any) -> Iterator[IService]:
     yield signals(reactor, echo)
     yield echo
     yield from beside
+    if options["announce"] is not None and not isShared:  # The supervisor does.
+        yield Announcement(reactor, echo, options["announce"])
     yield Notifier(reactor, echo)
 
 
@@ -326,6 +339,8 @@ def _supervisor(options: Options, reactor: Any) -> Iterator[IService]:
     yield supervisor
     if certificates:  # Once is enough; the workers do not log it.
         yield ExpiryReminder(reactor, certificates)
+    if options["announce"] is not None:
+        yield Announcement(reactor, supervisor, options["announce"])
     yield Notifier(reactor, supervisor)
 
 

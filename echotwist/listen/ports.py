@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, DeferredList, fail, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
@@ -23,6 +22,7 @@ from zope.interface import implementer
 from echotwist.fatal import Fatal
 from echotwist.http.site import AdminSite, HttpSite
 from echotwist.limits import BACKLOG
+from echotwist.listen.location import Location, isDualStack, locate
 from echotwist.listen.proxy import ProxyFactory
 from echotwist.listen.tls import TlsEndpoint, TlsFactory
 
@@ -103,6 +103,10 @@ class ListenService(Service):
         """Whether every endpoint listens by now; those that are not Twisted's may take a while."""
         return len(self._ports) == len(self._specs)
 
+    def locations(self, isAdmin: bool = False) -> list[Location]:
+        """Where clients reach the service; with `isAdmin`, where the operator does."""
+        return [_locationOf(spec, port) for spec, port in self._ports if spec.isAdmin == isAdmin]
+
     def _ready(self) -> None:
         for spec, port in self._ports:
             _announce(spec, port)
@@ -175,26 +179,20 @@ def _announce(spec: ListenSpec, port: IListeningPort) -> None:
     if spec.isProxied:  # Not for browsers.
         _log.info("listening on {where}, for a proxy", where=spec.description)
         return
-    match port.getHost():
-        case IPv4Address(host="0.0.0.0", port=number):
-            _announceUrl(spec.scheme, f"127.0.0.1:{number}", " (on all IPv4 addresses)")
-        case IPv6Address(host="::", port=number) if _isDual(port):
-            _announceUrl(spec.scheme, f"localhost:{number}")
-        case IPv6Address(host="::", port=number):
-            _announceUrl(spec.scheme, f"[::1]:{number}", " (on all IPv6 addresses)")
-        case IPv4Address(host=host, port=number):
-            _announceUrl(spec.scheme, f"{host}:{number}")
-        case IPv6Address(host=host, port=number):
-            _announceUrl(spec.scheme, f"[{host}]:{number}")
-        case UNIXAddress(name=bytes(name)):
-            _log.info("listening on unix:{where}", where=os.fsdecode(name))
-        case address:
-            _log.info("listening on {where}", where=address)
+    location = _locationOf(spec, port)
+    if location.authority is not None:
+        _announceUrl(spec.scheme, location.authority, location.remark)
+    elif location.path is not None:
+        _log.info("listening on unix:{where}", where=location.path)
+    else:
+        _log.info("listening on {where}", where=port.getHost())
+
+
+def _locationOf(spec: ListenSpec, port: IListeningPort) -> Location:
+    return locate(spec.description, port.getHost(), lambda: _isDual(port))
 
 
 def _announceUrl(scheme: str, where: str, also: str = "") -> None:
-    """Log a URL that works. `localhost` works only on a dual-stack port: browsers try `::1` first,
-    where another service may listen."""
     _log.info(
         "open {scheme}://{where}/ in a browser, "
         "or connect a WebSocket client to {websocket}://{where}/echo{also}",
@@ -209,4 +207,4 @@ def _isDual(port: Any) -> bool:
     """Whether IPv4 clients reach a port that listens on `::`. Where Twisted opened the socket,
     net.ipv6.bindv6only decides that."""
     with socket.socket(fileno=os.dup(port.fileno())) as listening:
-        return not listening.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        return isDualStack(listening)

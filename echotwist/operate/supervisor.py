@@ -17,6 +17,7 @@ import math
 import os
 import re
 import signal
+import socket
 import sys
 import tempfile
 from collections import Counter
@@ -26,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.internet.error import CannotListenError, ProcessExitedAlready
@@ -39,6 +41,7 @@ from twisted.web.server import Request
 
 from echotwist.fatal import Fatal
 from echotwist.http.answer import Answer, Exact
+from echotwist.listen.location import Location, isDualStack, locate
 from echotwist.listen.ports import ListenService, cannotListen
 from echotwist.listen.reuseport import PortReservation
 from echotwist.operate.relay import LogRelay, askAll
@@ -234,6 +237,23 @@ class Supervisor(ProcessMonitor):
                 if self._unhealthy[name] == MAX_UNHEALTHY_POLLS:
                     _log.error("worker {worker} hangs; it is killed", worker=name)
                     self._signal("KILL", name)
+
+    def locations(self, isAdmin: bool = False) -> list[Location]:
+        """As ListenService's: of the ports that the workers share."""
+        if isAdmin:
+            return [] if self.admin is None else self.admin.locations(isAdmin=True)
+        return [
+            locate(
+                description,
+                (IPv6Address if reserved.family == socket.AF_INET6 else IPv4Address)(
+                    "TCP", *reserved.getsockname()[:2]
+                ),
+                partial(isDualStack, reserved),
+            )
+            for (description, _), reserved in zip(
+                self._ports, self._reservation.sockets, strict=True
+            )
+        ]
 
     def isAlive(self) -> bool:
         """Always: the supervisor itself replaces workers that hang, so that systemd need not

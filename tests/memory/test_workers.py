@@ -110,7 +110,7 @@ def start(reactor: Reactor) -> Iterator[Any]:
 
 
 def heldPort(workers: Supervisor) -> int:
-    (held,) = workers._reservation.sockets
+    (reserved,) = workers._reservation.sockets
     port: int = held.getsockname()[1]
     return port
 
@@ -348,7 +348,7 @@ def test_a_port_that_is_listened_on_twice_is_refused(workers: str, arguments: li
         tree.privilegedStartService()
     if workers == "2":
         for held in tree.services[1]._reservation.sockets:
-            held.close()
+            reserved.close()
     reactor.disconnectAll()
 
 
@@ -367,7 +367,7 @@ def test_another_supervisor_cannot_take_the_port_of_workers(reactor: Reactor) ->
             second.privilegedStartService()
     for tree in (first, second):
         for held in tree.services[1]._reservation.sockets:
-            held.close()
+            reserved.close()
 
 
 def test_a_supervisor_without_a_folder_for_its_sockets_ends(
@@ -742,3 +742,35 @@ def test_a_worker_drains_once_and_ignores_signals_of_the_terminal(
     assert signals._service.hurried == 0
     handlers[signal.SIGQUIT](signal.SIGQUIT, None)
     assert signals._service.hurried == 1
+
+
+def test_the_supervisor_locates_the_shared_port(start: Any) -> None:
+    workers = start()
+    (reserved,) = workers._reservation.sockets
+    (location,) = workers.locations()
+    assert location.authority == f"localhost:{reserved.getsockname()[1]}"
+    assert workers.locations(isAdmin=True) == []
+
+
+def test_the_supervisor_locates_each_endpoint(reactor: Reactor) -> None:
+    four, six = freePorts(2)
+    tree = made(
+        reactor,
+        "--workers=2",
+        f"--listen=tcp:{four}:interface=127.0.0.1",
+        rf"--listen=tcp6:{six}:interface=\:\:1",
+        "--admin=tcp:9090:interface=127.0.0.1",
+    )
+    tree.privilegedStartService()
+    workers: Any = tree.services[1]
+    try:
+        told = [(location.description.partition(":")[0], location.authority)
+                for location in workers.locations() + workers.locations(isAdmin=True)]  # fmt: skip
+    finally:
+        for reserved in workers._reservation.sockets:
+            reserved.close()
+    assert told == [
+        ("tcp", f"127.0.0.1:{four}"),
+        ("tcp6", f"[::1]:{six}"),
+        ("tcp", "127.0.0.1:9090"),
+    ]
