@@ -18,7 +18,7 @@ isLimited = not sysconfig.get_config_var("Py_GIL_DISABLED")
 sources = runpy.run_path(str(here / "echotwist/fastpath/sources.py"))
 identity = sources["identity"](here / "echotwist/fastpath")
 
-ROOMS = ("fastpath", "http", "listen", "observe", "operate", "websocket", "wire")
+ROOMS = ("fastpath", "http", "listen", "observe", "operate", "testing", "websocket", "wire")
 
 
 class Build(build):
@@ -76,6 +76,8 @@ setup(
             "pytest-twisted>=1.14",
             # Any order: a test that needs another one fails.
             "pytest-randomly>=4",
+            # For tests of the fixture `echotwist`, whose users have it.
+            "pytest-asyncio>=1.3",
             # Four at a time, as tox runs them: most of the tests wait for time or for a process.
             "pytest-xdist>=3.8",
             # Any messages, cut anywhere.
@@ -90,6 +92,8 @@ setup(
             "websockets>=17",
         ],
     },
+    # The fixtures `echotwist` and `echotwist_tls`; see docs/testing.md.
+    entry_points={"pytest11": ["echotwist = echotwist.testing.plugin"]},
     # An editable install is then a plain path: twistd looks for plugins in folders of sys.path.
     package_dir={"": "."},
     # Named: find_packages() misses twisted.plugins, which must have no __init__.py.

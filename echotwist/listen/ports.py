@@ -60,9 +60,17 @@ class ListenService(Service):
         self._reactor = reactor
         self._specs = specs
         self._ports: list[tuple[ListenSpec, IListeningPort]] = []
+        self._isStarting = False
 
     def privilegedStartService(self) -> None:
         """Listen, before twistd gives up root. Raises Fatal."""
+        self._isStarting = True
+        try:
+            self._listen()
+        finally:
+            self._isStarting = False
+
+    def _listen(self) -> None:
         failed: list[Fatal] = []
         for spec in self._specs:
             listening = spec.endpoint.listen(self._factoryFor(spec))
@@ -84,7 +92,8 @@ class ListenService(Service):
 
     def _cannotListen(self, failure: Failure, spec: ListenSpec, failed: list[Fatal]) -> None:
         failed.append(cannotListen(spec.description, failure))
-        if self._reactor.running:  # Twisted's endpoints fail at once; others may fail later.
+        # Twisted's endpoints fail at once, and then this raises; others may fail later.
+        if self._reactor.running and not self._isStarting:
             _log.critical("{why}", why=failed[0])
             self._reactor.stop()
 

@@ -110,7 +110,7 @@ def start(reactor: Reactor) -> Iterator[Any]:
 
 
 def heldPort(workers: Supervisor) -> int:
-    (reserved,) = workers._reservation.sockets
+    (held,) = workers._reservation.sockets
     port: int = held.getsockname()[1]
     return port
 
@@ -348,7 +348,7 @@ def test_a_port_that_is_listened_on_twice_is_refused(workers: str, arguments: li
         tree.privilegedStartService()
     if workers == "2":
         for held in tree.services[1]._reservation.sockets:
-            reserved.close()
+            held.close()
     reactor.disconnectAll()
 
 
@@ -367,7 +367,7 @@ def test_another_supervisor_cannot_take_the_port_of_workers(reactor: Reactor) ->
             second.privilegedStartService()
     for tree in (first, second):
         for held in tree.services[1]._reservation.sockets:
-            reserved.close()
+            held.close()
 
 
 def test_a_supervisor_without_a_folder_for_its_sockets_ends(

@@ -142,6 +142,16 @@ def test_as_pid_1_it_has_a_handler_as_soon_as_echotwist_is_imported() -> None:
             process.kill()
 
 
+@pytest.mark.skipif(not hasNamespaces(), reason="there are no pid namespaces for this user")
+def test_pytest_as_pid_1_keeps_its_signals() -> None:
+    """It imports the plugin, which is in echotwist."""
+    run = (
+        "import os, signal, pytest, echotwist.testing.plugin; assert os.getpid() == 1; "
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    )
+    subprocess.run([*NAMESPACE, sys.executable, "-c", run], check=True, timeout=30)
+
+
 def test_signals_blocked_at_the_start_still_drain_it() -> None:
     with Twistd(before=["env", "--block-signal=TERM"]) as service:
         service.expect("taking up to")

@@ -1,0 +1,99 @@
+"""The pytest plugin: the fixtures `echotwist` and `echotwist_tls`; docs/testing.md has examples.
+
+pytest imports this at its start, in every project that has echotwist installed: so it imports
+nothing until a test wants the service.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from echotwist.testing.process import ServiceProcess
+
+MARKER = (
+    "echotwist(*options): the fixtures `echotwist` and `echotwist_tls` give the test, class or "
+    "module that is marked a service of its own, with these options of twistd echotwist after "
+    "those of the ini-file"
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addini(
+        "echotwist_options",
+        "options of twistd echotwist for the fixtures, such as --max-message=1M",
+        type="args",
+        default=[],
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", MARKER)
+
+
+Start = Callable[..., "ServiceProcess"]
+
+
+@pytest.fixture(scope="session")
+def echotwist_start(pytestconfig: pytest.Config) -> Iterator[Start]:
+    """Gives `echotwist_start(*options, tls=False)`: the session's service with these options, after
+    those of the ini-file, for fixtures with a wider scope than a test's. It is started when it is
+    first wanted, and anew, on the same port, if it has ended meanwhile."""
+    running: dict[tuple[bool, Sequence[str]], ServiceProcess] = {}
+
+    def started(*options: str, tls: bool = False) -> "ServiceProcess":
+        if (tls, options) not in running:
+            running[tls, options] = _service(pytestconfig, options, tls)
+        service = running[tls, options]
+        if not service.isRunning:
+            service.start()
+        return service
+
+    yield started
+    for service in running.values():
+        service.close()
+
+
+@pytest.fixture
+def echotwist(request: pytest.FixtureRequest) -> "ServiceProcess":
+    """The service, with the options of the ini-file: one for all tests of the session, or one for
+    what has the marker `echotwist`. A test may stop it: the next one finds it running."""
+    return _of(request, tls=False)
+
+
+@pytest.fixture
+def echotwist_tls(request: pytest.FixtureRequest) -> "ServiceProcess":
+    """As `echotwist`, over TLS."""
+    return _of(request, tls=True)
+
+
+def _of(request: pytest.FixtureRequest, tls: bool) -> "ServiceProcess":
+    marked = list(request.node.iter_markers_with_node("echotwist"))
+    if not marked:
+        start: Start = request.getfixturevalue("echotwist_start")
+        return start(tls=tls)
+    # The closest comes first: what it says comes last, and the service is its own.
+    options = [option for _, mark in reversed(marked) for option in mark.args]
+    node = marked[0][0]
+    key = _KEYS[tls]
+    if key not in node.stash:
+        node.stash[key] = _service(request.config, options, tls)
+        node.addfinalizer(node.stash[key].close)
+    service: ServiceProcess = node.stash[key]
+    if not service.isRunning:
+        service.start()
+    return service
+
+
+_KEYS: "dict[bool, pytest.StashKey[ServiceProcess]]" = {
+    False: pytest.StashKey(),
+    True: pytest.StashKey(),
+}
+
+
+def _service(config: pytest.Config, options: Sequence[str], tls: bool) -> "ServiceProcess":
+    # Not at the top: see above.
+    from echotwist.testing.process import ServiceProcess
+
+    return ServiceProcess(*config.getini("echotwist_options"), *options, tls=tls)

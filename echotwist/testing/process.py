@@ -1,0 +1,367 @@
+"""The service in a process of its own, for tests of WebSocket clients."""
+
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    import ssl
+
+    from echotwist.testing.certificates import Authority
+
+START = 20.0
+"""Seconds that a start may take; half of one is usual."""
+
+PATIENCE = 2.0
+"""Seconds for clients to leave: a drain tells them to, spread over one second."""
+
+ABORT = 5.0
+"""Seconds for the end of a drain that a second signal ends."""
+
+RECORDS = 100_000
+"""Of the log that are kept: the last ones."""
+
+_MAIN = "from echotwist.testing.child import main; main()"
+
+
+class NotStarted(Exception):
+    """The service did not start; the message says why, as the service does."""
+
+
+class ServiceProcess:
+    """`twistd -n echotwist OPTIONS`, on a free port of 127.0.0.1.
+
+    `tls`: over TLS, with an authority of its own. An option --listen or --port is taken instead of
+    the free port; then the URLs are those of the first that is not for a proxy.
+
+    Use it with `with`, or `async with` where clients run in the same event loop; or call `start`
+    and `stop`. Its port stays reserved until `close`, which both do at their end, so that `restart`
+    finds it free, and a client that tries meanwhile is refused. The process ends by itself when the
+    one that has started it does, however that ends.
+    """
+
+    reservesPort = sys.platform == "linux"
+    """Elsewhere a port that is bound twice is an error, or goes to the wrong one."""
+
+    def __init__(
+        self, *options: str, tls: bool = False, environment: dict[str, str] | None = None
+    ) -> None:
+        """`environment` is added to this process's."""
+        self.options = options
+        self.isTls = tls
+        self._environment = environment or {}
+        self._announced: dict[str, Any] = {}
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+        self._records: deque[dict[str, Any]] = deque(maxlen=RECORDS)
+        self._changed = threading.Condition()
+        self._isAtEnd = True
+        self._port = 0
+        self._reservation: socket.socket | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._authority: Authority | None = None
+        self._listensElsewhere = listensElsewhere(options, tls)
+
+    def start(self) -> Self:
+        """Returns when clients are served. Raises NotStarted."""
+        if self.isRunning:
+            raise RuntimeError("it runs already")
+        self._reserve()
+        ours, theirs = os.pipe()
+        try:
+            self._spawn(theirs)
+        finally:
+            os.close(theirs)
+            try:
+                if self._process is not None:
+                    self._announced = self._awaitAnnouncement(ours)
+            finally:
+                os.close(ours)
+        if not self._listensElsewhere:
+            self._port = int(self._announced["url"].rpartition(":")[2].partition("/")[0])
+        return self
+
+    def _reserve(self) -> None:
+        if self.isTls and self._authority is None:
+            from echotwist.testing.certificates import Authority
+
+            self._folder = tempfile.TemporaryDirectory(prefix="echotwist-")
+            self._authority = Authority(Path(self._folder.name))
+        if self.reservesPort and self._reservation is None and not self._listensElsewhere:
+            self._reservation = socket.socket()
+            self._reservation.bind(("127.0.0.1", self._port))
+            # Not before: it could be bound then where another one has reserved it.
+            self._reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._port = self._reservation.getsockname()[1]
+
+    def _spawn(self, announce: int) -> None:
+        self._process = None
+        folder = "" if self._folder is None else self._folder.name
+        self._process = subprocess.Popen(
+            [
+                # -P: not what is in the current folder.
+                *(sys.executable, "-P", "-c", _MAIN, folder),
+                *("--nodaemon", "--pidfile=", "--logger=echotwist.logs.json", "echotwist"),
+                *self._defaults(),
+                *self.options,
+                f"--announce=fd:{announce}",
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            pass_fds=[announce],
+            env={**_inherited(), **self._environment},
+            # A Ctrl-C in the terminal is for the tests, which then stop it; or for their debugger.
+            process_group=0,
+        )
+        self._isAtEnd = False
+        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
+        self._reader.start()
+
+    def _defaults(self) -> list[str]:
+        defaults = []
+        if self._authority is not None:
+            defaults.append(f"--listen={self._authority.endpoint(self._port)}")
+        elif not self._listensElsewhere:
+            defaults.append(f"--listen=tcp:{self._port}:interface=127.0.0.1")
+        if not any(_is(option, "admin") for option in self.options):
+            defaults.append("--admin=tcp:0:interface=127.0.0.1")
+        return defaults
+
+    def _awaitAnnouncement(self, descriptor: int) -> dict[str, Any]:
+        said = b""
+        poll = select.poll()  # select() knows no descriptor above 1023.
+        poll.register(descriptor, select.POLLIN)
+        try:
+            while not said.endswith(b"\n"):
+                more = os.read(descriptor, 65536) if poll.poll(START * 1000) else b""
+                if not more:
+                    raise NotStarted(self._whyNot())
+                said += more
+        except BaseException:  # A Ctrl-C as well.
+            self.kill()
+            self.close()
+            raise
+        announced: dict[str, Any] = json.loads(said)
+        return announced
+
+    def _whyNot(self) -> str:
+        assert self._process is not None
+        assert self._reader is not None
+        try:
+            status = self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            return f"it does not say in {START:.0f} s that it is ready"
+        self._reader.join(START)
+        said = [record["message"] for record in self._records]
+        fatal = [line for line in said if line.startswith("echotwist: ")]
+        return "\n".join(fatal or said) or f"exit status {status}"
+
+    def _read(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            with self._changed:
+                self._records.append(_record(line))
+                self._changed.notify_all()
+        process.stdout.close()
+        with self._changed:
+            self._isAtEnd = True
+            self._changed.notify_all()
+
+    @property
+    def isRunning(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def url(self) -> str:
+        """Of the echo, such as `ws://127.0.0.1:40123/echo`."""
+        return told(self._announced, "url")
+
+    @property
+    def page(self) -> str:
+        """Its URL, such as `http://127.0.0.1:40123/`."""
+        return told(self._announced, "page")
+
+    @property
+    def pid(self) -> int:
+        return int(told(self._announced, "pid"))
+
+    @property
+    def version(self) -> str:
+        """Of echotwist."""
+        return told(self._announced, "version")
+
+    @property
+    def listeners(self) -> list[dict[str, Any]]:
+        """Each as --announce has it: `endpoint`, `url`, `page`, `unix` and `proxied`."""
+        return list(self._announced.get("listeners", []))
+
+    @property
+    def clientContext(self) -> "ssl.SSLContext | None":
+        """For clients of the `url`; None without TLS, as clients in Python take it."""
+        return None if self._authority is None else self._authority.clientContext()
+
+    @property
+    def caFile(self) -> Path | None:
+        """The authority's certificate, for other clients; None without TLS."""
+        return None if self._authority is None else self._authority.caFile
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The records of the log, each with `time`, `level`, `namespace`, `message` and the
+        event's own keys (docs/operations.md); a line that is none has a `message` alone."""
+        with self._changed:
+            return list(self._records)
+
+    def expect(self, pattern: str, timeout: float = 10) -> dict[str, Any]:
+        """The first record with a message that has this regular expression; waits so many seconds
+        for it. Raises AssertionError. The log is read by a thread, a moment later than written."""
+
+        def found() -> dict[str, Any] | None:
+            return next((r for r in self._records if re.search(pattern, r["message"])), None)
+
+        with self._changed:
+            self._changed.wait_for(lambda: self._isAtEnd or found(), timeout)
+            if (record := found()) is not None:
+                return record
+            said = "\n".join(record["message"] for record in self._records)
+        raise AssertionError(f"{pattern!r} is not in the log:\n{said}")
+
+    def metrics(self) -> dict[str, float]:
+        """The samples of /metrics, by their names and labels as Prometheus writes them:
+        `echotwist_connections_open`, `echotwist_messages_total{type="text"}`."""
+        from urllib.request import urlopen
+
+        with urlopen(f"{told(self._announced, 'admin')}metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples}
+
+    def stop(self, patience: float = PATIENCE) -> int | None:
+        """Drain, as SIGTERM does: clients are told 1001. Those that have not left after `patience`
+        seconds are cut off. Returns the exit status; None if it was never started."""
+        for number, seconds in (
+            (signal.SIGTERM, patience),
+            (signal.SIGTERM, ABORT),
+            (signal.SIGKILL, None),
+        ):
+            if self._process is None or not self.isRunning:
+                break
+            self._process.send_signal(number)
+            try:
+                self._process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                continue
+        return self._ended()
+
+    def kill(self) -> None:
+        """End it as a crash does, by SIGKILL."""
+        if self._process is not None:
+            self._process.kill()
+            self._ended()
+
+    def wait(self, timeout: float = START) -> int | None:
+        """Wait until it has ended, and return its exit status."""
+        if self._process is not None:
+            self._process.wait(timeout)
+        return self._ended()
+
+    def _ended(self) -> int | None:
+        if self._process is None:
+            return None
+        assert self._reader is not None
+        status = self._process.wait()
+        # Its log is whole then.
+        self._reader.join(START)
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        return status
+
+    def restart(self) -> None:
+        """Stop it if it runs, and start it on the same port, with the same certificate."""
+        self.stop()
+        self.start()
+
+    def close(self) -> int | None:
+        """Stop it, and give back its port and the files of its authority."""
+        status = self.stop()
+        if self._reservation is not None:
+            self._reservation.close()
+            self._reservation = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = self._authority = None
+        return status
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        import asyncio  # Not at the top: it takes 0.04 s, of each start of pytest.
+
+        starting = asyncio.ensure_future(asyncio.to_thread(self.start))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # The thread goes on.
+            await asyncio.wait([starting])
+            await asyncio.to_thread(self.close)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        """In a thread, so that clients in this event loop can answer the close."""
+        import asyncio
+
+        await asyncio.to_thread(self.close)
+
+
+def _is(argument: str, *names: str) -> bool:
+    return any(re.match(rf"--{name}(=|$)", argument) for name in names)
+
+
+def _record(line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    # What Python itself says, before there is a log or as the process dies.
+    return record if isinstance(record, dict) else {"message": line.rstrip("\n")}
+
+
+def _inherited() -> dict[str, str]:
+    """The environment, without what systemd tells the one that runs the tests."""
+    theirs = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
+
+
+def listensElsewhere(options: Sequence[str], tls: bool) -> bool:
+    """Whether the options say where to listen. Raises ValueError if `tls` says so, too."""
+    said = any(_is(option, "listen", "port") or option.startswith("-p") for option in options)
+    if tls and said:
+        raise ValueError("tls has an endpoint of its own; leave --listen and --port out")
+    return said
+
+
+def told(announced: dict[str, Any], key: str) -> str:
+    """Raises ValueError if it has none, and RuntimeError before there is an announcement."""
+    if not announced:
+        raise RuntimeError("the service was not started")
+    if announced[key] is None:
+        raise ValueError(f"the service has no {key} with a host and a port")
+    return str(announced[key])
