@@ -4,7 +4,6 @@ import json
 import os
 import re
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -12,8 +11,11 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+
+from echotwist.testing.logged import LoggedProcess
 
 if TYPE_CHECKING:
     import ssl
@@ -62,11 +64,9 @@ class ServiceProcess:
         self.isTls = tls
         self._environment = environment or {}
         self._announced: dict[str, Any] = {}
-        self._process: subprocess.Popen[str] | None = None
-        self._reader: threading.Thread | None = None
+        self._process: LoggedProcess | None = None
         self._records: deque[dict[str, Any]] = deque(maxlen=RECORDS)
         self._changed = threading.Condition()
-        self._isAtEnd = True
         self._port = 0
         self._reservation: socket.socket | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -108,7 +108,7 @@ class ServiceProcess:
     def _spawn(self, announce: int) -> None:
         self._process = None
         folder = "" if self._folder is None else self._folder.name
-        self._process = subprocess.Popen(
+        self._process = LoggedProcess(
             [
                 # -P: not what is in the current folder.
                 *(sys.executable, "-P", "-c", _MAIN, folder),
@@ -117,19 +117,14 @@ class ServiceProcess:
                 *self.options,
                 f"--announce=fd:{announce}",
             ],
+            lambda line: self._records.append(_record(line)),
+            self._changed,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
             pass_fds=[announce],
             env={**_inherited(), **self._environment},
             # A Ctrl-C in the terminal is for the tests, which then stop it; or for their debugger.
             process_group=0,
         )
-        self._isAtEnd = False
-        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
-        self._reader.start()
 
     def _defaults(self) -> list[str]:
         defaults = []
@@ -160,30 +155,17 @@ class ServiceProcess:
 
     def _whyNot(self) -> str:
         assert self._process is not None
-        assert self._reader is not None
         try:
             status = self._process.wait(1)
         except subprocess.TimeoutExpired:
             return f"it does not say in {START:.0f} s that it is ready"
-        self._reader.join(START)
         said = [record["message"] for record in self._records]
         fatal = [line for line in said if line.startswith("echotwist: ")]
         return "\n".join(fatal or said) or f"exit status {status}"
 
-    def _read(self, process: "subprocess.Popen[str]") -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            with self._changed:
-                self._records.append(_record(line))
-                self._changed.notify_all()
-        process.stdout.close()
-        with self._changed:
-            self._isAtEnd = True
-            self._changed.notify_all()
-
     @property
     def isRunning(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        return self._process is not None and self._process.isRunning
 
     @property
     def url(self) -> str:
@@ -233,12 +215,11 @@ class ServiceProcess:
         def found() -> dict[str, Any] | None:
             return next((r for r in self._records if re.search(pattern, r["message"])), None)
 
-        with self._changed:
-            self._changed.wait_for(lambda: self._isAtEnd or found(), timeout)
-            if (record := found()) is not None:
-                return record
-            said = "\n".join(record["message"] for record in self._records)
-        raise AssertionError(f"{pattern!r} is not in the log:\n{said}")
+        record = found() if self._process is None else self._process.until(found, timeout)
+        if record is None:
+            said = "\n".join(record["message"] for record in self.log)
+            raise AssertionError(f"{pattern!r} is not in the log:\n{said}")
+        return record
 
     def metrics(self) -> dict[str, float]:
         """The samples of /metrics, by their names and labels as Prometheus writes them:
@@ -253,41 +234,30 @@ class ServiceProcess:
     def stop(self, patience: float = PATIENCE) -> int | None:
         """Drain, as SIGTERM does: clients are told 1001. Those that have not left after `patience`
         seconds are cut off. Returns the exit status; None if it was never started."""
-        for number, seconds in (
-            (signal.SIGTERM, patience),
-            (signal.SIGTERM, ABORT),
-            (signal.SIGKILL, None),
-        ):
+        for seconds in (patience, ABORT):
             if self._process is None or not self.isRunning:
                 break
-            self._process.send_signal(number)
-            try:
+            self._process.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
                 self._process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                continue
-        return self._ended()
+        if self.isRunning:
+            self.kill()
+        return self.wait()
 
     def kill(self) -> None:
         """End it as a crash does, by SIGKILL."""
         if self._process is not None:
-            self._process.kill()
-            self._ended()
+            self._process.process.kill()
+            self.wait()
 
     def wait(self, timeout: float = START) -> int | None:
-        """Wait until it has ended, and return its exit status."""
-        if self._process is not None:
-            self._process.wait(timeout)
-        return self._ended()
-
-    def _ended(self) -> int | None:
+        """Wait until it has ended, and return its exit status; None if it was never started.
+        Raises subprocess.TimeoutExpired."""
         if self._process is None:
             return None
-        assert self._reader is not None
-        status = self._process.wait()
-        # Its log is whole then.
-        self._reader.join(START)
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        status = self._process.wait(timeout)
+        assert self._process.process.stdin is not None
+        self._process.process.stdin.close()
         return status
 
     def restart(self) -> None:

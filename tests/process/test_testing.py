@@ -393,6 +393,9 @@ TESTS = textwrap.dedent(
             assert echotwist is TestClass.service
             echo(echotwist)
 
+        def test_its_own_for_the_third_time(self, echotwist):
+            echo(echotwist)
+
         @pytest.mark.echotwist("--log-rate=0")
         def test_the_closest_has_its_own(self, echotwist):
             assert echotwist is not TestClass.service
@@ -409,9 +412,46 @@ INI = "[pytest]\nechotwist_options = --max-message=1M\n"
 def test_the_plugins_fixtures(pytester: pytest.Pytester) -> None:
     pytester.makefile(".ini", pytest=INI)
     pytester.makepyfile(TESTS)
-    plugins = ("-p", "no:twisted", "-p", "no:randomly", "-p", "no:asyncio", "--strict-markers")
-    result = pytester.runpytest_inprocess(*plugins)
-    result.assert_outcomes(passed=8)
+    result = pytester.runpytest_subprocess(
+        "-p", "no:randomly", "-p", "no:asyncio", "--strict-markers", timeout=60
+    )
+    result.assert_outcomes(passed=9)
+
+
+# And here, where its lines are counted.
+
+
+def test_a_service_that_a_test_has_stopped_is_there_for_the_next(
+    echotwist: ServiceProcess, echotwist_start: Any
+) -> None:
+    echoes(echotwist)
+    assert echotwist_start() is echotwist
+    assert echotwist.stop() == 0
+    assert echotwist_start() is echotwist
+    echoes(echotwist)
+
+
+@pytest.mark.echotwist("--max-connections=7")
+class TestMarked:
+    first: ServiceProcess | None = None
+
+    @pytest.fixture(params=range(3))
+    def own(self, echotwist: ServiceProcess) -> Iterator[ServiceProcess]:
+        yield echotwist
+        if TestMarked.first is None:
+            echotwist.stop()
+        TestMarked.first = echotwist
+
+    def test_a_class_has_its_own(self, own: ServiceProcess, echotwist_start: Any) -> None:
+        assert own is (TestMarked.first or own)
+        assert own is not echotwist_start()
+        assert own.options == ("--max-connections=7",)
+        echoes(own)
+
+    @pytest.mark.echotwist("--log-rate=0")
+    def test_the_closest_marker_counts(self, echotwist_tls: ServiceProcess) -> None:
+        assert echotwist_tls.options == ("--max-connections=7", "--log-rate=0")
+        echoes(echotwist_tls)
 
 
 def test_the_plugin_with_xdist(pytester: pytest.Pytester) -> None:

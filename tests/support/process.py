@@ -1,6 +1,5 @@
 """`twistd -n echotwist` as a process, as its users run it."""
 
-import contextlib
 import os
 import re
 import shutil
@@ -8,11 +7,12 @@ import signal
 import socket
 import subprocess
 import sysconfig
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from echotwist.testing.logged import LoggedProcess
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
@@ -49,9 +49,12 @@ def freePorts(count: int) -> list[int]:
     return [skt.getsockname()[1] for skt in held]
 
 
-class Twistd:
-    """A running service, on a free port unless told otherwise. Use with `with`: at the end it is
-    asked to stop, and must have done so cleanly."""
+class Twistd(LoggedProcess):
+    """twistd in any form in which it is run, on a free port unless told otherwise. Use it with
+    `with`: at the end it is asked to stop, and must have done so cleanly.
+
+    Who only wants an echo takes echotwist.testing.ServiceProcess.
+    """
 
     def __init__(
         self,
@@ -71,47 +74,25 @@ class Twistd:
         if not any(argument.startswith("--listen") for argument in arguments):
             arguments = (f"--port={port}", *arguments)
         self.lines: list[str] = []
-        self._changed = threading.Condition()
-        self._ended = False
         self._check = check
-        self.isRead = threading.Event()
-        """Cleared, its output is read no further."""
-
-        self.isRead.set()
-        self.process = subprocess.Popen(
+        super().__init__(
             [*before, *command, *options, "echotwist", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
+            self.lines.append,
             cwd=cwd,
             pass_fds=passed,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
         )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
         try:
             self.expect(ready)
         except AssertionError:
             self.process.kill()
+            self.wait()
             raise
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._changed:
-                self.lines.append(line.rstrip("\n"))
-                self._changed.notify_all()
-            self.isRead.wait()
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-
     def expect(self, pattern: str) -> None:
-        """Wait until the log has a line with this regular expression."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._ended or re.search(pattern, self.log), 20)
-            assert re.search(pattern, self.log), f"{pattern!r} is not in the log:\n{self.log}"
+        """Wait until the log has lines with this regular expression."""
+        found = self.until(lambda: re.search(pattern, self.log), 20)
+        assert found, f"{pattern!r} is not in the log:\n{self.log}"
 
     @property
     def log(self) -> str:
@@ -152,23 +133,15 @@ class Twistd:
         self.process.send_signal(number)
         return self.wait(timeout)
 
-    def wait(self, timeout: float = 20) -> int:
-        status = self.process.wait(timeout)
-        self.isRead.set()
-        self._reader.join(timeout)
-        return status
-
     def __enter__(self) -> "Twistd":
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         try:
-            status = self.stop() if self.process.poll() is None else self.wait()
+            status = self.stop() if self.isRunning else self.wait()
         finally:
-            with contextlib.suppress(OSError):
-                self.process.kill()
-            if self.process.stdout is not None:
-                self.process.stdout.close()
+            self.process.kill()
+            self.wait()
         if kind is None and self._check:
             assert status == 0, self.log
             assert "Traceback" not in self.log, self.log
