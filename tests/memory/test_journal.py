@@ -67,6 +67,29 @@ def test_every_event_is_logged_or_counted(clock: Clock, log) -> None:
     assert shown <= 10 * 6
 
 
+EVENTS = {
+    "connected": (PEER,),
+    "message": (PEER, b"hello", False),
+    "closed": (PEER, 1000, "bye"),
+    "refused": ("192.0.2.9:1", 400, "why"),
+    "dropped": ("192.0.2.9:2", "why"),
+}
+"""Each method that logs an event, and its arguments."""
+
+
+def test_every_kind_of_event_over_the_rate_is_counted(clock: Clock, log) -> None:
+    methods = {name for name in vars(Journal) if not name.startswith("_")}
+    assert methods - {"onSecondEnd", "isShowing", "count", "flush"} == set(EVENTS)
+    journal = Journal(1, clock)
+    messages(journal, 1)
+    for name, arguments in EVENTS.items():
+        getattr(journal, name)(*arguments)
+    journal.flush()
+    *_, summary = log.events
+    counted = {name: summary[name] for name in ("messages", *EVENTS) if name != "message"}
+    assert counted == dict.fromkeys(counted, 1)
+
+
 def test_a_second_later_lines_are_logged_again(clock: Clock, log) -> None:
     journal = Journal(2, clock)
     messages(journal, 2)

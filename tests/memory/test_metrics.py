@@ -22,6 +22,8 @@ from echotwist.observe.totals import Histogram
 
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "echotwist.json"
 
+OPERATIONS = Path(__file__).parents[2] / "docs/operations.md"
+
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -339,3 +341,10 @@ def test_the_dashboard_queries_only_metrics_that_exist(tmp_path: Path) -> None:
     # And it shows all that there is, but for the sums that come with histograms.
     named = {name for name in told if name.startswith("echotwist_")}
     assert named - asked <= {name for name in named if name.endswith(("_sum", "_count"))}
+
+
+def test_the_operators_are_told_of_every_metric(tmp_path: Path) -> None:
+    service = Service(ADMIN, f"--listen={tlsEndpoint(tmp_path)}")
+    told = set(re.findall(r"`(echotwist_\w+)`", OPERATIONS.read_text()))
+    for name in re.findall(r"echotwist_\w+", " ".join(samples(service))):
+        assert re.sub("_(bucket|sum|count)$", "", name) in told

@@ -96,6 +96,7 @@ def test_the_sdist_has_every_file_the_wheel_is_built_from(distributions: Path) -
     with tarfile.open(sdist) as archive:
         names = [name.partition("/")[2] for name in archive.getnames()]
     for name in (*(f"echotwist/resources/{name}" for name in PAGE), "README.md", "LICENSE",
+                 "CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md",
                  "setup.py", "pyproject.toml",
                  *(f"echotwist/fastpath/{name}" for name in NAMES),
                  "twisted/plugins/echotwist_plugin.py"):  # fmt: skip
