@@ -47,6 +47,7 @@ def service() -> Iterator[Twistd]:
         yield service
 
 
+@pytest.mark.slow(reason="ten clients fill the buffers of two kernels")
 @pytest.mark.parametrize(
     "data",
     [binary(bytes(65_000)), frame(PING, bytes(125)) * 1000, text("x") * 10_000],
@@ -67,6 +68,7 @@ def test_backpressure_bounds_a_client_that_sends_and_never_reads(
     assert service.memory() - before < 5 * MB
 
 
+@pytest.mark.slow(reason="ten clients fill the buffers of two kernels")
 @pytest.mark.parametrize("target", [b"/websockets.js", b"/healthz", b"/echo"])
 def test_backpressure_bounds_a_client_that_requests_and_never_reads(
     service: Twistd, target: bytes
@@ -81,6 +83,7 @@ def test_backpressure_bounds_a_client_that_requests_and_never_reads(
         works(service)
 
 
+@pytest.mark.slow(reason="waits for the close timeout of 1 s")
 def test_the_close_timeout_ends_a_client_that_closes_and_never_reads(
     service: Twistd,
 ) -> None:
@@ -100,6 +103,7 @@ def bomb(size: int) -> bytes:
     return (z.compress(bytes(size)) + z.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
+@pytest.mark.slow(reason="compresses half a gigabyte")
 def test_a_decompression_bomb_in_one_frame_and_in_many_is_1009(service: Twistd) -> None:
     before = service.memory()
     payload = bomb(512 * MB)
@@ -147,6 +151,7 @@ def test_a_declared_frame_length_costs_no_memory(service: Twistd, declared: int)
     assert service.memory() - before < 4 * MB
 
 
+@pytest.mark.slow(reason="waits for a keepalive of 2 s")
 def test_an_unfinished_message_costs_no_more_memory_than_was_sent(service: Twistd) -> None:
     before = service.memory()
     with contextlib.ExitStack() as stack:
@@ -174,6 +179,7 @@ def test_a_flood_of_tiny_fragments_is_1009(service: Twistd) -> None:
     assert service.memory() - before < 8 * MB
 
 
+@pytest.mark.slow(reason="waits for the handshake timeout of 2 s")
 def test_the_handshake_timeout_ends_slow_headers_and_idle_connections(service: Twistd) -> None:
     descriptors = service.descriptors()
     with contextlib.ExitStack() as stack:
@@ -255,6 +261,7 @@ def test_clients_that_do_not_read_the_page_are_dropped() -> None:
     assert len(service.lines) < 300
 
 
+@pytest.mark.slow(reason="reads for up to 5 s, ten keepalives")
 def test_keepalive_spares_a_slow_reader() -> None:
     """Megabytes wait for it in the kernel, where nothing seems to move."""
     with Twistd("--ping-interval=300ms", "--ping-timeout=500ms") as service:
@@ -271,6 +278,7 @@ def test_keepalive_spares_a_slow_reader() -> None:
     assert "ping not answered" not in service.log
 
 
+@pytest.mark.slow(reason="waits for a keepalive of 2 s")
 def test_keepalive_reaps_a_half_dead_peer(service: Twistd) -> None:
     descriptors = service.descriptors()
     with Attack(service):
@@ -299,6 +307,7 @@ def test_no_client_can_forge_a_log_line(service: Twistd) -> None:
         assert "[forged]" not in line[:60]
 
 
+@pytest.mark.slow(reason="opens ten thousand connections")
 def test_ten_thousand_connections_leak_nothing(service: Twistd) -> None:
     def some(count: int) -> None:
         for n in range(count):

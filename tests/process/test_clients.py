@@ -40,6 +40,7 @@ def service() -> Iterator[Twistd]:
         yield service
 
 
+@pytest.mark.slow(reason="echoes the largest message, compressed")
 @pytest.mark.parametrize("compression", ["deflate", None])
 def test_the_client_websockets_is_echoed(service: Twistd, compression: str | None) -> None:
     async def run() -> None:
@@ -75,6 +76,7 @@ def test_the_client_websockets_speaks_a_subprotocol(service: Twistd) -> None:
         assert client.subprotocol == "chat"
 
 
+@pytest.mark.slow(reason="echoes the largest message, compressed")
 @pytest.mark.parametrize("compress", [15, 9, 0])
 def test_the_client_aiohttp_is_echoed(service: Twistd, compress: int) -> None:
     async def run() -> None:
@@ -126,6 +128,7 @@ def test_the_client_picows_is_echoed(service: Twistd) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.slow(reason="a drain is spread over a second")
 def test_a_drain_under_load_loses_no_echo() -> None:
     with Twistd() as service:
 

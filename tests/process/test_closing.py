@@ -63,6 +63,7 @@ def open(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..
         yield begin
 
 
+@pytest.mark.slow(reason="reads for three close timeouts of 1 s")
 def test_a_slow_reader_gets_its_whole_echo_over_sockets(open: Callable[..., Any]) -> None:
     service, connect = open("--close-timeout=1s")
     client = connect()
@@ -82,6 +83,7 @@ def test_a_slow_reader_gets_its_whole_echo_over_sockets(open: Callable[..., Any]
     client.socket.close()
 
 
+@pytest.mark.slow(reason="waits for the close timeout of 1 s")
 def test_a_client_that_does_not_read_is_aborted_over_sockets(open: Callable[..., Any]) -> None:
     service, connect = open("--close-timeout=1s")
     before = service.descriptors()
@@ -95,6 +97,7 @@ def test_a_client_that_does_not_read_is_aborted_over_sockets(open: Callable[...,
     eventually(lambda: service.descriptors() == before)
 
 
+@pytest.mark.slow(reason="stops the process for longer than a pong may take")
 @pytest.mark.parametrize("after", [0, 0.4])
 def test_keepalive_keeps_clients_that_answered_while_the_process_was_stopped(
     open: Callable[..., Any], after: float
@@ -122,6 +125,7 @@ def test_keepalive_keeps_clients_that_answered_while_the_process_was_stopped(
     assert "not answered" not in service.log
 
 
+@pytest.mark.slow(reason="waits for twice the close timeout")
 @pytest.mark.parametrize("size", [1000, 12 * 2**20])
 def test_without_keepalive_a_half_closed_client_that_does_not_read_is_aborted(
     open: Callable[..., Any], size: int

@@ -340,6 +340,7 @@ def test_sigusr1_does_not_end_the_service(form: Sequence[str], tmp_path: Path) -
         isHealthy(int(re.findall(r"localhost:(\d+)", service.log)[0]))
 
 
+@pytest.mark.slow(reason="starts a supervisor and two workers")
 def test_sigusr1_ends_neither_the_supervisor_nor_a_worker() -> None:
     with Twistd("--workers=2", ready="all listening") as service:
         pids = [int(pid) for pid in re.findall(r"worker \d: pid (\d+)", service.log)]
@@ -405,6 +406,7 @@ def logrotate(folder: Path, configuration: str) -> None:
     assert (run.returncode, run.stderr) == (0, "")
 
 
+@pytest.mark.slow(reason="the names of rotated files have the second")
 @pytest.mark.parametrize("what", ["USR1", "copytruncate"])
 def test_logrotate_rotates_the_log_as_documented(what: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
@@ -432,6 +434,7 @@ def test_logrotate_rotates_the_log_as_documented(what: str, tmp_path: Path) -> N
         assert "Server Shut Down" in whole
 
 
+@pytest.mark.slow(reason="starts a daemon, which gives up root")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_logrotate_rotates_the_log_of_a_service_that_dropped_root() -> None:
     """It opened its log as root, and opens it anew as nobody."""
@@ -452,6 +455,7 @@ def test_logrotate_rotates_the_log_of_a_service_that_dropped_root() -> None:
 # A folder that whoever runs it may not write.
 
 
+@pytest.mark.slow(reason="starts two daemons, and the documented wait looks once a second")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_the_documented_wait_ends_even_if_the_pid_file_stays(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)

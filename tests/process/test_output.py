@@ -69,6 +69,7 @@ def numbers(log: str) -> int:
     return sum(int(number.replace(",", "")) for number in re.findall(r"([\d,]+) lines of", log))
 
 
+@pytest.mark.slow(reason="12,000 messages, each logged; at its end it gives the reader a second")
 @pytest.mark.parametrize("form", FORMS)
 def test_a_service_with_a_stalled_log_reader_goes_on_and_drains(form: str) -> None:
     with Twistd(*LOGGED, options=FORMS[form]) as service:
@@ -77,7 +78,7 @@ def test_a_service_with_a_stalled_log_reader_goes_on_and_drains(form: str) -> No
         flood(port)
         isHealthy(port)
         # One second more than the drain of nobody, for the last lines.
-        assert service.stop(timeout=5) == 0
+        assert service.stop(timeout=10) == 0
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -103,6 +104,7 @@ def loggedPort(service: Twistd) -> int:
     return int(found[1])
 
 
+@pytest.mark.slow(reason="12,000 messages, each logged")
 @pytest.mark.parametrize("form", FORMS)
 def test_a_service_whose_log_reader_is_gone_goes_on(form: str) -> None:
     reader, writer = os.pipe()
@@ -128,6 +130,7 @@ def test_a_service_whose_log_reader_is_gone_goes_on(form: str) -> None:
         process.wait()
 
 
+@pytest.mark.slow(reason="72,000 messages, each logged")
 def test_workers_go_on_while_their_supervisor_is_stopped() -> None:
     with Twistd("--workers=2", *LOGGED, ready="all listening") as service:
         port = loggedPort(service)
@@ -143,6 +146,7 @@ def test_workers_go_on_while_their_supervisor_is_stopped() -> None:
         assert re.search("worker [12]: [0-9,]+ lines of the log were lost", service.log)
 
 
+@pytest.mark.slow(reason="24,000 messages, each logged, in two workers")
 def test_a_supervisor_with_a_stalled_log_reader_goes_on_and_drains() -> None:
     with Twistd("--workers=2", *LOGGED, ready="all listening") as service:
         port = loggedPort(service)

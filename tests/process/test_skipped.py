@@ -28,6 +28,7 @@ def run(env: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[st
 TEST = ("-m", "pytest", "-p", "no:cacheprovider")
 
 
+@pytest.mark.slow(reason="starts pytest twice")
 @pytest.mark.parametrize("isInCI", [False, True])
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_skipped_test_is_listed_and_fails_in_ci(

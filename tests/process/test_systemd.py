@@ -46,6 +46,7 @@ def echo(s: socket.socket, payload: str = "hi") -> None:
     assert frames[0].payload == payload.encode()
 
 
+@pytest.mark.slow(reason="the status is sent once a second")
 @pytest.mark.parametrize("name", ["notify", "@"])
 def test_a_process_notifies_systemd_from_ready_to_stopping(tmp_path: Path, name: str) -> None:
     manager = Manager(f"{tmp_path}/notify" if name == "notify" else f"@{tmp_path}")
@@ -64,6 +65,7 @@ def test_a_process_notifies_systemd_from_ready_to_stopping(tmp_path: Path, name:
     manager.socket.close()
 
 
+@pytest.mark.slow(reason="hangs for longer than the watchdog waits")
 def test_a_hanging_reactor_does_not_notify_the_watchdog(tmp_path: Path) -> None:
     manager = Manager(f"{tmp_path}/notify")
     env = {"NOTIFY_SOCKET": manager.where, "WATCHDOG_USEC": "200000"}
@@ -119,6 +121,7 @@ class Load(threading.Thread):
         return str(code)
 
 
+@pytest.mark.slow(reason="starts the service five times, under load")
 def test_a_restart_under_load_with_socket_activation_refuses_nobody() -> None:
     with Holder() as holder:
         load = [Load(holder, stays=n % 2 == 0) for n in range(8)]

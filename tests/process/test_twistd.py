@@ -112,9 +112,10 @@ def test_a_signal_drains_and_the_exit_status_is_0(number: int) -> None:
         assert service.wait() == 0
 
 
+@pytest.mark.slow(reason="waits for a drain timeout of 1 s")
 def test_a_drain_ends_at_the_drain_timeout_whatever_the_clients_do() -> None:
     with Twistd("--drain-timeout=1s", "--close-timeout=1h") as service, Raw(service) as client:
-        assert service.stop(timeout=2) == 0
+        assert service.stop() == 0
         with pytest.raises(ConnectionResetError):
             client.rest()
 
@@ -167,6 +168,7 @@ def test_it_runs_on_every_reactor(reactor: str) -> None:
     assert "Traceback" not in rest
 
 
+@pytest.mark.slow(reason="starts two daemons")
 def test_as_a_daemon_it_leaves_the_terminal_and_keeps_its_log(tmp_path: Path) -> None:
     log, pid = tmp_path / "log", tmp_path / "pid"
     (port,) = freePorts(1)
@@ -192,6 +194,7 @@ def test_as_a_daemon_it_leaves_the_terminal_and_keeps_its_log(tmp_path: Path) ->
     assert "Server Shut Down" in log.read_text()
 
 
+@pytest.mark.slow(reason="starts a supervisor and two workers")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", [[], ["--workers=2"]], ids=["alone", "workers"])
 def test_twist_runs_it_as_twistd_does(workers: list[str], number: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 from support.certificate import tlsEndpoint
 from support.memory import request
 from support.process import Twistd, freePorts
@@ -25,6 +26,7 @@ def get(url: str) -> tuple[int, str]:
         return e.code, ""
 
 
+@pytest.mark.slow(reason="starts a supervisor and three workers")
 def test_a_killed_worker_is_replaced_and_the_others_never_notice() -> None:
     admin = f"http://127.0.0.1:{freePorts(1)[0]}"
     endpoint = f"--admin=tcp:{admin.rpartition(':')[2]}:interface=127.0.0.1"
@@ -72,6 +74,7 @@ def test_a_killed_worker_is_replaced_and_the_others_never_notice() -> None:
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
 
 
+@pytest.mark.slow(reason="starts a supervisor and two workers")
 def test_a_failed_tls_handshake_at_a_worker_is_logged_and_counted(tmp_path: Path) -> None:
     port, adminPort = freePorts(2)
     admin = f"http://127.0.0.1:{adminPort}"
@@ -93,6 +96,7 @@ def test_a_failed_tls_handshake_at_a_worker_is_logged_and_counted(tmp_path: Path
         assert metrics.count(f'not_after_seconds{{file="{tmp_path}/chain.pem",worker="') == 2
 
 
+@pytest.mark.slow(reason="a drain is spread over a second")
 def test_a_drain_closes_the_clients_of_all_workers_with_1001() -> None:
     async def clients(service: Twistd) -> None:
         async with aiohttp.ClientSession() as session:
@@ -107,6 +111,7 @@ def test_a_drain_closes_the_clients_of_all_workers_with_1001() -> None:
         assert service.wait() == 0
 
 
+@pytest.mark.slow(reason="starts a supervisor and two workers")
 def test_a_second_signal_ends_the_drain_of_all_workers() -> None:
     with Twistd("--workers=2", "--drain-timeout=1m", ready="workers: 2, all") as service:
         with socket.create_connection(("127.0.0.1", service.port)) as stuck:

@@ -205,6 +205,7 @@ async def test_backpressure_stops_reading_over_real_sockets(any: Any) -> None:
     assert len(parse(data)) == count
 
 
+@pytest.mark.slow(reason="four endpoints, each for a keepalive of 300 ms")
 @pytest_twisted.ensureDeferred
 async def test_keepalive_pings_and_drops_a_silent_client(
     start: Any, tls: str, tmp_path: Path
@@ -325,6 +326,7 @@ async def test_a_half_close_waits_for_its_echo(start: Any) -> None:
     assert parse(peer.data) == [Frame(BINARY, bytes(3_000_000))]
 
 
+@pytest.mark.slow(reason="the files are looked at once a second")
 @pytest_twisted.ensureDeferred
 async def test_a_renewed_certificate_drops_no_connection(start: Any, tmp_path: Path) -> None:
     service = start(f"--listen={tlsEndpoint(tmp_path)}:interface=127.0.0.1")
