@@ -27,16 +27,16 @@ _log = Logger(namespace="echotwist")
 
 
 class EchoService(ListenService):
-    """Serves `connections` on `listeners`; its `stopService` drains."""
+    """Serves `connections` where `specs` say; its `stopService` drains."""
 
     def __init__(
         self,
         context: Context,
-        listeners: Sequence[ListenSpec],
+        specs: Sequence[ListenSpec],
         connections: Connections,
         fastPath: FastPath | None,
     ) -> None:
-        super().__init__(context.reactor, listeners)
+        super().__init__(context.reactor, specs)
         self.context = context
         self.connections = connections
         self.fastPath = fastPath

@@ -241,8 +241,8 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         from twisted.internet import reactor
 
     services = Daemon(options.parent or {})
-    kinds = _supervisor if options["workers"] > 1 and options["worker"] is None else _server
-    for service in kinds(options, reactor):
+    isSupervisor = options["workers"] > 1 and options["worker"] is None
+    for service in (_supervisor if isSupervisor else _server)(options, reactor):
         service.setServiceParent(services)
     return services
 
@@ -263,18 +263,20 @@ def _server(options: Options, reactor: Any) -> Iterator[IService]:
     root = makeRoot(UpgradeResource(echoes, options["allow-origin"]), health, readiness)
     site = EchoSite(context, connections, root, TrustedProxies(options["trusted-proxy"]))
     isShared = options["worker"] is not None
-    opener: Any = reactor
+    listenReactor: Any = reactor
     signals: type[Signals] = Signals
-    beside: list[IService] = []
+    companions: list[IService] = []
     if isShared:
-        opener, signals, beside = ReusePortReactor(reactor), WorkerSignals, [Lifeline(reactor)]
-    listeners = [
-        ListenSpec(text, _endpoint(opener, "listen", text), site) for text in options["listen"]
+        listenReactor, signals = ReusePortReactor(reactor), WorkerSignals
+        companions.append(Lifeline(reactor))
+    specs = [
+        ListenSpec(text, _endpoint(listenReactor, "listen", text), site)
+        for text in options["listen"]
     ]
-    if not listeners:
+    if not specs:
         everywhere = DualStackEndpoint(reactor, options["port"], isShared)
-        listeners.append(ListenSpec(f"port {options['port']}", everywhere, site))
-    certificates = certificatesOf(listener.endpoint for listener in listeners)
+        specs.append(ListenSpec(f"port {options['port']}", everywhere, site))
+    certificates = certificatesOf(spec.endpoint for spec in specs)
     if (admin := options["admin"]) is not None:
         # Not at the top: prometheus_client takes 0.1 s to import.
         from echotwist.operate.metrics import Metrics, ReactorLag
@@ -283,14 +285,14 @@ def _server(options: Options, reactor: Any) -> Iterator[IService]:
         certificates += certificatesOf([endpoint])
         root = makeAdminRoot(Metrics(site, fastPath, certificates), health, readiness)
         adminSite = AdminSite(context, root, TrustedProxies([]))
-        listeners.append(ListenSpec(admin, endpoint, adminSite))
-        beside.append(ReactorLag(reactor, journal.totals.lag))
+        specs.append(ListenSpec(admin, endpoint, adminSite))
+        companions.append(ReactorLag(reactor, journal.totals.lag))
     if certificates and not isShared:
-        beside.append(ExpiryReminder(reactor, certificates))
-    echo = EchoService(context, listeners, connections, fastPath)
+        companions.append(ExpiryReminder(reactor, certificates))
+    echo = EchoService(context, specs, connections, fastPath)
     yield signals(reactor, echo)
     yield echo
-    yield from beside
+    yield from companions
     if options["announce"] is not None and not isShared:  # The supervisor does.
         yield Announcement(reactor, echo, options["announce"])
     yield Notifier(reactor, echo)
