@@ -17,6 +17,7 @@ import pytest
 from support import skipped
 from support.frames import TEXT, Frame, text
 from support.memory import Client, Service
+from support.recorder import Recorder
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 
 FOLDER = Path(__file__).parent
@@ -48,7 +49,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Have `tox` tell at its end what was skipped; in CI that is a failure."""
     if hasattr(session.config, "workerinput"):
         return  # A worker of pytest-xdist; all reports come to the process that started it.
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
     # A report's `longrepr` is where it was skipped, in a path and a line, and why.
     skips = Counter(
         f"{report.nodeid.partition('[')[0]}: {report.longrepr[2].removeprefix('Skipped: ')}"
@@ -58,11 +59,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-class Log:
+class Log(Recorder):
     """What was logged during a test."""
-
-    def __init__(self) -> None:
-        self.events: list[Any] = []
 
     def lines(self, namespace: str = "echotwist") -> list[str]:
         return [formatEvent(e) for e in self.events if e.get("log_namespace") == namespace]
@@ -79,9 +77,9 @@ class Log:
 def log() -> Iterator[Log]:
     """Everything that is logged. Whatever a client does, nothing may be logged as an error."""
     log = Log()
-    globalLogPublisher.addObserver(log.events.append)
+    globalLogPublisher.addObserver(log)
     yield log
-    globalLogPublisher.removeObserver(log.events.append)
+    globalLogPublisher.removeObserver(log)
     assert log.errors() == []
 
 

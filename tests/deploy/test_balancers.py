@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import pytest
@@ -36,6 +36,8 @@ DEPLOY = ROOT / "deploy"
 CLIENTS = 1000
 
 NOBODY = 65534
+
+AS_NOBODY: Any = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
 
 
 def wait(condition: Callable[[], bool], what: Callable[[], str]) -> None:
@@ -76,7 +78,7 @@ class Proxy:
     def log(self) -> str:
         return self._log.read_text()
 
-    def __enter__(self) -> "Proxy":
+    def __enter__(self) -> Self:
         with ExitStack() as stack:
             # Not pytest's, which only its owner may enter; the proxy is not root.
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -88,8 +90,7 @@ class Proxy:
                 self.process = subprocess.Popen(
                     self.command(), cwd=self.folder, stdout=log, stderr=log,
                     env={**os.environ, **self.environment},
-                    **({"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.getuid() == 0
-                       else {}),
+                    **(AS_NOBODY if os.getuid() == 0 else {}),
                 )  # fmt: skip
             stack.callback(self._end)
             wait(self._listens, lambda: self.log)
@@ -379,7 +380,7 @@ def test_an_ipv4_only_bind_address_may_be_configured(kind: type[Proxy]) -> None:
 
     class Old(kind):  # type: ignore[misc,valid-type]
         def command(self) -> list[str]:
-            command = super().command()
+            command = list(super().command())
             if kind is HAProxy:
                 self.environment["ECHOTWIST_FRONT"] = f":{self.port}"
             return command
@@ -442,7 +443,7 @@ def test_the_tls_lines_of_the_balancer_configuration_work(kind: type[Proxy]) -> 
             file = self.folder / "echotwist.pem"
             file.write_bytes(certificate)
             os.chown(file, NOBODY if os.getuid() == 0 else -1, -1)
-            return super().command()
+            return list(super().command())
 
     with Secured(edit=withTls):
         with websockets.sync.client.connect(f"wss://localhost:{port}/echo", ssl=context) as client:
@@ -457,7 +458,7 @@ def test_a_reload_of_the_balancer_keeps_its_clients(kind: type[Proxy]) -> None:
     class Reloaded(kind):  # type: ignore[misc,valid-type]
         def command(self) -> list[str]:
             # As systemd runs it: HAProxy has a master then, as nginx always has.
-            return super().command() + (["-W"] if kind is HAProxy else [])
+            return [*super().command(), *(["-W"] if kind is HAProxy else [])]
 
     async def run(proxy: Proxy) -> None:
         connection = await connect(proxy.ws)

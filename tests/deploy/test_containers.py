@@ -223,7 +223,7 @@ def test_the_image_works_on_a_read_only_file_system() -> None:
             assert process.wait(20) == 0, log
         finally:
             process.kill()
-            process.stdout.close()
+            process.communicate()
         assert "fast path: threads: " in log
         assert "Traceback" not in log
         assert "cache" not in log  # twistd's complaint that it cannot write dropin.cache.

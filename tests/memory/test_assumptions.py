@@ -165,7 +165,7 @@ def test_tls_reports_close_notify_through_one_method() -> None:
 def test_endpoint_arguments_parse_as_in_twisted(description: str) -> None:
     """Its own parser is private."""
     positional, named = parseArguments(description)
-    assert (positional, dict(named)) == endpoints._parse(description)  # type: ignore[attr-defined]
+    assert (positional, dict(named)) == endpoints._parse(description)
 
 
 def test_http_channel_calls_what_channel_replaces() -> None:

@@ -2,6 +2,7 @@
 
 import socket
 import zlib
+from typing import Any
 
 import pytest
 from support.frames import BINARY, CLOSE, CONTINUATION, TEXT, Frame, binary, frame, parse, text
@@ -357,7 +358,7 @@ def test_context_takeover_does_not_count_as_buffered() -> None:
     assert service.context.budget.buffered == 1
 
 
-def test_a_refusal_for_memory_closes_with_1013(log) -> None:
+def test_a_refusal_for_memory_closes_with_1013(log: Any) -> None:
     service = Service(*POOR)
     filled(service, 10)
     service.advance(5.1)
@@ -439,7 +440,7 @@ def test_an_upgraded_request_no_longer_counts_as_buffered() -> None:
     client.finish()
 
 
-def test_slow_headers_are_bounded_by_the_budget(log) -> None:
+def test_slow_headers_are_bounded_by_the_budget(log: Any) -> None:
     service = Service(*POOR)
     slow = b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * 400
     clients = [service.connect() for _ in range(20)]

@@ -454,6 +454,7 @@ def test_the_tls_endpoint_takes_the_parameters_of_twisteds(files: Files, tmp_pat
 def test_the_tls_endpoint_has_a_backlog_and_takes_the_proxy_protocol(files: Files) -> None:
     service = Service(f"--listen=haproxy:ssl:8443:privateKey={files.key}:certKey={files.chain}")
     service.echo.privilegedStartService()
+    factory: Any
     ((_, factory, backlog, _),) = service.reactor.tcpServers
     assert isinstance(factory.wrappedFactory, ProxyFactory)
     assert backlog == 1024

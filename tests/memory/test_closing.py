@@ -209,7 +209,9 @@ def test_a_slow_reader_gets_the_whole_page() -> None:
 
 
 def test_a_deadline_is_extended_by_progress() -> None:
-    clock, moves, late = Clock(), [], []
+    clock = Clock()
+    moves: list[int] = []
+    late: list[int] = []
     deadline = Deadline(clock, 5, lambda: bool(moves and moves.pop()), lambda: late.append(1))
     clock.pump([0.25] * 19)
     moves.append(1)
@@ -224,7 +226,8 @@ def test_a_deadline_is_extended_by_progress() -> None:
 
 def test_a_deadline_can_be_cancelled() -> None:
     clock = Clock()
-    deadline = Deadline(clock, 5, lambda: False, clock.advance)
+    late: list[int] = []
+    deadline = Deadline(clock, 5, lambda: False, lambda: late.append(1))
     clock.advance(2)
     deadline.cancel()
     assert not deadline.active()

@@ -217,7 +217,7 @@ def test_a_slow_reader_gets_all_of_a_large_message(lent: Client, ends: bool) -> 
     assert lent.frames() == [Frame(BINARY, payload)] * 3
 
 
-def test_a_large_message_is_logged_when_it_is_whole(lent: Client, log) -> None:
+def test_a_large_message_is_logged_when_it_is_whole(lent: Client, log: Any) -> None:
     first, second = half(TEXT, "é".encode() * (LARGE // 2))
     lent.send(first)
     before = log.lines()
@@ -228,7 +228,7 @@ def test_a_large_message_is_logged_when_it_is_whole(lent: Client, log) -> None:
     ]  # fmt: skip
 
 
-def test_invalid_utf8_in_a_frame_half_echoed_drops_the_connection(lent: Client, log) -> None:
+def test_invalid_utf8_in_a_frame_half_echoed_drops_the_connection(lent: Client, log: Any) -> None:
     first, _ = half(TEXT, b"x" * LARGE)
     lent.send(first)
     sent = len(lent.received())
@@ -320,7 +320,7 @@ def test_no_keepalive_ping_is_sent_inside_a_frame(service: Service, lent: Client
 
 
 def test_a_client_that_stalls_inside_a_frame_is_aborted(
-    service: Service, lent: Client, log
+    service: Service, lent: Client, log: Any
 ) -> None:
     lent.send(half()[0])
     service.advance(51)
@@ -396,7 +396,7 @@ def test_only_uncompressed_connections_are_lent(options: list[str]) -> None:
 # The log.
 
 
-def test_the_first_messages_of_a_second_are_logged_and_the_rest_counted(log) -> None:
+def test_the_first_messages_of_a_second_are_logged_and_the_rest_counted(log: Any) -> None:
     service = Service("--log-rate=3", isFast=True)
     client = service.open()
     client.send(text("1") + text("2") + text("3") + text("4"))
@@ -415,7 +415,7 @@ def test_the_first_messages_of_a_second_are_logged_and_the_rest_counted(log) -> 
     ]
 
 
-def test_a_log_that_is_off_costs_no_report(log) -> None:
+def test_a_log_that_is_off_costs_no_report(log: Any) -> None:
     service = Service("--log-rate=0", isFast=True)
     client = service.open()
     client.send(text("1") * 1000)
@@ -424,7 +424,7 @@ def test_a_log_that_is_off_costs_no_report(log) -> None:
     assert service.timers() == 0
 
 
-def test_what_a_loop_reports_at_once_is_bounded_at_a_high_log_rate(log) -> None:
+def test_what_a_loop_reports_at_once_is_bounded_at_a_high_log_rate(log: Any) -> None:
     """100,000 lines would keep the reactor busy for seconds."""
     service = Service("--log-rate=100000", isFast=True)
     client = service.open()
@@ -438,7 +438,7 @@ def test_what_a_loop_reports_at_once_is_bounded_at_a_high_log_rate(log) -> None:
 
 @pytest.mark.parametrize("cut", [14, 15, 100, 273, 274])
 def test_the_preview_of_a_large_message_does_not_depend_on_its_segments(
-    lent: Client, log, cut: int
+    lent: Client, log: Any, cut: int
 ) -> None:
     data = frame(TEXT, "🙂".encode() * 100_000)
     for segment in (data[:cut], data[cut : cut + 1], data[cut + 1 : 280], data[280:]):
@@ -506,7 +506,7 @@ def test_a_drain_does_not_undo_an_abort(service: Service, lent: Client) -> None:
 
 
 def test_an_exception_in_a_loop_costs_one_connection(
-    service: Service, lent: Client, log, monkeypatch: pytest.MonkeyPatch
+    service: Service, lent: Client, log: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twisted would never read the loops' reports again."""
     other = service.open()
@@ -534,7 +534,7 @@ def test_threads_that_cannot_start_are_one_clear_line(monkeypatch: pytest.Monkey
                 raise RuntimeError("can't start new thread")
             running.append(self)
 
-    fastPath.Thread = Failing  # type: ignore[misc, assignment]
+    fastPath.Thread = Failing  # type: ignore[assignment]
     service.fastPath.stop()
     service.echo.fastPath = fastPath
     with pytest.raises(Fatal, match="cannot start 3 threads: can't start new thread"):
@@ -544,7 +544,7 @@ def test_threads_that_cannot_start_are_one_clear_line(monkeypatch: pytest.Monkey
     assert service.reactor.readers == set()
 
 
-def test_a_hanging_loop_is_logged_until_it_goes_on(log) -> None:
+def test_a_hanging_loop_is_logged_until_it_goes_on(log: Any) -> None:
     service = Service("--threads=3", "--log-rate=0", "--admin=tcp:1", isFast=True)
     fastPath = service.fastPath
     admin = Service.connect(service)

@@ -360,7 +360,7 @@ def test_a_proxy_on_a_unix_socket_may_be_trusted(log: Any) -> None:
 def test_the_peer_that_is_trusted_is_the_one_of_the_proxy_protocol(log: Any) -> None:
     """A balancer of TCP before a proxy that speaks HTTP: the balancer's address is nothing."""
     for trusted in ("10.0.0.0/8", "127.0.0.1"):
-        service = Service(f"--trusted-proxy={trusted}")
+        service: Any = Service(f"--trusted-proxy={trusted}")
         service.site = ProxyFactory(service.site, service.context.journal)
         client = service.connect()
         client.send(

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from inspect import isfunction
 from pathlib import Path
+from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
@@ -28,12 +29,12 @@ def messages(journal: Journal, count: int, payload: bytes = b"hello") -> None:
         journal.message(PEER, payload, False)
 
 
-def test_a_message_is_a_line(clock: Clock, log) -> None:
+def test_a_message_is_a_line(clock: Clock, log: Any) -> None:
     messages(Journal(100, clock), 1)
     assert log.lines() == ["#1 192.0.2.1:5 text, 5 bytes: 'hello'"]
 
 
-def test_a_line_tells_machines_what_it_tells_people(clock: Clock, log) -> None:
+def test_a_line_tells_machines_what_it_tells_people(clock: Clock, log: Any) -> None:
     messages(Journal(100, clock), 1)
     (event,) = log.events
     got = {name: event[name] for name in ("number", "peer", "type", "size")}
@@ -41,7 +42,7 @@ def test_a_line_tells_machines_what_it_tells_people(clock: Clock, log) -> None:
 
 
 def test_the_log_rate_shows_the_first_lines_of_a_second_and_counts_the_rest(
-    clock: Clock, log
+    clock: Clock, log: Any
 ) -> None:
     journal = Journal(3, clock)
     messages(journal, 1000)
@@ -56,7 +57,7 @@ def test_the_log_rate_shows_the_first_lines_of_a_second_and_counts_the_rest(
     ]
 
 
-def test_every_event_is_logged_or_counted(clock: Clock, log) -> None:
+def test_every_event_is_logged_or_counted(clock: Clock, log: Any) -> None:
     journal = Journal(10, clock)
     for _ in range(50):
         messages(journal, 7)
@@ -78,7 +79,7 @@ EVENTS = {
 """Each method that logs an event, and its arguments."""
 
 
-def test_every_kind_of_event_over_the_rate_is_counted(clock: Clock, log) -> None:
+def test_every_kind_of_event_over_the_rate_is_counted(clock: Clock, log: Any) -> None:
     methods = {name for name, value in vars(Journal).items() if isfunction(value)}
     public = {name for name in methods if not name.startswith("_")}
     # Frames are not counted: --log-frames is for a look at a few of them.
@@ -93,7 +94,7 @@ def test_every_kind_of_event_over_the_rate_is_counted(clock: Clock, log) -> None
     assert counted == dict.fromkeys(counted, 1)
 
 
-def test_a_second_later_lines_are_logged_again(clock: Clock, log) -> None:
+def test_a_second_later_lines_are_logged_again(clock: Clock, log: Any) -> None:
     journal = Journal(2, clock)
     messages(journal, 2)
     clock.advance(1)
@@ -110,7 +111,7 @@ def test_the_log_rate_runs_no_timer_when_idle(clock: Clock) -> None:
     assert clock.getDelayedCalls() == []
 
 
-def test_suppressed_lines_can_be_reported_at_once(clock: Clock, log) -> None:
+def test_suppressed_lines_can_be_reported_at_once(clock: Clock, log: Any) -> None:
     journal = Journal(1, clock)
     journal.flush()
     assert log.lines() == []
@@ -124,7 +125,7 @@ def test_suppressed_lines_can_be_reported_at_once(clock: Clock, log) -> None:
     assert len(log.lines()) == 2
 
 
-def test_logging_can_be_turned_off(clock: Clock, log) -> None:
+def test_logging_can_be_turned_off(clock: Clock, log: Any) -> None:
     journal = Journal(0, clock)
     messages(journal, 5)
     journal.connected(PEER)
@@ -173,7 +174,7 @@ def test_binary_messages_are_logged_in_hexadecimal(payload: bytes, shown: str) -
     assert preview(payload, True, len(payload)) == shown
 
 
-def test_a_client_cannot_inject_a_log_format(clock: Clock, log) -> None:
+def test_a_client_cannot_inject_a_log_format(clock: Clock, log: Any) -> None:
     journal = Journal(9, clock)
     hostile = "{log_time.__class__} {0}"
     journal.message(PEER, hostile.encode(), False)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support.frames import binary, close, text
 from support.memory import Service, request
+from support.recorder import Recorder
 from twisted.logger import (
     ILogObserver,
     LogLevel,
@@ -29,10 +30,10 @@ HOSTILE = "a\n<0>forged\r\n\x1b[2J\x00\x7f\x85\u2028\u202e\x9b\t{0} {x}"
 @pytest.fixture
 def events() -> Any:
     """What is logged meanwhile, also errors."""
-    events: list[Any] = []
-    globalLogPublisher.addObserver(events.append)
-    yield events
-    globalLogPublisher.removeObserver(events.append)
+    recorder = Recorder()
+    globalLogPublisher.addObserver(recorder)
+    yield recorder.events
+    globalLogPublisher.removeObserver(recorder)
 
 
 @pytest.fixture
@@ -249,11 +250,11 @@ def test_loggers_write_to_the_standard_output(
 ) -> None:
     with open(tmp_path / "log", "w", encoding="ascii") as output:
         monkeypatch.setattr(sys, "__stdout__", output)
-        observer = make()
+        observer: Any = make()
         assert ILogObserver.providedBy(observer)
         observer({"log_time": 0, "log_format": "é\n"})
         observer({"log_time": 0, "log_format": ""})
-        observer.output.flush(20)
+        observer.output.flush(20)  # type: ignore[attr-defined]
     assert (tmp_path / "log").read_bytes().count(b"\n") == 1 + (make is logs.json)
     monkeypatch.setattr(sys, "__stdout__", None)
     with pytest.raises(SystemExit, match="no standard output"):

@@ -282,7 +282,7 @@ class Port:
         self._stopped.append(self._name)
 
 
-def test_the_admin_port_stays_open_during_a_drain(log) -> None:
+def test_the_admin_port_stays_open_during_a_drain(log: Any) -> None:
     service = Service(ADMIN)
     stopped: list[str] = []
     for listener in service.echo._specs:
@@ -300,7 +300,7 @@ def test_the_admin_port_stays_open_during_a_drain(log) -> None:
     assert stopped == ["port 0", "tcp:9090:interface=127.0.0.1"]
 
 
-def test_hanging_threads_are_counted(log) -> None:
+def test_hanging_threads_are_counted(log: Any) -> None:
     service = Service(ADMIN, "--threads=2", isFast=True)
     _, thread = service.fastPath._running[0]
     thread.loop = Hung()

@@ -1,5 +1,7 @@
 """One spelling of an address."""
 
+from typing import Any
+
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
@@ -22,7 +24,7 @@ from echotwist.wire.peer import nameOf
         (None, "unknown"),
     ],
 )
-def test_peers_have_readable_names(address, name: str) -> None:
+def test_peers_have_readable_names(address: Any, name: str) -> None:
     assert nameOf(address) == name
 
 

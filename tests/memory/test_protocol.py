@@ -4,6 +4,7 @@ import gc
 import random
 import weakref
 import zlib
+from typing import Any
 
 import pytest
 from support.frames import (
@@ -224,7 +225,7 @@ def test_a_connection_reset_during_an_echo_is_forgotten(client: Client) -> None:
 
 
 def test_a_fault_in_the_log_leaks_no_connection(
-    client: Client, log, monkeypatch: pytest.MonkeyPatch
+    client: Client, log: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client.service.context.journal, "closed", None)
     client.finish()
@@ -242,7 +243,7 @@ def test_the_upgrade_request_is_freed_at_once(service: Service) -> None:
             super().__init__(*arguments)
             requests.append(weakref.ref(self))
 
-    service.site.requestFactory = Kept
+    service.site.requestFactory = Kept  # type: ignore[assignment]
     gc.disable()
     try:
         service.open()
@@ -718,7 +719,7 @@ def test_a_thousand_connections_leave_every_count_at_its_start(service: Service)
     assert service.reactor.readers - {service.fastPath} == service.reactor.writers == set()
 
 
-def test_a_connection_is_logged_from_handshake_to_close(log, service: Service) -> None:
+def test_a_connection_is_logged_from_handshake_to_close(log: Any, service: Service) -> None:
     client = service.connect(IPv4Address("TCP", "192.0.2.7", 5)).open()
     client.send(text("hi\n\x1b[31m"))
     client.send(close(4000, "bye\x1b"))
@@ -742,6 +743,8 @@ def test_a_connection_is_logged_from_handshake_to_close(log, service: Service) -
         ),
     ],
 )
-def test_the_log_has_the_close_code_of_each_connection(log, client: Client, do, line: str) -> None:
+def test_the_log_has_the_close_code_of_each_connection(
+    log: Any, client: Client, do: Any, line: str
+) -> None:
     do(client)
     assert log.lines()[-1].endswith(line)

@@ -79,7 +79,8 @@ class Behind(Client):
     """A client behind a proxy."""
 
     def __init__(self, service: Service) -> None:
-        site, service.site = service.site, ProxyFactory(service.site, service.context.journal)
+        behind: Any = service
+        site, behind.site = service.site, ProxyFactory(service.site, service.context.journal)
         super().__init__(service)
         service.site = site
 

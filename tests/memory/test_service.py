@@ -12,7 +12,7 @@ from support.memory import Client, Service, request
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from zope.interface import implementer
 
 from echotwist.fatal import Fatal
@@ -48,6 +48,7 @@ class Port:
         return self.stopped
 
 
+@implementer(IStreamServerEndpoint)
 class Endpoint:
     """An endpoint with a port, or an error."""
 
@@ -112,7 +113,7 @@ def openIn(where: str, s: str = "") -> str:
     ],
 )
 def test_listening_addresses_are_logged_when_the_reactor_runs(
-    log, monkeypatch: pytest.MonkeyPatch, way: str, description: str, host: Any, line: str
+    log: Any, monkeypatch: pytest.MonkeyPatch, way: str, description: str, host: Any, line: str
 ) -> None:
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     service = listening(description, Port(*host) if isinstance(host, tuple) else Port(host))
@@ -158,7 +159,7 @@ def test_a_port_in_use_is_one_clear_line(error: Exception, why: str) -> None:
 
 
 def test_a_unix_socket_in_use_is_one_clear_line() -> None:
-    error = CannotListenError(None, b"/run/s", "Cannot acquire lock")  # type: ignore[arg-type]
+    error = CannotListenError(None, b"/run/s", "Cannot acquire lock")
     with pytest.raises(Fatal) as caught:
         listening("unix:/run/s", error).tree.privilegedStartService()
     assert str(caught.value) == (
@@ -166,9 +167,10 @@ def test_a_unix_socket_in_use_is_one_clear_line() -> None:
     )
 
 
-def test_an_endpoint_that_fails_later_ends_the_service(log) -> None:
+def test_an_endpoint_that_fails_later_ends_the_service(log: Any) -> None:
     later: Deferred[Any] = Deferred()
 
+    @implementer(IStreamServerEndpoint)
     class Later:
         def listen(self, factory: Any) -> Any:
             return later
@@ -238,7 +240,7 @@ def test_a_drain_closes_every_client_with_1001(service: Service) -> None:
     assert service.timers() == 0
 
 
-def test_a_drain_without_clients_is_over_at_once(service: Service, log) -> None:
+def test_a_drain_without_clients_is_over_at_once(service: Service, log: Any) -> None:
     assert drained(service) == [None]
     assert log.lines() == []
     assert service.timers() == 0
@@ -340,7 +342,7 @@ def test_a_drain_refuses_new_clients_with_503(service: Service) -> None:
     assert waiting.received().startswith(b"HTTP/1.1 503 ")
 
 
-def test_suppressed_log_lines_are_reported_at_the_end_of_a_drain(log) -> None:
+def test_suppressed_log_lines_are_reported_at_the_end_of_a_drain(log: Any) -> None:
     service = Service("--log-rate=1")
     client = service.open()
     client.send(text("x") * 5)
@@ -352,7 +354,7 @@ def test_suppressed_log_lines_are_reported_at_the_end_of_a_drain(log) -> None:
     )
 
 
-def test_a_drain_is_logged(client: Client, log) -> None:
+def test_a_drain_is_logged(client: Client, log: Any) -> None:
     drained(client.service)
     client.service.advance(2)
     client.send(close(1001))
@@ -375,7 +377,7 @@ def test_the_first_signal_drains_and_the_second_aborts(
     service.start()
     assert set(handlers) == {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
     calls: list[Any] = []
-    service.reactor.callFromThread = lambda call: calls.append(call)  # type: ignore[method-assign,assignment]
+    service.reactor.callFromThread = calls.append  # type: ignore[attr-defined]
     handlers[signal.SIGTERM](signal.SIGTERM, None)
     assert calls == [service.reactor.stop]
     done = drained(service)

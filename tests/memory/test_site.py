@@ -1,6 +1,7 @@
 """The URLs, and what HTTP may cost."""
 
 import re
+from typing import Any
 
 import pytest
 from support.frames import BINARY, TEXT, Frame, binary, close, parse, text
@@ -116,7 +117,7 @@ def test_responses_never_quote_the_request(service: Service) -> None:
 
 @pytest.mark.parametrize("target", ["/", "/echo", "/healthz", "/readyz", "/nothing"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "TRACE", "FOO", "get"])
-def test_other_methods_are_405(service: Service, log, target: str, method: str) -> None:
+def test_other_methods_are_405(service: Service, log: Any, target: str, method: str) -> None:
     status, headers, _ = ask(service, get(target, method))
     assert status == 405
     assert value(headers, "Allow") == "GET, HEAD, OPTIONS"
@@ -125,7 +126,7 @@ def test_other_methods_are_405(service: Service, log, target: str, method: str) 
 
 @pytest.mark.parametrize("target", ["/", "/echo", "/healthz", "/readyz", "*", "/?x"])
 @pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.1"])
-def test_options_answers_with_allow(service: Service, log, target: str, version: str) -> None:
+def test_options_answers_with_allow(service: Service, log: Any, target: str, version: str) -> None:
     """HAProxy's `option httpchk` asks `OPTIONS / HTTP/1.0`, without a Host."""
     host = "Host: localhost\r\n" if version == "HTTP/1.1" else ""
     status, headers, body = ask(
@@ -265,7 +266,7 @@ def test_a_request_body_cannot_upgrade(service: Service) -> None:
          "headers", "many headers", "folded header"],
 )  # fmt: skip
 def test_oversized_request_lines_and_headers_are_refused(
-    service: Service, log, data: bytes, status: int
+    service: Service, log: Any, data: bytes, status: int
 ) -> None:
     client = service.connect()
     client.send(data)
@@ -333,7 +334,7 @@ NO_REQUEST = {
 
 @pytest.mark.parametrize("data", NO_REQUEST)
 def test_a_malformed_request_is_refused_at_once_with_a_reason(
-    service: Service, log, data: bytes
+    service: Service, log: Any, data: bytes
 ) -> None:
     client = service.connect()
     client.send(data)
@@ -365,7 +366,7 @@ def test_a_refused_head_request_has_no_body(service: Service) -> None:
 
 
 @pytest.mark.parametrize("data", [b"G", request()[:-2]])
-def test_the_handshake_timeout_is_answered_408(service: Service, log, data: bytes) -> None:
+def test_the_handshake_timeout_is_answered_408(service: Service, log: Any, data: bytes) -> None:
     client = service.connect()
     client.send(data)
     service.advance(9.9)
@@ -380,7 +381,7 @@ def test_the_handshake_timeout_is_answered_408(service: Service, log, data: byte
     assert service.timers() == 0
 
 
-def test_an_unused_connection_is_closed_without_a_response(service: Service, log) -> None:
+def test_an_unused_connection_is_closed_without_a_response(service: Service, log: Any) -> None:
     """Browsers open some to spare; balancers look whether the port is open."""
     spare, probe = service.connect(), service.connect()
     probe.finish()
@@ -460,7 +461,7 @@ def test_a_response_after_the_end_changes_nothing(service: Service, slow: Slow, 
     assert service.timers() == 0
 
 
-def test_a_slow_reader_of_responses_is_not_late(service: Service, log) -> None:
+def test_a_slow_reader_of_responses_is_not_late(service: Service, log: Any) -> None:
     client = service.connect()
     client.socket.window = 0
     client.send(get() * 200)
@@ -474,7 +475,9 @@ def test_a_slow_reader_of_responses_is_not_late(service: Service, log) -> None:
     assert log.events == []
 
 
-def test_a_client_that_stops_reading_responses_is_dropped_and_logged(service: Service, log) -> None:
+def test_a_client_that_stops_reading_responses_is_dropped_and_logged(
+    service: Service, log: Any
+) -> None:
     client = service.connect()
     client.socket.window = 0
     client.send(get() * 200)
@@ -483,7 +486,7 @@ def test_a_client_that_stops_reading_responses_is_dropped_and_logged(service: Se
     assert log.lines() == ["127.0.0.1:40000 dropped: its answers were not read"]
 
 
-def test_a_client_that_resumes_reading_has_its_timeout_again(service: Service, log) -> None:
+def test_a_client_that_resumes_reading_has_its_timeout_again(service: Service, log: Any) -> None:
     client = service.connect()
     client.socket.window = 0
     client.send(get() * 200 + b"GET /half")
@@ -495,7 +498,9 @@ def test_a_client_that_resumes_reading_has_its_timeout_again(service: Service, l
     assert answer(client)[0] == 408
 
 
-def test_a_client_that_resumes_reading_and_asks_no_more_is_closed(service: Service, log) -> None:
+def test_a_client_that_resumes_reading_and_asks_no_more_is_closed(
+    service: Service, log: Any
+) -> None:
     client = service.connect()
     client.socket.window = 0
     while not client.protocol.paused:
@@ -665,7 +670,7 @@ def test_other_connection_options_close_nothing(service: Service, headers: str) 
     assert not client.socket.fin
 
 
-def test_far_over_max_connections_the_longest_idle_make_room(log) -> None:
+def test_far_over_max_connections_the_longest_idle_make_room(log: Any) -> None:
     """Or the process would be out of descriptors, and accept() would fail and fail."""
     service = Service("--max-connections=1")
     clients = [service.connect() for _ in range(51)]
@@ -682,7 +687,7 @@ def test_far_over_max_connections_the_longest_idle_make_room(log) -> None:
         assert answer(client)[0] == 200
 
 
-def test_idle_connections_do_not_keep_a_health_check_out(log) -> None:
+def test_idle_connections_do_not_keep_a_health_check_out(log: Any) -> None:
     """170 of them did, from a service for 100: Kubernetes would have restarted it."""
     service = Service("--max-connections=100")
     for _ in range(170):
@@ -713,7 +718,7 @@ def test_only_http_1_1_is_offered(service: Service) -> None:
     assert answer(client)[0] == 400
 
 
-def test_http_requests_leave_no_line_in_the_log(service: Service, log) -> None:
+def test_http_requests_leave_no_line_in_the_log(service: Service, log: Any) -> None:
     service.site.doStart()
     log.events.clear()
     ask(service, get("/%1b", headers="X-Forwarded-For: \x1b[31m\r\n"))

@@ -15,6 +15,8 @@ from support.memory import Hung, Service
 from support.systemd import SERVICES, UNITS, Holder, Manager
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IStreamServerEndpoint
+from zope.interface import implementer
 
 from echotwist.listen.ports import ListenSpec
 
@@ -38,6 +40,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
 
 
+@implementer(IStreamServerEndpoint)
 class Endpoint:
     def __init__(self, listening: "Deferred[Any]") -> None:
         self.listening = listening

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from typing import Any
 
 import pytest
 from support.frames import TEXT, Frame, text
@@ -66,14 +67,16 @@ def test_the_handshake_is_answered_as_rfc_6455_shows(service: Service) -> None:
     ],
 )
 def test_unusual_but_valid_handshakes_are_accepted(
-    service: Service, changes: dict[str, str | None]
+    service: Service, changes: dict[str, Any]
 ) -> None:
     assert ask(service, request(**changes))[0] == 101
 
 
 @pytest.mark.parametrize("proxies", [[], ["--trusted-proxy=127.0.0.0/8"]])
 @pytest.mark.parametrize("newline", ["\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"])
-def test_no_header_can_be_injected_through_another(log, newline: str, proxies: list[str]) -> None:
+def test_no_header_can_be_injected_through_another(
+    log: Any, newline: str, proxies: list[str]
+) -> None:
     """Autobahn splits headers where str.splitlines() does; what it gets has none of these."""
     service = Service(*proxies)
     value = f"a{newline}X-Forwarded-For: 1.2.3.4{newline}Sec-WebSocket-Protocol: forged"
@@ -98,7 +101,7 @@ def test_the_query_of_the_echo_endpoint_is_ignored(service: Service, target: str
 )
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
 def test_a_plain_request_to_the_echo_is_426(
-    service: Service, changes: dict[str, str | None], version: str
+    service: Service, changes: dict[str, Any], version: str
 ) -> None:
     status, headers, body = ask(service, request(version=version, **changes))
     assert status == 426
@@ -206,7 +209,7 @@ def test_only_get_upgrades(service: Service, method: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["/echo/", "/echo/x", "/Echo", "//echo", "/", "/readyz"])
-def test_the_echo_endpoint_has_no_other_path(service: Service, log, target: str) -> None:
+def test_the_echo_endpoint_has_no_other_path(service: Service, log: Any, target: str) -> None:
     assert ask(service, request(target))[0] == 404
     assert log.lines() == [
         "127.0.0.1:40000 refused: 404 there is nothing to upgrade here; try /echo"
@@ -438,13 +441,13 @@ def test_over_max_connections_is_answered_503() -> None:
     assert ask(service, request())[0] == 101
 
 
-def test_a_refused_handshake_is_logged(service: Service, log) -> None:
+def test_a_refused_handshake_is_logged(service: Service, log: Any) -> None:
     client = service.connect(IPv6Address("TCP", "::1", 7))
     client.send(request(X="\x1b[31m"))
     assert log.lines() == ["[::1]:7 refused: 400 a header has a control byte"]
 
 
-def test_max_connections_per_address_limits_an_address(log) -> None:
+def test_max_connections_per_address_limits_an_address(log: Any) -> None:
     service = Service("--max-connections-per-address=2")
     first = service.open()
     service.open()

@@ -152,7 +152,7 @@ def test_a_worker_serves_and_supervises_nobody(reactor: Reactor) -> None:
 )
 def test_the_reactor_option_reaches_all_workers(reactor: Reactor, parent: dict[str, Any]) -> None:
     options = Options()
-    options.parent = parent
+    options.parent = parent  # type: ignore[assignment]
     options.parseOptions(["--workers=2", "--port=0"])
     tree: Any = makeService(options, reactor)
     tree.privilegedStartService()
@@ -395,7 +395,7 @@ def test_endpoints_are_reserved_and_shared_with_reuseport(reactor: Reactor, tmp_
     held = supervisor.services[1]._reservation.sockets
     assert [skt.getsockname()[1] for skt in held] == list(ports)
     made(reactor, "--worker=1/2", *listens).privilegedStartService()
-    bindings = [port for port, *_ in reactor.tcpServers]
+    bindings: list[Any] = [port for port, *_ in reactor.tcpServers]
     assert [(binding._port, binding._reusePort) for binding in bindings] == [
         (ports[0], True),
         (ports[1], True),
@@ -580,10 +580,11 @@ class Http:
         assert workers.admin is not None
         (listener,) = workers.admin._specs
         self.channel = listener.site.buildProtocol(None)
-        self.transport: Any = StringTransport()
-        self.transport.dataBuffer = b""
-        self.transport.offset = self.transport._tempDataLen = 0
-        self.transport.abortConnection = lambda: None  # type: ignore[method-assign]
+        transport: Any = StringTransport()
+        transport.dataBuffer = b""
+        transport.offset = transport._tempDataLen = 0
+        transport.abortConnection = lambda: None
+        self.transport = transport
         self.channel.makeConnection(self.transport)
         self.channel.dataReceived(b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
 
@@ -730,7 +731,8 @@ def test_a_worker_drains_once_and_ignores_signals_of_the_terminal(
         def abortDrain(self) -> None:
             self.hurried += 1
 
-    signals = WorkerSignals(reactor, Drained())
+    drained = Drained()
+    signals = WorkerSignals(reactor, drained)
     signals._install()  # In a terminal.
     assert handlers[signal.SIGINT] != signal.SIG_IGN
     monkeypatch.setattr(worker, "isSupervised", lambda: True)
@@ -739,9 +741,9 @@ def test_a_worker_drains_once_and_ignores_signals_of_the_terminal(
     for _ in range(3):
         handlers[signal.SIGTERM](signal.SIGTERM, None)
     assert reactor.stopped == 1
-    assert signals._service.hurried == 0
+    assert drained.hurried == 0
     handlers[signal.SIGQUIT](signal.SIGQUIT, None)
-    assert signals._service.hurried == 1
+    assert drained.hurried == 1
 
 
 def test_the_supervisor_locates_the_shared_port(start: Any) -> None:

@@ -110,8 +110,12 @@ def test_an_installation_works_from_any_folder(
     empty = tmp_path / "empty"
     empty.mkdir()
     (wheel,) = distributions.glob("*.whl")
-    what = {"wheel": [wheel], "folder": [clone], "editable": ["-e", clone]}[how]
-    twistd = venv(tmp_path / "venv", *what, cwd=empty)
+    installed: dict[str, list[str | Path]] = {
+        "wheel": [wheel],
+        "folder": [clone],
+        "editable": ["-e", clone],
+    }
+    twistd = venv(tmp_path / "venv", *installed[how], cwd=empty)
     assert "A WebSocket echo service." in run(twistd, "--help", cwd=empty)
     log, page = served([twistd, "-n", "--pidfile=", "echotwist", "--port=0"], empty)
     assert page == (ROOT / "echotwist/resources/websockets.html").read_bytes()
@@ -134,7 +138,7 @@ def test_without_a_compiler_autobahn_echoes(
 def test_leftovers_of_an_earlier_build_are_not_in_the_wheel(clone: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     run("git", "clone", "--quiet", clone, copy, cwd=tmp_path)
-    build = [sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, copy]
+    build: list[str | Path] = [sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, copy]
     run(*build, cwd=tmp_path)
     (built,) = (copy / "build").glob("lib*")
     (built / "echotwist/left.py").touch()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import picows
@@ -112,6 +113,7 @@ def test_the_client_picows_is_echoed(service: Twistd) -> None:
                 transport.send_pong(frame.get_payload_as_bytes())
 
     async def run() -> None:
+        listener: Any
         transport, listener = await picows.ws_connect(Listener, service.ws, max_frame_size=LARGEST)
         for message in MESSAGES:
             if isinstance(message, str):

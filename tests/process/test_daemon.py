@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from support.attack import eventually, isHealthy
 from support.process import TWISTD, Twistd, freePorts, needs, waitUntilGone
 from twisted.application.service import Application
 from twisted.logger import ILogObserver
-from twisted.scripts.twistd import ServerOptions
+from twisted.scripts._twistd_unix import ServerOptions
 
 from echotwist.fatal import Fatal
 from echotwist.logs import Log
@@ -411,16 +412,20 @@ def logrotate(folder: Path, configuration: str) -> None:
 def test_logrotate_rotates_the_log_as_documented(what: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
     tmp_path.chmod(0o755)
+
+    def hasRefused(count: int) -> bool:
+        return log.exists() and log.read_text().count(" refused: 426 ") == count
+
     with running(tmp_path) as (pid, port):
         log.chmod(0o640)
         for turn in (1, 2):
             visit(port, turn)
-            eventually(lambda turn=turn: log.read_text().count(" refused: 426 ") == turn)
+            eventually(partial(hasRefused, turn))
             logrotate(tmp_path, recipe(what))
             if turn == 1:
                 time.sleep(1.1)  # The names of rotated files have the second.
         visit(port, 3)
-        eventually(lambda: log.exists() and log.read_text().count(" refused: 426 ") == 3)
+        eventually(partial(hasRefused, 3))
         assert "\0" not in log.read_text()
         assert log.stat().st_mode & 0o777 == 0o640
         os.kill(pid, 0)

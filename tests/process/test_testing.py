@@ -19,6 +19,8 @@ import pytest
 import websockets.asyncio.client
 import websockets.exceptions
 import websockets.sync.client
+from twisted.application import app
+from twisted.scripts.twistd import runApp  # type: ignore[attr-defined]
 
 import twisted.plugins
 from echotwist import __version__
@@ -88,7 +90,8 @@ def test_its_authority_is_for_other_clients_too() -> None:
         with RawClient(service.url, context=service.clientContext) as client:
             client.send(text("raw") + close(1000))
             assert client.frame() == Frame(TEXT, b"raw")
-    assert service.clientContext is service.caFile is None
+    assert service.clientContext is None
+    assert service.caFile is None
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
@@ -323,17 +326,17 @@ def test_the_childs_twistd_knows_echotwist_alone(monkeypatch: pytest.MonkeyPatch
     options.parseOptions(["-n", "echotwist", "--port=0"])
     assert options.subCommand == "echotwist"
     assert options.subOptions["port"] == 0
-    monkeypatch.setattr(child.app, "run", lambda run, options: ran.append((run, options)))
+    monkeypatch.setattr(app, "run", lambda run, options: ran.append((run, options)))
     ran: list[Any] = []
     child.run()
-    assert ran == [(child.runApp, child.Options)]
+    assert ran == [(runApp, child.Options)]
 
 
 def test_the_childs_end_is_a_drain_and_then_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     did: list[Any] = []
     monkeypatch.setattr(child, "PATIENCE", 0)
-    monkeypatch.setattr(child.os, "kill", lambda pid, number: did.append(number))
-    monkeypatch.setattr(child.os, "_exit", did.append)
+    monkeypatch.setattr(os, "kill", lambda pid, number: did.append(number))
+    monkeypatch.setattr(os, "_exit", did.append)
     child._end()
     assert did == [signal.SIGTERM, signal.SIGTERM, 1]
 

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import tempfile
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ class Raw:
             head = self.until(lambda data: data.endswith(b"\r\n\r\n"))
             assert head.startswith(b"HTTP/1.1 101 "), head
 
-    def until(self, enough) -> bytes:
+    def until(self, enough: Callable[[bytes], bool]) -> bytes:
         data = b""
         while not enough(data):
             got = self.socket.recv(1)

@@ -191,13 +191,13 @@ async def test_backpressure_stops_reading_over_real_sockets(any: Any) -> None:
         peer.transport.write(message)
     (connection,) = service.connections
     # The service comes to rest when nothing moves any more.
-    before, still = -1, 0
+    before, still = (-1, -1), 0
     while still < 5:
         await sleep(0.05)
         now = (unsent(connection.transport), connection.trafficStats.incomingWebSocketMessages)
         still = still + 1 if now == before else 0
         before = now
-    waiting, received = before  # type: ignore[misc]
+    waiting, received = before
     assert received < count
     assert waiting <= 65_536 + 2 * 65_536 + 2**15
     peer.transport.resumeProducing()
@@ -354,7 +354,7 @@ async def test_tcp_nodelay_is_set(start: Any) -> None:
 
 def sleep(seconds: float) -> "Deferred[None]":
     waiting: Deferred[None] = Deferred()
-    reactor.callLater(seconds, waiting.callback, None)  # type: ignore[attr-defined]
+    reactor.callLater(seconds, waiting.callback, None)
     return waiting
 
 

@@ -6,6 +6,7 @@ import socket
 import time
 import urllib.request
 from collections.abc import Callable
+from typing import Any
 
 from support.frames import TEXT, Frame, close, parse, text
 from support.memory import request
@@ -15,13 +16,13 @@ from support.process import Twistd
 class Attack:
     """A blocking socket; shakes hands unless told not to."""
 
-    def __init__(self, service: Twistd, upgrade: bool = True, **changes: str | None) -> None:
+    def __init__(self, service: Twistd, upgrade: bool = True, **changes: Any) -> None:
         self.socket = socket.create_connection(("127.0.0.1", service.port), timeout=20)
         self.rest = b""
         if upgrade:
             self.upgrade(**changes)
 
-    def upgrade(self, **changes: str | None) -> None:
+    def upgrade(self, **changes: Any) -> None:
         self.socket.sendall(request(**changes))
         while b"\r\n\r\n" not in self.rest:
             self.rest += self.socket.recv(4096)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
+from typing import Any
 
 import picows
 
@@ -30,7 +31,7 @@ class Connection(picows.WSListener):
             self.events.put_nowait(frame.get_payload_as_utf8_text())
         elif frame.msg_type == picows.WSMsgType.CLOSE:
             code = frame.get_close_code()
-            self.events.put_nowait(int(code))
+            self.events.put_nowait(int(code))  # type: ignore[call-overload]
             if not transport.is_close_frame_sent:
                 transport.send_close(code)
 
@@ -66,13 +67,15 @@ async def connect(
         own.bind((source or "", 0))
         return own
 
+    connection: Any
     _, connection = await picows.ws_connect(
         Connection,
         url,
         websocket_handshake_timeout=PATIENCE,
         extra_headers=forged,
-        **({"socket_factory": bound} if source else {}),
+        socket_factory=bound if source else None,
     )
+    assert isinstance(connection, Connection)
     return connection
 
 

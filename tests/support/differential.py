@@ -1,11 +1,11 @@
 """One stream of bytes, given to the service in each of its ways: all must come to the same."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from twisted.logger import globalLogPublisher
 
 from support.memory import Service
+from support.recorder import Recorder
 
 
 def segments(data: bytes, sizes: list[int]) -> list[bytes]:
@@ -31,8 +31,8 @@ class Outcome:
 def outcome(
     stream: bytes, sizes: list[int], isFinished: bool, isFast: bool, **how: bool
 ) -> Outcome:
-    shown: list[Any] = []
-    globalLogPublisher.addObserver(shown.append)
+    recorder = Recorder()
+    globalLogPublisher.addObserver(recorder)
     try:
         service = Service("--log-rate=4", "--max-message=1M", isFast=isFast, **how)
         client = service.open()
@@ -52,10 +52,10 @@ def outcome(
             assert service.fastPath._lent == {}
             service.fastPath.count()
             assert service.fastPath.buffered == 0
-        messages = [e for e in shown if "preview" in e]
-        counted = [e for e in shown if "messages" in e]
+        messages = [e for e in recorder.events if "preview" in e]
+        counted = [e for e in recorder.events if "messages" in e]
     finally:
-        globalLogPublisher.removeObserver(shown.append)
+        globalLogPublisher.removeObserver(recorder)
     return Outcome(
         client.received(),
         *state,

@@ -268,7 +268,7 @@ class Client:
         self.socket.sent.clear()
         return data
 
-    def open(self, **changes: str | None) -> "Client":
+    def open(self, **changes: Any) -> "Client":
         """Shake hands."""
         self.send(request(**changes))
         return self.opened()
@@ -291,7 +291,7 @@ class Client:
     def reading(self) -> bool:
         """Whether the service reads from this connection."""
         if getattr(self.protocol, "isLent", False):
-            return self.socket.unread() == 0
+            return bool(self.socket.unread() == 0)
         return self.transport in self.service.reactor.readers
 
 
@@ -322,7 +322,6 @@ class Service:
         self.context = self.echo.context
         self.connections = self.echo.connections
         self.echoes = self.site.resource.children[b"echo"]._factory
-        self.fastPath = self.echo.fastPath
         self.clients: list[Client] = []
         self.isFast = self.fastPath is not None
         if self.isFast:
@@ -335,6 +334,10 @@ class Service:
             self._open.append(self)
             if len(self._open) > 10:  # A test with hypothesis makes hundreds.
                 self._open.popleft().close()
+
+    @property
+    def fastPath(self) -> Any:
+        return self.echo.fastPath
 
     def close(self) -> None:
         """Let go of all descriptors."""

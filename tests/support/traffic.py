@@ -265,7 +265,9 @@ def converse(open: Open, random: random.Random, isHarried: bool) -> Counter[str]
     return count
 
 
-def crowd(opens: list[Open], seconds: float, seed: int, isHarried: bool = False) -> Counter[str]:
+def crowd(
+    opens: Sequence[Open], seconds: float, seed: int, isHarried: bool = False
+) -> Counter[str]:
     """A thread each, that converses over and over. Raises what one of them has raised."""
     end = time.monotonic() + seconds
 

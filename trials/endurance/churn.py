@@ -11,7 +11,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from figures import MB, Figure, atMost, exactly, told
+from endurance.figures import MB, Figure, atMost, exactly, told
 from support.attack import eventually, works
 from support.frames import close, text
 from support.process import Twistd

@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from churn import adminPort, metrics
-from figures import Figure, Unavailable, exactly, told
+from endurance.churn import adminPort, metrics
+from endurance.figures import Figure, Unavailable, exactly, told
 from support.attack import Attack, works
 from support.frames import text
 from support.process import Twistd

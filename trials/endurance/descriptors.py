@@ -8,10 +8,11 @@ import time
 import urllib.request
 from collections.abc import Sequence
 
-from churn import adminPort, metrics
-from figures import Figure, atMost, exactly, told
-from support.attack import Attack, eventually, request, works
+from endurance.churn import adminPort, metrics
+from endurance.figures import Figure, atMost, exactly, told
+from support.attack import Attack, eventually, works
 from support.frames import TEXT, Frame, parse, text
+from support.memory import request
 from support.process import Twistd
 
 LIMIT = 200
@@ -85,9 +86,9 @@ def belowWhatIsInUse(share: float) -> Sequence[Figure]:
             lines = len(service.lines)
             waiting = []
             for _ in range(50):
-                client = socket.create_connection(("127.0.0.1", service.port), timeout=20)
-                client.sendall(request())
-                waiting.append(stack.enter_context(client))
+                late = socket.create_connection(("127.0.0.1", service.port), timeout=20)
+                late.sendall(request())
+                waiting.append(stack.enter_context(late))
             seconds = max(5 * share, 1)
             busy = _busy(service, seconds)
             added = len(service.lines) - lines
@@ -99,9 +100,9 @@ def belowWhatIsInUse(share: float) -> Sequence[Figure]:
             works(service)
             recovered = time.monotonic() - began
             came = 0
-            for client in waiting:
+            for late in waiting:
                 with contextlib.suppress(OSError):
-                    came += client.recv(4096).startswith(b"HTTP/1.1 101 ")
+                    came += late.recv(4096).startswith(b"HTTP/1.1 101 ")
         lines = len(service.lines)
         traceback = "Traceback" in service.log
     return [

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from figures import MB, Figure, atMost, exactly, told
+from endurance.figures import MB, Figure, atMost, exactly, told
 from support.attack import eventually
 from support.frames import TEXT, Frame, parse, text
 from support.process import TWISTD, freePorts

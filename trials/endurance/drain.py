@@ -7,8 +7,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 
-from figures import Figure, atMost, exactly, told
-from herd import UNDERWAY
+from endurance.figures import Figure, atMost, exactly, told
+from endurance.herd import UNDERWAY
 from support.frames import close, text
 from support.process import Twistd
 from support.traffic import REQUEST

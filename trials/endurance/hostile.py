@@ -4,9 +4,9 @@ import time
 import zlib
 from collections.abc import Sequence
 
-from figures import MB, Figure, atMost, exactly, told
-from herd import Herd, Kind
-from honest import Honest
+from endurance.figures import MB, Figure, atMost, exactly, told
+from endurance.herd import Herd, Kind
+from endurance.honest import Honest
 from support.attack import eventually, works
 from support.frames import BINARY, CONTINUATION, PING, TEXT, frame
 from support.process import Twistd

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
-from figures import Figure, atMost, exactly, told
+from endurance.figures import Figure, atMost, exactly, told
 from support.attack import eventually
 from support.frames import TEXT, Frame, parse, text
 from support.process import Twistd, freePorts

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from figures import Figure, Unavailable, atMost, exactly
+from endurance.figures import Figure, Unavailable, atMost, exactly
 from support.attack import get, works
 from support.process import Twistd
 
@@ -34,7 +34,7 @@ def silent(share: float) -> Sequence[Figure]:
             'mount --bind "$1" /etc/resolv.conf && mount --bind "$2" /etc/nsswitch.conf || exit; '
             'shift 2; exec strace -D -f -qq -e trace=connect,sendto,sendmsg,sendmmsg -o "$@"'
         )
-        before = ["unshare", "--mount", "sh", "-c", script, "sh", conf, hosts, trace]
+        before = ["unshare", "--mount", "sh", "-c", script, "sh", str(conf), str(hosts), str(trace)]
         try:
             subprocess.run([*before, "true"], check=True, capture_output=True, timeout=20)
         except (OSError, subprocess.SubprocessError) as e:
@@ -45,7 +45,7 @@ def silent(share: float) -> Sequence[Figure]:
             subprocess.run([*before, *ask], capture_output=True, timeout=3)
         assert _questions(trace), trace.read_text()
         began = time.monotonic()
-        with Twistd(before=list(map(str, before))) as service:
+        with Twistd(before=before) as service:
             started = time.monotonic() - began
             service.expect("taking up to")
             began = time.monotonic()

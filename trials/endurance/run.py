@@ -18,15 +18,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import churn
-import clock
-import descriptors
-import disk
-import drain
-import hostile
-import killed
-import resolver
-from figures import Figure, Trial, Unavailable
+from endurance import churn, clock, descriptors, disk, drain, hostile, killed, resolver
+from endurance.figures import Figure, Trial, Unavailable
 from support.skipped import note
 
 from echotwist import __version__

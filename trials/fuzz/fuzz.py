@@ -78,7 +78,8 @@ def echoOf(stream: bytes) -> tuple[bytes, list[int], bytes]:
     of a last one that is not whole."""
     from support.frames import masked
 
-    out, sizes = bytearray(), []
+    out = bytearray()
+    sizes: list[int] = []
     while stream:
         first, n, head = stream[0], stream[1] & 127, 2
         assert first in (0x81, 0x82, 0x89, 0x8A), first

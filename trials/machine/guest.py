@@ -22,9 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import document
+from machine import document
+from machine.websocket import Client, Refused
 from support.frames import BINARY, CLOSE, frame
-from websocket import Client, Refused
 
 ONE = "echotwist.service"
 

@@ -28,7 +28,7 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-import document
+from machine import document
 from support import skipped
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ Description=The checks of the machine
 
 [Service]
 WorkingDirectory=/root/echotwist
-Environment=PYTHONPATH=/root/echotwist/tests PYTHONDONTWRITEBYTECODE=1
+Environment=PYTHONPATH=/root/echotwist/tests:/root/echotwist/trials PYTHONDONTWRITEBYTECODE=1
 ExecStart=/usr/bin/python3 -u trials/machine/guest.py
 StandardOutput=tty
 StandardError=inherit

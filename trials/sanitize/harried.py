@@ -30,6 +30,6 @@ def makeHarried(options: tap.Options) -> Any:
     return tree
 
 
-tap.makeService = makeHarried
+tap.makeService = makeHarried  # type: ignore[assignment]
 del sys.argv[0]
 run()
