@@ -20,7 +20,7 @@ import websockets.asyncio.client
 import websockets.exceptions
 import websockets.sync.client
 from twisted.application import app
-from twisted.scripts.twistd import runApp  # type: ignore[attr-defined]
+from twisted.scripts.twistd import runApp
 
 import twisted.plugins
 from echotwist import __version__
