@@ -28,8 +28,6 @@ import websockets.sync.client
 from support.crowd import Crowd, connect
 from support.process import Twistd, freePorts, needs
 
-pytestmark = pytest.mark.deploy
-
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 

@@ -25,8 +25,6 @@ from support.process import Twistd, freePorts, needs
 
 from echotwist.tap import Options
 
-pytestmark = pytest.mark.deploy
-
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 

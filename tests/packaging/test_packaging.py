@@ -17,8 +17,6 @@ import pytest
 
 from echotwist.fastpath.sources import NAMES
 
-pytestmark = pytest.mark.packaging
-
 ROOT = Path(__file__).parents[2]
 
 PAGE = ["websockets.html", "websockets.css", "websockets.js", "echotwist.svg"]
@@ -159,6 +157,15 @@ def test_the_readmes_command_installs_and_runs_it(clone: Path) -> None:
     )
     _, page = served(["bash", "-c", command], clone)
     assert b"WebSocket echo" in page
+
+
+def test_the_readmes_quick_command_is_green(clone: Path, tmp_path: Path) -> None:
+    (command,) = re.findall(
+        r"^(pip install .* && pytest .*)$", (clone / "README.md").read_text(), re.M
+    )
+    run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=clone)
+    told = run("bash", "-c", f"source {tmp_path}/venv/bin/activate && {command} -q", cwd=clone)
+    assert re.search(r"^\d{4} passed, \d+ deselected in ", told, re.M), told
 
 
 def test_ci_runs_the_readmes_command_for_the_tests(clone: Path) -> None:
