@@ -65,7 +65,7 @@ _REASONS = {
 }
 """OpenSSL's reasons, in our words. OpenSSL has a version of TLS before `alert`."""
 
-DROPPED = frozenset({LATE, FAILED, _LEFT, *_REASONS.values()})
+DROP_REASONS = frozenset({LATE, FAILED, _LEFT, *_REASONS.values()})
 """As `journal.DROP_REASONS`."""
 
 

@@ -168,7 +168,7 @@ class EchoCollector(Collector):
             ["reason"],
             {
                 (why,): totals.dropped[why]
-                for why in sorted({*DROP_REASONS, *tls.DROPPED, *totals.dropped})
+                for why in sorted({*DROP_REASONS, *tls.DROP_REASONS, *totals.dropped})
             },
         )
         yield _byLabels(

@@ -187,6 +187,6 @@ def test_a_client_cannot_inject_a_log_format(clock: Clock, log: Any) -> None:
 
 def test_the_documents_have_every_drop_reason() -> None:
     operations = (Path(__file__).parents[2] / "docs/operations.md").read_text()
-    for why in (*DROP_REASONS, *tls.DROPPED):
+    for why in (*DROP_REASONS, *tls.DROP_REASONS):
         short = why.removeprefix("TLS handshake failed: ")  # A row has several of them.
         assert f"`{why}`" in operations or f"`{short}`" in operations, why

@@ -291,9 +291,9 @@ def test_the_drop_reasons_of_tls_are_few_and_fixed() -> None:
         ValueError("x"),
         None,
     ):
-        assert tls._describe(error) in tls.DROPPED
-    assert len(tls.DROPPED) < 15
-    assert max(map(len, tls.DROPPED)) < 80
+        assert tls._describe(error) in tls.DROP_REASONS
+    assert len(tls.DROP_REASONS) < 15
+    assert max(map(len, tls.DROP_REASONS)) < 80
 
 
 @pytest.mark.parametrize(
