@@ -113,17 +113,17 @@ class Proxy:
 
     def _start(self, number: int) -> Twistd:
         where = f"{self.endpoint}:{self.ports[number]}:interface=127.0.0.1"
-        # Its own `with` looks at its end, also if it was replaced.
+        # Each `with` checks how its service ended, also of one that was replaced.
         return self._stack.enter_context(Twistd(f"--listen={where}", *self._options))
 
     def replace(self, number: int) -> None:
-        """As docs/operations.md says it."""
+        """As docs/operations.md describes it."""
         assert self.echotwists[number].stop() == 0
         self.echotwists[number] = self._start(number)
         self.waitFor(number)
 
     def waitFor(self, number: int) -> None:
-        """Until the proxy sends clients there; nginx has no health checks, and tries always."""
+        """Wait until the proxy sends clients there. nginx has no health checks, and always does."""
 
     def command(self) -> list[str]:
         raise NotImplementedError
@@ -218,7 +218,7 @@ def test_a_rolling_restart_behind_a_balancer_refuses_no_client(kind: type[Proxy]
             await asyncio.to_thread(proxy.replace, number)
             await crowd.answered()
             closed = [close.total() - b for close, b in zip(crowd.closes, before, strict=True)]
-            # Each client is untouched, or was closed once; the second time they are all on it.
+            # Each client is untouched, or was closed once; the second time all of them are.
             assert set(closed) <= {0, 1}
             assert sum(closed) in range(1, CLIENTS + 1)
             if number == 0:

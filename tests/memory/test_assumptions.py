@@ -57,7 +57,7 @@ def test_autobahn_collects_messages_in_the_methods_that_are_replaced(client: Cli
 
 
 def test_autobahn_handshake_echoes_no_client_text(service: Service) -> None:
-    """Its handshake parses what `upgrade` composed; only these headers come from the client."""
+    """It parses a request that `upgrade` composed, with no header of the client's but these."""
     client = service.connect()
     client.send(request("/echo?secret", Host="secret", Origin="http://secret", Cookie="secret"))
     kept = vars(client.protocol)
@@ -83,7 +83,7 @@ def test_autobahn_spells_the_upgrade_header_its_own_way(service: Service) -> Non
 
 
 def test_autobahn_does_not_know_close_code_1014() -> None:
-    """Once it does, connection.py need not add it."""
+    """Once it does, connection.py no longer needs to add it."""
     assert WebSocketProtocol.CLOSE_STATUS_CODES_ALLOWED.count(1014) == 1
 
 
@@ -121,7 +121,7 @@ def test_a_transport_pauses_its_producer_over_64_kib() -> None:
 
 
 def test_tls_transport_delegates_buffers_to_the_socket() -> None:
-    """closing.linger must not half-close below TLS; closing.unsent must see the socket's buffer."""
+    """`linger` must not half-close below TLS; `unsent` must see the socket's buffer."""
 
     class Below:
         dataBuffer, offset, _tempDataLen = b"xyz", 1, 5
@@ -133,7 +133,7 @@ def test_tls_transport_delegates_buffers_to_the_socket() -> None:
 
 
 def test_tls_ends_a_handshake_through_one_method() -> None:
-    """tls.Secured: Twisted does not say in public why it failed, and whether it was done."""
+    """tls.Secured: Twisted does not say in public why a handshake failed, or whether it is done."""
     assert TLSMemoryBIOProtocol._handshakeDone is False
     assert TLSMemoryBIOProtocol._reason is None
     source = inspect.getsource(TLSMemoryBIOProtocol._checkHandshakeStatus)
@@ -141,7 +141,7 @@ def test_tls_ends_a_handshake_through_one_method() -> None:
     assert "self._handshakeDone = True" in source
     source = inspect.getsource(TLSMemoryBIOProtocol._tlsShutdownFinished)
     assert "self._reason = reason" in source
-    # What is written before it goes out: it does not abort.
+    # It does not abort: data that was written before still goes out.
     assert source.rstrip().endswith("self.transport.loseConnection()")
 
 
@@ -163,7 +163,7 @@ def test_tls_reports_close_notify_through_one_method() -> None:
     ],
 )
 def test_endpoint_arguments_parse_as_in_twisted(description: str) -> None:
-    """Its own parser is private."""
+    """Twisted's own parser is private."""
     positional, named = parseArguments(description)
     assert (positional, dict(named)) == endpoints._parse(description)
 
@@ -173,13 +173,13 @@ def test_http_channel_calls_what_channel_replaces() -> None:
         HTTPChannel._respondToBadRequestAndDisconnect
     )
     assert "self.headerReceived(" in inspect.getsource(HTTPChannel.lineReceived)
-    # A refused header is the last line that is looked at: see Channel.loseConnection.
+    # A refused header is the last line that is parsed: see Channel.loseConnection.
     source = inspect.getsource(HTTPChannel.lineReceived)
     assert "ok = self.headerReceived(self.__header)" in source
 
 
 def test_twistd_logs_to_the_observer_of_the_application() -> None:
-    """Daemon: it is asked after --logger, and before twistd makes a log of its own."""
+    """Daemon: twistd looks for it after --logger, and before it makes a log of its own."""
     source = inspect.getsource(AppLogger.start)
     assert (
         source.index("self._observerFactory()")
@@ -203,12 +203,12 @@ def test_twistd_tells_the_parent_of_a_daemon_by_two_methods() -> None:
 
 
 def test_twisted_takes_an_inherited_unix_socket_for_its_own() -> None:
-    """systemd._UnixPort. If it does not any more, that class can go."""
+    """systemd._UnixPort works around this. If this test fails, that class can go."""
     start = inspect.getsource(unix.Port.startListening)
     for line in (
         "os.chmod(self._bindPath, self.mode)",
         "skt.listen(self.backlog)",
-        # And what that class does as well.
+        # That class repeats these.
         "tcp._reservedFD.reserve()",
         "self.factory.doStart()",
         "skt = self._preexistingSocket",
@@ -235,5 +235,5 @@ def test_procmon_closes_the_output_of_a_worker_whose_line_is_too_long() -> None:
 
 
 def test_procmon_installs_a_reactor() -> None:
-    """tap imports the supervisor late. If this fails, it need not any more."""
+    """tap imports the supervisor late for this. If this test fails, it no longer needs to."""
     assert "reactor as _reactor\n" in inspect.getsource(procmon)

@@ -48,7 +48,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def budget(clock: Clock) -> Budget:
-    """100 bytes, half of them in peace; 5 seconds of patience."""
+    """A budget of 100 bytes, half of them without backpressure, and a deadline of 5 seconds."""
     return Budget(100, 5, clock)
 
 
@@ -142,7 +142,7 @@ def test_a_buffer_that_drained_meanwhile_pauses_nobody(
     budget: Budget, holders: list[Holder], clock: Clock
 ) -> None:
     say(budget, holders[0], 45)
-    holders[0].size = 0  # Without a word.
+    holders[0].size = 0  # It does not report this.
     say(budget, holders[1], 40)
     assert holders[1].did == []
     assert (budget.buffered, clock.getDelayedCalls()) == (40, [])
@@ -195,7 +195,7 @@ def test_over_the_whole_budget_the_largest_buffers_are_refused_at_once(
 
 
 def test_refusals_and_resumptions_come_a_few_at_a_time(clock: Clock) -> None:
-    """Else honest clients would wait for a second, with ten thousand others."""
+    """Otherwise ten thousand of them would keep honest clients waiting for a second."""
     budget = Budget(1200, 5, clock)
     holders = [Holder() for _ in range(100)]
     for holder in holders:
@@ -246,7 +246,7 @@ POOR = ("--max-message=100k", "--memory-budget=1200k", "--threads=1")
 
 
 def half(size: int = 90_000) -> bytes:
-    """The beginning of a message in several frames, which Autobahn holds."""
+    """The beginning of a fragmented message, which Autobahn buffers."""
     return frame(TEXT, b"x" * size, fin=False)
 
 
@@ -269,7 +269,7 @@ def test_unfinished_messages_are_bounded_by_the_budget() -> None:
     most = 400 << 10 if service.isFast else 800 << 10
     clients = filled(service, 30)
     assert service.context.budget.buffered <= most
-    # Those that were not read meanwhile are read then, and it is too much again.
+    # Those that were paused meanwhile are read then, and exceed the budget again.
     for _ in range(6):
         service.advance(4)
         assert service.context.budget.buffered <= most
@@ -306,7 +306,7 @@ def test_unread_echoes_are_bounded_by_the_budget() -> None:
         assert service.context.budget.buffered <= (400 << 10 if fastPath else 800 << 10)
         if fastPath:
             fastPath.count()
-            # One more may be read by a client that had room.
+            # A client that had room may have read one more.
             assert fastPath.buffered <= (400 << 10) + 300_000
     service.advance(5.1)
     aborted = [client for client in clients if client.socket.reset]
@@ -322,7 +322,7 @@ def deflated(payload: bytes) -> bytes:
 
 
 def test_the_inflater_of_a_message_counts_as_buffered() -> None:
-    """Ten thousand clients that send one byte each once had half a gigabyte of windows."""
+    """Ten thousand clients that sent one byte each once cost half a gigabyte of windows."""
     service = Service(*POOR)
     client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
     client.send(frame(TEXT, deflated(b"x") + b"\0\0\xff\xff", fin=False, rsv=4))
@@ -402,7 +402,7 @@ def test_a_read_paused_for_two_reasons_resumes_when_both_are_gone() -> None:
 
 
 def test_a_client_that_read_while_the_process_was_stopped_is_not_refused() -> None:
-    """The timer is due before what is held can go out."""
+    """The deadline is due before the buffered echoes can go out."""
     service = Service(*POOR, isFast=False)
     clients = [service.open() for _ in range(6)]
     for client in clients:
@@ -474,7 +474,7 @@ def test_unread_responses_are_bounded_by_the_budget() -> None:
 
 
 def test_the_budget_never_cuts_into_the_frames_of_a_lent_connection() -> None:
-    """What it had held was sent long ago."""
+    """The size that the budget last knew of was sent long ago."""
     service = Service(*POOR)
     client = service.open()
     client.socket.window = 0
@@ -520,7 +520,7 @@ def held(service: Service) -> int:
 
 
 def full(service: Service) -> list[Client]:
-    """Have the loop hold all that it may, for clients that do not read."""
+    """Have the loop buffer as much as it may, for clients that do not read."""
     clients = []
     while held(service) < 400 << 10:
         clients.append(service.open())

@@ -88,7 +88,7 @@ def test_older_versions_are_refused(files: Files, version: str) -> None:
 @pytest.mark.parametrize(
     "suite",
     [
-        "AES128-GCM-SHA256",  # The certificate's key is all that it takes to read it later.
+        "AES128-GCM-SHA256",  # No forward secrecy: the key of the certificate decrypts it later.
         "AES256-GCM-SHA384",
         "AES128-SHA",
         "ECDHE-RSA-AES128-SHA",  # CBC.
@@ -122,7 +122,7 @@ def test_with_parameters_diffie_hellman_is_spoken(files: Files, tmp_path: Path) 
 
 @pytest.mark.parametrize("version", [TLS12, ssl.TLSVersion.TLSv1_3])
 def test_no_session_is_resumed(files: Files, version: Any) -> None:
-    """Its key would outlive the connection."""
+    """The key of a session would outlive its connection."""
     certificate = files.certificate()
     context = trusting()
     first = Peer(certificate, context=context, version=version).open()
@@ -131,7 +131,7 @@ def test_no_session_is_resumed(files: Files, version: Any) -> None:
 
 
 def test_a_client_cannot_renegotiate(files: Files) -> None:
-    """Python's TLS cannot ask for it; pyOpenSSL's can."""
+    """pyOpenSSL can ask for it, Python's own TLS cannot."""
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.set_max_proto_version(SSL.TLS1_2_VERSION)
     tls = SSL.Connection(context, None)
@@ -185,7 +185,7 @@ def test_the_whole_certificate_chain_is_sent(files: Files, tmp_path: Path, isOne
     extra = tmp_path / "extra.pem"
     extra.write_bytes(between)
     chain = [str(files.chain)] if isOne else [str(files.chain), str(extra)]
-    # Its client knows the root alone.
+    # The client knows only the root.
     assert Peer(Certificate(files.clock, str(files.key), chain)).open().name == "localhost"
 
 
@@ -203,7 +203,7 @@ def test_a_renewed_certificate_serves_new_connections(files: Files, log: Any) ->
     certificate = files.certificate()
     old = Peer(certificate).open()
     files.write(issued("renewed"))
-    assert Peer(certificate).name == "localhost"  # Nobody looked.
+    assert Peer(certificate).name == "localhost"  # The files have not been looked at yet.
     files.clock.advance(1)
     new = Peer(certificate).open()
     assert (old.name, new.name) == ("localhost", "renewed")

@@ -30,7 +30,7 @@ def ended(log: Any) -> str:
 
 
 def reading(client: Client, rate: int) -> Iterator[float]:
-    """The client reads `rate` bytes a second. Gives the seconds that have passed."""
+    """Have the client read `rate` bytes a second. Yields the seconds that have passed."""
     for seconds in itertools.count(1):
         client.socket.window = rate
         client.service.advance(1)
@@ -60,7 +60,7 @@ def test_a_slow_reader_gets_its_whole_echo_and_the_close(client: Client, log: An
 def test_a_client_that_stops_reading_after_its_close_is_aborted_and_logged_1006(
     client: Client, log: Any, sent: bytes
 ) -> None:
-    """What it sends counts for nothing."""
+    """Bytes that it sends do not count as progress."""
     client.socket.window = 0
     client.send(binary(bytes(60_000)) + close(1000, "bye"))
     for seconds in reading(client, 2000):
@@ -82,7 +82,7 @@ def test_a_client_that_stops_reading_after_its_close_is_aborted_and_logged_1006(
 def test_a_client_that_read_everything_has_the_close_timeout_to_disconnect(
     client: Client, log: Any
 ) -> None:
-    """All was delivered, and the handshake complete: this is a clean end of the WebSocket."""
+    """Everything was delivered and both close frames were sent: the WebSocket ended cleanly."""
     client.send(text("x") + close(1000, "bye"))
     for _ in range(49):
         assert not client.socket.closed
@@ -164,7 +164,7 @@ def test_a_drain_aborts_a_slow_reader_at_its_limit(
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("size", [30_000, 1_000_000])
 def test_a_drain_lets_a_client_finish_the_message_it_is_sending(client: Client, size: int) -> None:
-    """It cannot answer before; and inside a frame that is passing it cannot be asked."""
+    """It cannot answer before that; and no close frame fits inside a frame that is streaming."""
     message = frame(BINARY, bytes(size), fin=size > 65536)
     client.send(message[: size // 2])
     client.service.echo.stopService()
@@ -235,7 +235,7 @@ def test_a_deadline_can_be_cancelled() -> None:
 
 
 def test_a_deadline_allows_for_a_stopped_process() -> None:
-    """But for one step."""
+    """Except for one step of the deadline."""
     clock, late = Clock(), []
     Deadline(clock, 5, lambda: False, lambda: late.append(clock.seconds()))
     clock.advance(60)
@@ -249,7 +249,7 @@ def test_a_deadline_allows_for_a_stopped_process() -> None:
 
 @pytest.fixture
 def secured(tmp_path: Path) -> Secured:
-    """A connection over TLS that is never pinged, to a service in memory."""
+    """A connection over TLS without keepalive, to a service in memory."""
     files = Files(tmp_path)
     files.write(issued())
     peer = Secured(files.certificate(), options=["--ping-interval=0"])
@@ -297,5 +297,5 @@ def test_after_close_notify_a_client_that_does_not_read_is_aborted(
 
 
 def server(size: int) -> bytes:
-    """The frame of a server with so many zeros."""
+    """A server's frame of so many zeros."""
     return b"\x82" + length(size, masked=False) + bytes(size)

@@ -73,13 +73,13 @@ odd = st.one_of(
         small,
         sizes,
     ),
-    # Headers that are wrong, or not wrong.
+    # Valid and invalid headers.
     st.builds(lambda o, r, f: frame(o, b"x", rsv=r, fin=f), st.integers(0, 15), st.integers(0, 7),
               st.booleans()),
     st.builds(lambda n: bytes([0x82, 0xFE]) + n.to_bytes(2, "big") + bytes(4 + n % 200),
               st.integers(0, 65535)),
     st.builds(lambda n: bytes([0x82, 0xFF]) + n.to_bytes(8, "big") + bytes(100),
-              # Not above HOLD and allowed: that is half echoed, below.
+              # None that is above HOLD and allowed: the next test has those, which are half echoed.
               st.one_of(st.integers(0, HOLD), st.integers(2**20 + 1, 2**64 - 1))),
     small,
 )  # fmt: skip
@@ -123,7 +123,7 @@ def test_the_fast_path_answers_any_bytes_as_autobahn_does(
 def test_a_truncated_large_frame_is_half_echoed(
     stream: bytes, sizes: list[int], missing: int, isFinished: bool
 ) -> None:
-    """And what is whole comes back whole."""
+    """And whole frames are echoed whole."""
     stream = stream[: len(stream) - missing]
     slow, fast = (outcome(stream, sizes, isFinished, isFast) for isFast in (False, True))
     assert fast.received.startswith(slow.received)
@@ -180,7 +180,7 @@ def test_a_large_frame_is_streamed_back_as_it_arrives(lent: Client) -> None:
 
 
 def test_a_client_may_send_a_large_message_before_it_reads(lent: Client) -> None:
-    """As the testsuite's does. Nobody would move any more if the service stopped reading."""
+    """As the Autobahn testsuite does: if the service stopped reading, both would wait for ever."""
     lent.socket.window = 0
     lent.send(frame(BINARY, bytes(LARGE)) + text("next"))
     assert lent.socket.arriving == b""
@@ -468,7 +468,7 @@ def test_a_keepalive_ping_that_did_not_fit_is_sent_when_the_client_reads(
 
 
 def test_keepalive_aborts_nobody_before_all_pongs_are_read() -> None:
-    """epoll tells of 256 at a time; the others have answered, too."""
+    """epoll reports 256 at a time; the others have answered, too."""
     service = Service("--threads=1", isFast=True)
     clients = service.crowd(260, text("x"))
     assert all(client.protocol.isLent for client in clients)
@@ -483,7 +483,7 @@ def test_keepalive_aborts_nobody_before_all_pongs_are_read() -> None:
 
 
 def test_a_recall_is_obeyed_between_two_large_frames(service: Service, lent: Client) -> None:
-    """A read ends inside a frame, almost always: the recall waited for ever."""
+    """Almost every read ends inside a frame, and the recall once waited for ever."""
     frames = frame(BINARY, bytes(100_000)) * 30
     lent.socket.window = 150_000
     lent.send(frames)
@@ -508,7 +508,7 @@ def test_a_drain_does_not_undo_an_abort(service: Service, lent: Client) -> None:
 def test_an_exception_in_a_loop_costs_one_connection(
     service: Service, lent: Client, log: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twisted would never read the loops' reports again."""
+    """Otherwise Twisted would never read the loops' events again."""
     other = service.open()
     other.send(text("x"))
     number = lent.protocol.number
@@ -574,7 +574,7 @@ def test_a_hanging_loop_is_logged_until_it_goes_on(log: Any) -> None:
 
 
 def test_a_process_that_was_stopped_does_not_count_as_hanging() -> None:
-    """As a machine that slept: the answers are there, and not read."""
+    """As on a machine that slept: the answers are there, but have not been read."""
     service = Service("--threads=2", isFast=True)
     fastPath = service.fastPath
     assert fastPath.hanging() == []
@@ -628,7 +628,7 @@ def test_a_compiled_part_without_a_checksum_is_not_used(
 def test_a_compiled_part_without_its_sources_is_not_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Some images strip them; it was a traceback."""
+    """Some images strip them, which once was a traceback."""
     spec = importlib.util.spec_from_file_location("another", lending.__file__)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
@@ -766,7 +766,7 @@ def test_errors_in_compressed_messages_are_left_to_autobahn() -> None:
 
 
 def test_an_echo_may_be_longer_than_its_message() -> None:
-    """Clients that compress better than level 1 are not the service's concern."""
+    """A client may compress better than the service's level 1 does."""
     words = [random.Random(n).randbytes(12).hex().encode() for n in range(300)]
     payload = b" ".join(random.Random(1).choices(words, k=25_000))
     best = zlib.compressobj(9, wbits=-15)

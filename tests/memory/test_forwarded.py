@@ -46,21 +46,21 @@ def clientOf(
         ("203.0.113.7, 10.0.0.2", "203.0.113.7"),
         ("6.6.6.6, 203.0.113.7, 10.0.0.2,10.0.0.3", "203.0.113.7"),
         ("203.0.113.7, 2001:db8:a::1", "203.0.113.7"),
-        # All are trusted: the leftmost.
+        # All are trusted: the leftmost counts.
         ("10.0.0.3, 10.0.0.2", "10.0.0.3"),
-        # The nearest hop's is unusable: the peer.
+        # The nearest hop's entry is unusable: the peer counts.
         ("203.0.113.7, unknown", None),
         ("203.0.113.7,", None),
         ("203.0.113.7, unix:", None),
         ("", None),
         (",", None),
-        # One further away is: what is known is the last that it was told to.
+        # An entry further left is unusable: the last usable one counts.
         ("6.6.6.6, unknown, 10.0.0.2", "10.0.0.2"),
         ("6.6.6.6, , 10.0.0.2", "10.0.0.2"),
         (",".join(["6.6.6.6"] * 10_000), "6.6.6.6"),
         ("6.6.6.6," * 10_000 + "203.0.113.7", "203.0.113.7"),
         ("6.6.6.6," + ",".join(["10.0.0.2"] * HOPS), "6.6.6.6"),
-        # Nobody is behind so many proxies.
+        # No client is behind that many proxies.
         ("6.6.6.6," + ",".join(["10.0.0.2"] * (HOPS + 1)), "10.0.0.2"),
     ],
 )
@@ -117,7 +117,7 @@ def test_only_trusted_peers_are_believed(peer: Any, trusted: list[str], isBeliev
 def test_forwarded_and_x_forwarded_for_must_name_the_same_client(
     other: str, client: str | None
 ) -> None:
-    """The proxy wrote one of them; whichever that is, the other may be the client's."""
+    """The proxy wrote one of the two; the client may have sent the other."""
     assert clientOf("203.0.113.7, 10.0.0.2", Forwarded=other) == client
 
 
@@ -190,11 +190,11 @@ def test_a_forwarded_node_is_an_address_or_nothing(node: str, address: str | Non
         (';;host="a, b";for=203.0.113.7', "203.0.113.7"),
         ('for=203.0.113.7;host="a, for=6.6.6.6;x=b"', "203.0.113.7"),
         (r'for=203.0.113.7;host="\\"', "203.0.113.7"),
-        # Against the letter, and seen.
+        # Against the RFC, but seen in the wild.
         ("for=203.0.113.7:80", "203.0.113.7"),
         ("for=[2001:db8::7]", "2001:db8::7"),
         ("for=2001:db8::7", "2001:db8::7"),
-        # These say nothing that can be relied on.
+        # These are not reliable.
         ("203.0.113.7", None),
         ("by=203.0.113.7", None),
         ("for=", None),
@@ -242,7 +242,7 @@ def test_a_client_cannot_forge_the_forwarded_header_of_its_proxy(sent: str) -> N
 @example(sent="", host='a", for=6.6.6.6;x="')
 @example(sent="", host=", for=6.6.6.6")
 def test_a_quoted_host_in_forwarded_cannot_forge_a_client(sent: str, host: str) -> None:
-    """At worst it hides the client, if the Host header has a quote, which is answered 400."""
+    """At worst, a Host with a quote hides the client; such a Host is answered 400."""
     quoted = host.replace("\\", "\\\\").replace('"', '\\"')
     client = clientOf(f'{sent}, for=203.0.113.7;host="{quoted}"', header="Forwarded")
     assert client in (("203.0.113.7", None) if '"' in host else ("203.0.113.7",))
@@ -358,7 +358,7 @@ def test_a_proxy_on_a_unix_socket_may_be_trusted(log: Any) -> None:
 
 
 def test_the_peer_that_is_trusted_is_the_one_of_the_proxy_protocol(log: Any) -> None:
-    """A balancer of TCP before a proxy that speaks HTTP: the balancer's address is nothing."""
+    """With a TCP balancer before an HTTP proxy, the address of the balancer does not matter."""
     for trusted in ("10.0.0.0/8", "127.0.0.1"):
         service: Any = Service(f"--trusted-proxy={trusted}")
         service.site = ProxyFactory(service.site, service.context.journal)

@@ -37,7 +37,7 @@ def test_segmentation_of_a_request_changes_no_response(data: bytes, segment: int
         client.send(data, cut)
         service.advance(60)
         answers.append(_statuses(client))
-        # Whatever it was, it has ended.
+        # The connection has ended, whatever was sent.
         assert client.socket.closed or b"101" in answers[-1]
     assert answers[0] == answers[1]
     for client in service.clients:

@@ -110,6 +110,6 @@ def test_the_defaults_are_those_of_the_manual() -> None:
 
 
 def test_a_compressed_message_may_be_larger_on_the_wire() -> None:
-    """At least what zlib's deflateBound allows, which is how much a client may use."""
+    """By as much as zlib's deflateBound allows."""
     for n in (1, 1000, 2**24):
         assert Limits(maxMessage=n).maxWirePayload >= n + (n >> 3) + (n >> 6) + 11

@@ -29,7 +29,7 @@ HOSTILE = "a\n<0>forged\r\n\x1b[2J\x00\x7f\x85\u2028\u202e\x9b\t{0} {x}"
 
 @pytest.fixture
 def events() -> Any:
-    """What is logged meanwhile, also errors."""
+    """Everything that is logged, errors included."""
     recorder = Recorder()
     globalLogPublisher.addObserver(recorder)
     yield recorder.events
@@ -38,7 +38,7 @@ def events() -> Any:
 
 @pytest.fixture
 def wrong(log: Any) -> Any:
-    """For tests that log errors themselves."""
+    """For tests that expect errors in the log."""
     yield
     log.events.clear()
 
@@ -158,7 +158,7 @@ def test_a_traceback_is_one_json_string_and_prefixed_lines_for_journald(
     (event,) = events
     made = parsed(event)
     assert made["level"] == "critical"
-    # The old way has it in the message.
+    # Twisted's legacy logger has it in the message.
     traceback = made["message"].removeprefix("why\n") if isLegacy else made["traceback"]
     assert traceback.startswith("Traceback (most recent call last):\n")
     assert HOSTILE in traceback

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("way")
 
 
 def samples(service: Service) -> dict[str, float]:
-    """Each sample by its name and labels, as a query has them."""
+    """Each sample by its name and labels, as a query spells them."""
     _, body = get(service, "/metrics")
     found = {}
     for family in text_string_to_metric_families(body.decode()):
@@ -338,7 +338,7 @@ def test_the_dashboard_queries_only_metrics_that_exist(tmp_path: Path) -> None:
     asked = {name for query in queries for name in re.findall(r"(?:echotwist|process)_\w+", query)}
     assert len(queries) > 10
     assert asked <= told
-    # And it shows all that there is, but for the sums that come with histograms.
+    # And it shows every metric but the sums and counts of histograms.
     named = {name for name in told if name.startswith("echotwist_")}
     assert named - asked <= {name for name in named if name.endswith(("_sum", "_count"))}
 

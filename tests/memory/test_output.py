@@ -121,7 +121,7 @@ def test_a_log_file_that_was_renamed_is_reopened_and_not_rotated(path: Path) -> 
     log.write("three\n")
     assert moved.read_text() == "one\ntwo\n"
     assert path.read_text() == "three\n"
-    log.reopen()  # Nobody renamed it.
+    log.reopen()  # It has not been renamed again.
     log.write("four\n")
     assert path.read_text() == "three\nfour\n"
     assert sorted(path.parent.iterdir()) == [path, moved]
@@ -130,7 +130,7 @@ def test_a_log_file_that_was_renamed_is_reopened_and_not_rotated(path: Path) -> 
 def test_a_rotation_that_cannot_keep_owner_and_mode_leaks_no_descriptor(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some file systems, and users that a namespace does not map, have neither."""
+    """Some file systems have neither, nor do users that a namespace does not map."""
 
     def fail(*_: Any) -> None:
         raise OSError(errno.EINVAL, "Invalid argument")
@@ -198,12 +198,12 @@ def test_a_log_file_that_cannot_be_reopened_goes_on_where_it_was(path: Path) -> 
     log.reopen()
     log.write("one\n")
     log.write("two\n")
-    # Said once, and tried with each line.
+    # It is tried with each line, and reported once.
     assert moved.read_text().splitlines()[::2] == ["one", "two"]
     path.rmdir()
     log.write("three\n")
     assert path.read_text() == "three\n"
-    # And said again if it happens again.
+    # It is reported again if it happens again.
     again = path.rename(path.with_name("again"))
     path.mkdir()
     log.reopen()
@@ -284,7 +284,7 @@ def test_a_stream_gets_each_line_in_its_encoding(pipe: tuple[int, int]) -> None:
 
 
 def filled(writer: int) -> int:
-    """Bytes until a pipe is full."""
+    """Fill a pipe. Returns the number of bytes."""
     os.set_blocking(writer, False)
     count = 0
     with contextlib.suppress(BlockingIOError):
@@ -295,7 +295,7 @@ def filled(writer: int) -> int:
 
 
 def everything(reader: int, log: Stream) -> str:
-    """What is read until the log is idle."""
+    """Everything that can be read until the log is idle."""
     read = b""
     os.set_blocking(reader, False)
 
@@ -329,7 +329,7 @@ def test_the_log_does_not_wait_for_a_slow_reader_and_tells_it_what_it_lost(
     read = everything(reader, log).splitlines()
     kept = [line for line in read if line[0] != "!"]
     assert kept == [f"line {number:4}" for number in range(len(kept))]
-    # Of ten characters, and one that was taken already.
+    # The queue has room for a hundred, and the thread may have taken one.
     assert 100 <= len(kept) <= 101
     assert read[len(kept) :] == [
         f"! {5002 - len(kept):,} lines of the log were lost while nobody read it"
@@ -357,7 +357,7 @@ def test_lost_lines_are_reported_where_they_are_missing(pipe: tuple[int, int]) -
 
 @contextlib.contextmanager
 def stalled(kind: str) -> Iterator[tuple[int, int, Callable[[], None]]]:
-    """Who reads and who writes, neither of which gets on until the third is called."""
+    """A reader, a writer that is blocked, and a function that lets it go on."""
     if kind == "terminal":
         reader, writer = os.openpty()
         tty.setraw(writer)
@@ -413,7 +413,7 @@ def test_a_line_longer_than_the_queue_is_lost(pipe: tuple[int, int]) -> None:
     log.write("x" * 2000 + "\n")
     log.write("next\n")
     log.flush(20)
-    # The second may come while the first is still counted.
+    # The second line may come before the loss of the first was reported.
     assert re.fullmatch(
         r"! 1 lines of the log were lost while nobody read it\nnext\n"
         r"|! 2 lines of the log were lost while nobody read it\n",

@@ -34,7 +34,7 @@ def expected(sent: list[tuple[int, bytes]]) -> list[Frame]:
 def test_any_messages_segmented_anywhere_are_echoed(
     sent: list[tuple[int, bytes]], mask: bytes, sizes: list[int], isFast: bool
 ) -> None:
-    """From the first byte of the request on: the handshake is cut, too."""
+    """Segmented from the first byte of the handshake on."""
     client = Service("--log-rate=0", isFast=isFast).connect()
     data = request() + b"".join(frame(opcode, payload, mask=mask) for opcode, payload in sent)
     for segment in segments(data, sizes):
@@ -104,7 +104,7 @@ def test_any_compressed_messages_are_echoed(
 def test_any_bytes_after_the_handshake_do_no_harm(
     parts: list[bytes], sizes: list[int], deflate: bool, isFast: bool
 ) -> None:
-    """What comes back is well-formed; at most one close, at the end; nothing stays."""
+    """The answer is well-formed, has at most one close frame, at its end, and nothing is leaked."""
     service = Service("--log-rate=0", isFast=isFast)
     offer = "permessage-deflate" if deflate else None
     client = service.open(Sec_WebSocket_Extensions=offer)
@@ -123,7 +123,7 @@ def test_any_bytes_after_the_handshake_do_no_harm(
 @calm
 @given(st.binary(max_size=200), st.integers(0, 200), cuts)
 def test_any_bytes_in_a_request_do_no_harm(noise: bytes, at: int, sizes: list[int]) -> None:
-    """Either it is refused, or the noise was such that it is a request to upgrade still."""
+    """The request is refused, unless it still is a valid upgrade."""
     service = Service("--log-rate=0")
     client = service.connect()
     for segment in segments(request()[:at] + noise + request()[at:], sizes):

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("way")
 
 
 def failed(client: Client) -> int:
-    """The code of the close frame that the service sent last; after it, it must have said FIN."""
+    """The code of the close frame that the service sent last, before its FIN."""
     *_, last = client.frames()
     assert last.opcode == CLOSE
     assert client.socket.fin
@@ -187,7 +187,7 @@ def test_the_close_timeout_aborts_a_client_that_closes_and_does_not_read(
     client.socket.window = 0
     client.send(binary(bytes(60_000)))
     client.send(close(1000))
-    # Autobahn reads on until 64 KiB wait. A loop does not, and never sees the close.
+    # Autobahn reads on until 64 KiB are unsent. A loop does not, and never sees the close frame.
     client.service.advance(5 if way == "Autobahn" else 51)
     assert client.socket.closed
     assert client.service.connections.open == set()
@@ -203,7 +203,7 @@ def test_keepalive_aborts_a_client_that_never_reads_again(client: Client) -> Non
 
 
 def test_an_error_under_backpressure_ends_with_a_close_frame(client: Client, way: str) -> None:
-    """The service has stopped reading, so that it must begin again to see the client's FIN."""
+    """The service has stopped reading, and must resume to see the client's FIN."""
     client.socket.window = 0
     client.send(binary(bytes(60_000)))
     client.send(binary(bytes(10_000)) + b"\xff\xff")
@@ -347,7 +347,7 @@ def test_a_message_of_exactly_max_message_is_echoed() -> None:
 
 @pytest.mark.parametrize("size", [10, 16 * 2**20])
 def test_a_message_of_max_message_may_end_with_an_empty_fragment(size: int) -> None:
-    """Writers of streams end theirs so: they know the end only when nothing more comes."""
+    """Clients that stream end a message so: they know its end only when nothing follows."""
     client = Service(f"--max-message={size}").open()
     for piece in (size, size // 2):
         client.send(frame(BINARY, bytes(piece), fin=False))
@@ -389,7 +389,7 @@ def test_too_many_tiny_fragments_are_1009(options: list[str], most: int) -> None
 
 
 def test_a_message_in_tiny_segments_is_buffered_in_one_piece(client: Client) -> None:
-    """Autobahn's list of pieces had 16 bytes and more for each byte."""
+    """Autobahn's list of pieces took 16 bytes and more for each byte."""
     client.send(frame(BINARY, bytes(20_000), fin=False)[:-1], segment=2)
     kept = client.protocol
     assert len(kept._message) == 19_999
@@ -429,7 +429,7 @@ def test_backpressure_stops_reading_from_a_client_that_pings_and_does_not_read(
 
 
 def test_keepalive_does_not_ping_a_client_that_sends(client: Client) -> None:
-    """The testsuite takes a ping in the midst of a case for the end of it."""
+    """The Autobahn testsuite fails a case in which an unexpected ping arrives."""
     for _ in range(10):
         client.service.advance(29)
         client.send(text("x"))
@@ -459,7 +459,7 @@ def test_keepalive_aborts_a_client_without_a_pong(client: Client) -> None:
 
 
 def test_keepalive_takes_any_byte_for_a_pong(client: Client) -> None:
-    """A pong cannot come while a long frame is on its way."""
+    """No pong can come while a long frame is on its way."""
     message = binary(bytes(1000))
     client.send(message[:10])
     for byte in message[10:60]:
@@ -482,7 +482,7 @@ def test_keepalive_spares_a_slow_reader(client: Client) -> None:
 
 
 def test_keepalive_pings_again_one_interval_after_a_pong() -> None:
-    """And not only after the timeout for the answer, which may be longer."""
+    """Not one ping timeout after it, which may be longer than the interval."""
     client = Service("--ping-interval=1s", "--ping-timeout=20s").open()
     for _ in range(3):
         client.service.advance(1.1)
@@ -621,7 +621,7 @@ def test_invalid_deflate_data_is_1007(service: Service, payload: bytes) -> None:
 
 @pytest.mark.parametrize("options", [[], ["--context-takeover"]])
 def test_a_compressed_frame_without_payload_is_an_empty_message(options: list[str]) -> None:
-    """zlib makes it of one, and some clients send what zlib makes."""
+    """zlib compresses nothing to nothing, and some clients send what zlib makes."""
     client = Service(*options).open(**DEFLATE)
     client.send(frame(TEXT, b"", rsv=4) * 2 + frame(TEXT, b"", rsv=4, fin=False))
     client.send(frame(CONTINUATION, deflated(b"x")))
@@ -684,7 +684,7 @@ def test_connections_are_numbered_and_forgotten(service: Service) -> None:
 
 @pytest.mark.parametrize("end", ["finish", "abort", "close", "error"])
 def test_a_lost_connection_is_freed_at_once(service: Service, end: str) -> None:
-    """Not only when Python looks for circles: it may hold half a message."""
+    """Not only by the garbage collector: it may have buffered half a message."""
     client = service.open(**DEFLATE)
     client.send(text("x") + frame(TEXT, deflated(b"x"), rsv=4) + frame(BINARY, bytes(9), fin=False))
     connection = weakref.ref(client.protocol)

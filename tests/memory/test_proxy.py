@@ -57,7 +57,7 @@ BAD = [
     b"PROXY UNKNOWN " + b"x" * 200 + b"\r\n",
     SIGNATURE + b"\x31\x11\x00\x00",
     SIGNATURE + b"\x21\x11\x00\x01x",
-    # What nobody needs, and no budget counts.
+    # No client needs these, and no budget counts them.
     SIGNATURE + b"\x21\x11\xff\xff" + b"x" * 100,
 ]
 

@@ -182,7 +182,7 @@ def test_an_endpoint_that_fails_later_ends_the_service(log: Any) -> None:
     later.errback(ValueError("no"))
     assert service.reactor.hasStopped
     assert log.lines() == ["echotwist: cannot listen on later: no"]
-    log.events.clear()  # It was an error, and to be one.
+    log.events.clear()  # The error was expected.
 
 
 def test_a_machine_without_ipv6_is_served_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:

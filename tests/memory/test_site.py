@@ -202,7 +202,7 @@ def test_healthz_and_readyz_answer(service: Service) -> None:
         ("Content-Length: 0\r\nTransfer-Encoding: chunked", 413),
         ("Content-Length: 0\r\nContent-Length: 0", 400),
         ("Content-Length: 0\r\nContent-Length: 7", 413),
-        # RFC 9112, 5.1: what one takes for a header, and another one does not, is smuggled.
+        # RFC 9112, 5.1: if a proxy took these for headers, requests could be smuggled.
         ("Transfer-Encoding : chunked", 400),
         ("Content-Length\t: 5", 400),
     ],
@@ -222,7 +222,7 @@ def test_a_request_with_a_body_is_refused(
         "the request is malformed",
     )
     assert client.socket.fin
-    # What still comes is read, or the answer would be lost to a reset; and it is not kept.
+    # The rest is read and discarded: unread, it would reset the connection and lose the answer.
     for _ in range(100):
         client.send(b"x" * 65536)
     assert client.received() == b""
@@ -382,7 +382,7 @@ def test_the_handshake_timeout_is_answered_408(service: Service, log: Any, data:
 
 
 def test_an_unused_connection_is_closed_without_a_response(service: Service, log: Any) -> None:
-    """Browsers open some to spare; balancers look whether the port is open."""
+    """Browsers open spare connections, and balancers look whether the port is open."""
     spare, probe = service.connect(), service.connect()
     probe.finish()
     assert probe.socket.closed
@@ -565,7 +565,7 @@ def test_a_client_that_does_not_read_the_page_is_dropped(service: Service) -> No
 
 
 def test_the_page_opens_no_file(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that does not read it would hold a second descriptor, for as long as it likes."""
+    """A client that does not read it would occupy a second descriptor for as long as it likes."""
     monkeypatch.setattr(FilePath, "open", None)
     assert ask(service, get())[0] == 200
 
@@ -580,7 +580,7 @@ def test_backpressure_stops_reading_pipelined_requests_of_a_client_that_does_not
     while not client.socket.closed:
         client.send(get(target) * 1000)
         assert unsent(client.transport) < 100_000
-        assert not client.reading or client.socket.fin or ended >= 10  # Then it discards.
+        assert not client.reading or client.socket.fin or ended >= 10  # Then it reads and discards.
         service.advance(1)
         ended += 1
         assert ended <= 16
@@ -671,10 +671,10 @@ def test_other_connection_options_close_nothing(service: Service, headers: str) 
 
 
 def test_far_over_max_connections_the_longest_idle_make_room(log: Any) -> None:
-    """Or the process would be out of descriptors, and accept() would fail and fail."""
+    """Otherwise descriptors would run out, and accept() would fail over and over."""
     service = Service("--max-connections=1")
     clients = [service.connect() for _ in range(51)]
-    clients[0].send(get("/healthz"))  # So this one is not the longest silent.
+    clients[0].send(get("/healthz"))  # So another one is silent for longest.
     late = [service.connect() for _ in range(3)]
     assert [c.socket.closed for c in clients] == [False] + [True] * 3 + [False] * 47
     assert [c.socket.closed for c in late] == [False] * 3
@@ -688,7 +688,7 @@ def test_far_over_max_connections_the_longest_idle_make_room(log: Any) -> None:
 
 
 def test_idle_connections_do_not_keep_a_health_check_out(log: Any) -> None:
-    """170 of them did, from a service for 100: Kubernetes would have restarted it."""
+    """170 of them once did, for a service of 100: Kubernetes would have restarted it."""
     service = Service("--max-connections=100")
     for _ in range(170):
         service.connect()

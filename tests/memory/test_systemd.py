@@ -34,7 +34,7 @@ def manager(
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever runs these tests is not to hear of them, and not to lose its signal handlers."""
+    """Keep the systemd that runs these tests, and this process's signal handlers, out of it."""
     for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
@@ -255,6 +255,6 @@ def test_the_template_unit_is_confined_like_the_single_one() -> None:
 
 @pytest.mark.parametrize("unit", ["echotwist.socket", "echotwist@.socket"])
 def test_a_socket_unit_has_one_socket_for_its_domain(unit: str) -> None:
-    """Twisted knows no two of one name, and believes INET6 in the service."""
+    """Twisted cannot tell two of the same name apart, and the service says INET6."""
     (listen,) = confined.settings(UNITS / unit, "ListenStream")
     assert listen.startswith("[::]:")

@@ -166,7 +166,7 @@ def test_a_bad_endpoint_is_one_clear_line(option: str, endpoint: str, error: str
 
 
 def test_endpoints_of_other_plugins_are_refused(tmp_path: Path) -> None:
-    """It might speak a TLS of its own. Twisted's `tls:` is such a plugin."""
+    """It might bring its own TLS, without our limits. Twisted's `tls:` is such a plugin."""
     from twisted.internet.endpoints import serverFromString
 
     description = f"tls:{tmp_path}:0"
@@ -176,7 +176,7 @@ def test_endpoints_of_other_plugins_are_refused(tmp_path: Path) -> None:
 
 
 def listened(description: str) -> Any:
-    """What the reactor is asked for."""
+    """What the service asks the reactor for."""
     service = Service(f"--listen={description}")
     service.echo.privilegedStartService()
     reactor = service.reactor

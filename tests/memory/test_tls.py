@@ -51,7 +51,7 @@ def dropped(service: Service) -> dict[str, int]:
 
 
 def isOver(client: Client) -> bool:
-    """Whether nothing of it is left, not even a timer, but the journal's."""
+    """Whether nothing of the connection is left, nor any timer but the journal's."""
     client.service.advance(1)
     return bool(client.socket.closed) and not client.service.timers()
 
@@ -260,7 +260,7 @@ def test_a_tls_handshake_closed_to_make_room_is_logged_once(
 def test_half_a_proxy_protocol_header_closed_to_make_room_is_logged_once(
     certificate: Certificate, log: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TLS gives the connection's end a reason of its own."""
+    """TLS reports the end of the connection with a reason of its own."""
     peer = Peer(certificate, isProxied=True)
     peer.call(peer.tls.write, V1[:10])
     service = peer.client.service
@@ -304,7 +304,7 @@ def test_the_drop_reasons_of_tls_are_few_and_fixed() -> None:
 def test_data_in_one_segment_with_close_notify_is_answered(
     certificate: Certificate, isProxied: bool, data: bytes
 ) -> None:
-    """The answer waits for more to write when Twisted sends its own close_notify."""
+    """Twisted once sent its own close_notify before the answer that it had collected."""
     peer = Peer(certificate, isProxied=isProxied)
     peer.tls.write(V1 * isProxied + data)
     with pytest.raises(ssl.SSLWantReadError):

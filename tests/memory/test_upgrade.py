@@ -52,7 +52,7 @@ def test_the_handshake_is_answered_as_rfc_6455_shows(service: Service) -> None:
         {"Content_Length": "0"},
         {"Cookie": "a=b; c=d"},
         {"User_Agent": "x" * 8000},
-        # Nobody here reads them (RFC 9110, 5.5).
+        # The service does not read these (RFC 9110, 5.5).
         {"Cookie": "n=Zoë".encode().decode("latin-1")},  # After document.cookie = "n=Zoë".
         {"cf-city": "Montréal"},
         {"X": "a\x85X-Forwarded-For: 1.2.3.4"},
@@ -77,7 +77,7 @@ def test_unusual_but_valid_handshakes_are_accepted(
 def test_no_header_can_be_injected_through_another(
     log: Any, newline: str, proxies: list[str]
 ) -> None:
-    """Autobahn splits headers where str.splitlines() does; what it gets has none of these."""
+    """Autobahn splits headers where str.splitlines() does; none of these may reach it."""
     service = Service(*proxies)
     value = f"a{newline}X-Forwarded-For: 1.2.3.4{newline}Sec-WebSocket-Protocol: forged"
     status, headers, _ = ask(service, request(X=value))
@@ -290,7 +290,7 @@ def test_the_first_offered_subprotocol_is_selected(service: Service) -> None:
         ("permessage-bzip2", None),
         ("", None),
         (" , ", None),
-        # The first that can be accepted.
+        # The first acceptable offer counts.
         ("permessage-deflate; server_max_window_bits=8, permessage-deflate", "permessage-deflate"),
         ("foo; bar=1, permessage-deflate", "permessage-deflate"),
     ],
@@ -457,11 +457,11 @@ def test_max_connections_per_address_limits_an_address(log: Any) -> None:
     assert (status, headers["retry-after"]) == (503, "5")
     assert body == "all connections of this address are taken\n"
     assert "refused: 503 all connections of this address are taken" in log.lines()[-1]
-    # Others have theirs.
+    # Other addresses are not affected.
     assert service.connect(IPv4Address("TCP", "127.0.0.2", 1)).open()
     first.finish()
     assert client.open()
-    # What is counted is forgotten with the last connection.
+    # The count is forgotten with the last connection.
     for each in service.clients:
         each.finish()
     assert service.connections._perNetwork == {}

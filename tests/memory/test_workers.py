@@ -338,8 +338,8 @@ def test_a_supervisor_ends_when_an_endpoint_cannot_be_shared(
 )
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_port_that_is_listened_on_twice_is_refused(workers: str, arguments: list[str]) -> None:
-    """The worker that has it second could not start, again and again."""
-    reactor: Any = SelectReactor()  # It takes real ports; the tests' own one is running.
+    """Otherwise a worker could not bind it the second time, and would restart over and over."""
+    reactor: Any = SelectReactor()  # It binds real ports; the tests' own reactor is running.
     (port,) = freePorts(1)
     options = [argument.replace("PORT", str(port)) for argument in arguments]
     tree = made(reactor, f"--workers={workers}", *options)
@@ -477,13 +477,13 @@ def test_the_process_monitors_own_lines_are_logged(log: Any) -> None:
 
 
 class Asked:
-    """The workers' answers to what was asked last."""
+    """Plays the workers: answers the last requests of the supervisor."""
 
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
 
     def answer(self, *answers: bytes | None) -> list[bytes]:
-        """None: the worker does not answer. Returns the requests."""
+        """Returns the requests. None stands for a worker that does not answer."""
         clients = self._reactor.unixClients[-len(answers) :]
         requests = []
         for (_, factory, *_), answer in zip(clients, answers, strict=True):
@@ -548,7 +548,7 @@ def test_a_worker_that_hangs_is_killed(
 def test_a_supervisor_with_a_hanging_worker_is_alive_for_the_watchdog(
     start: Any, asked: Asked
 ) -> None:
-    """It has that one replaced: nobody need replace the others with it."""
+    """It replaces that worker; systemd must not restart the others as well."""
     workers = start()
     asked.answer(OPEN, HANGING)
     assert workers.isAlive()
@@ -622,7 +622,7 @@ def test_the_metrics_of_all_workers_are_merged(start: Any, asked: Asked) -> None
 def test_unreadable_metrics_of_a_worker_are_answered_all_the_same(
     start: Any, asked: Asked, log: Any
 ) -> None:
-    """Without one the connection would stay for ever."""
+    """Without an answer the connection would stay open for ever."""
     http = Http(start(ADMIN), b"/metrics")
     asked.answer(answer(b"no { metric\n"), answer(b""))
     assert b"the metrics of the workers cannot be read\n" in http.received()

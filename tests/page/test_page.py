@@ -64,7 +64,7 @@ def twistd() -> Iterator[Twistd]:
 
 
 class Faults(list[str]):
-    """What the browser complained of: errors, failed requests, what the policy blocked."""
+    """What the browser reports: errors, failed requests, violations of the policy."""
 
     def watch(self, page: Page) -> None:
         def console(message: ConsoleMessage) -> None:
@@ -83,7 +83,7 @@ class Faults(list[str]):
 
 @pytest.fixture
 def faults() -> Iterator[Faults]:
-    """Whatever a test does, the browser must have had no complaint, unless the test clears it."""
+    """The browser must have reported nothing, unless the test clears it."""
     faults = Faults()
     yield faults
     assert faults == []
@@ -125,7 +125,7 @@ def click(page: Page, button: str) -> None:
 
 
 def type_(page: Page, text: str) -> None:
-    """By keyboard, to whatever has the focus."""
+    """Type into the element that has the focus."""
     page.keyboard.insert_text(text)
     page.keyboard.press("Enter")
 
@@ -655,7 +655,7 @@ def test_in_a_tiny_window_everything_can_be_reached(
 
 
 def test_a_cookie_in_utf8_does_not_break_the_handshake(page: Page, twistd: Twistd) -> None:
-    """Cookies know no ports: what another service on this host sets, comes here too."""
+    """Cookies have no port: those of another service on this host are sent here, too."""
     connected = """url => new Promise((resolve, reject) => {
         document.cookie = "n=Zoë";
         const socket = new WebSocket(url);

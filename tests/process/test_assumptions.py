@@ -13,7 +13,7 @@ def test_importing_the_plugin_and_the_options_installs_no_reactor() -> None:
 
 
 def test_twistd_looks_up_users_before_it_loads_a_plugin(tmp_path: Path) -> None:
-    """Once it has a message of its own, the table in docs/operations.md need not say so."""
+    """Once twistd has a message of its own, docs/operations.md no longer needs to explain this."""
     for option in ("--uid=nosuchuser", "--gid=nosuchgroup"):
         run = subprocess.run(
             [*TWISTD, "-n", option, "echotwist", "--port=0"],

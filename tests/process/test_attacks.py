@@ -34,11 +34,11 @@ MB = 2**20
 
 @pytest.fixture
 def service() -> Iterator[Twistd]:
-    """With short times, so that their ends can be waited for."""
+    """A process with short timeouts, so that tests can wait for them."""
     with Twistd(
         "--handshake-timeout=2s", "--close-timeout=1s", "--ping-interval=1s", "--ping-timeout=1s"
     ) as service:
-        # What is loaded at the first request, and at the first compressed message, is no cost.
+        # Some modules are loaded at the first request and at the first compressed message.
         for extensions in (None, "permessage-deflate"):
             with Attack(service, Sec_WebSocket_Extensions=extensions) as client:
                 client.socket.sendall(binary(bytes(MB)) + close(1000))
@@ -118,7 +118,7 @@ def test_a_decompression_bomb_in_one_frame_and_in_many_is_1009(service: Twistd) 
             client.socket.sendall(data)
             *_, last = parse(client.end())
             assert last.payload[:2] == b"\x03\xf1"
-    # It inflates up to the limit of a message before it knows.
+    # It inflates up to --max-message before it knows.
     assert peak(service) - before < 80 * MB
     works(service)
 
@@ -133,7 +133,7 @@ def peak(service: Twistd) -> int:
 def test_frames_after_a_decompression_bomb_are_not_buffered(service: Twistd) -> None:
     with Attack(service, Sec_WebSocket_Extensions="permessage-deflate") as client:
         client.socket.sendall(frame(BINARY, bomb(64 * MB), rsv=4))
-        client.read(4)  # It has been refused, and its memory given back.
+        client.read(4)  # It has been refused, and its memory freed.
         before = service.memory()
         client.stuff(frame(BINARY, bytes(60_000), rsv=4), 30 * MB)
         assert service.memory() - before < 8 * MB
@@ -160,9 +160,9 @@ def test_an_unfinished_message_costs_no_more_memory_than_was_sent(service: Twist
             client.socket.sendall(b"\x82\xff" + (16 * MB).to_bytes(8, "big") + bytes(4))
             client.socket.sendall(bytes(MB))
         assert service.memory() - before < 20 * MB
-        # It is silent, and dropped.
+        # They are silent, and dropped by the keepalive.
         eventually(lambda: service.log.count("ping not answered") == 10)
-    # What Python's allocator keeps; Autobahn's circles kept all of it.
+    # Python's allocator keeps some. Autobahn's reference cycles once kept all of it.
     assert service.memory() - before < 5 * MB
 
 
@@ -247,7 +247,7 @@ def test_accepting_resumes_after_descriptors_ran_out() -> None:
 
 
 def test_clients_that_do_not_read_the_page_are_dropped() -> None:
-    """Each of them once held an open file, and then every request was a traceback."""
+    """Each of them once kept a file open, until every request was a traceback."""
     with Twistd(before=["sh", "-c", 'ulimit -n 200; exec "$@"', "sh"]) as service:
         with contextlib.ExitStack() as stack:
             for _ in range(130):
@@ -263,7 +263,7 @@ def test_clients_that_do_not_read_the_page_are_dropped() -> None:
 
 @pytest.mark.slow(reason="reads for up to 5 s, ten keepalives")
 def test_keepalive_spares_a_slow_reader() -> None:
-    """Megabytes wait for it in the kernel, where nothing seems to move."""
+    """Megabytes wait in the kernel, where no progress is visible to the service."""
     with Twistd("--ping-interval=300ms", "--ping-timeout=500ms") as service:
         with Attack(service) as client:
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)

@@ -21,7 +21,7 @@ SIZE = 2 * 2**20
 
 
 def small(s: Any) -> Any:
-    """With a small buffer, so that what is not read waits in the service."""
+    """Give it a small buffer, so that unread data waits in the service."""
     s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
     return s
 
@@ -130,18 +130,18 @@ def test_keepalive_keeps_clients_that_answered_while_the_process_was_stopped(
 def test_without_keepalive_a_half_closed_client_that_does_not_read_is_aborted(
     open: Callable[..., Any], size: int
 ) -> None:
-    """By FIN, or over TLS by close_notify alone; behind more than the kernel takes for it."""
+    """By FIN, or over TLS by close_notify alone, behind more data than the kernel takes."""
     service, connect = open("--ping-interval=0", "--close-timeout=500ms")
     before = service.descriptors()
     client = connect()
     small(client.socket)
     client.socket.sendall(binary(random.randbytes(size)))
     client.read(100)
-    time.sleep(1.2)  # Twice the deadline: who only does not read is waited for.
+    time.sleep(1.2)  # Twice the deadline: a client that merely does not read is kept.
     assert service.descriptors() == before + 1
     if isinstance(client.socket, ssl.SSLSocket):
         client.socket.settimeout(0.1)
-        with contextlib.suppress(OSError):  # Of course: it has data.
+        with contextlib.suppress(OSError):  # OpenSSL complains of unread data.
             client.socket.unwrap()
     else:
         client.socket.shutdown(socket.SHUT_WR)

@@ -31,7 +31,7 @@ from echotwist.operate.daemon import Daemon, checkTwistdOptions
 
 
 def options(*arguments: str, debug: bool = False) -> ServerOptions:
-    """twistd's. Its own --debug would change how Twisted fails from then on."""
+    """twistd's options. Its own --debug would change how Twisted fails from then on."""
     made = ServerOptions()
     made.parseOptions(["--pidfile=", *arguments])
     made["debug"] = debug
@@ -48,7 +48,7 @@ def usr1() -> Iterator[None]:
 
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """twistd's, as it was before and will be afterwards."""
+    """twistd's runner, which the test may patch."""
     from twisted.scripts._twistd_unix import UnixApplicationRunner
 
     for name in ("_waitForStart", "_formatChildException"):
@@ -195,7 +195,7 @@ def test_uid_without_root_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_folder_that_may_not_be_entered_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # Root may everything.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # Root may access everything.
     assert refusal(f"--rundir={tmp_path}") == f"--rundir {tmp_path}: Permission denied"
 
 
@@ -227,7 +227,7 @@ def test_a_pid_file_of_a_running_process_is_one_line(
     def kill(pid: int, number: int) -> None:
         raise PermissionError(errno.EPERM, "")
 
-    monkeypatch.setattr(os, "kill", kill)  # As root may signal everybody.
+    monkeypatch.setattr(os, "kill", kill)  # Root may signal every process.
     assert refusal(f"--pidfile={file}").startswith(f"--pidfile {file}: process ")
 
 
@@ -291,7 +291,7 @@ def test_a_daemon_that_cannot_start_says_why_in_words(workers: list[str], tmp_pa
     said = f"echotwist: cannot listen on port {port}: Address already in use\n"
     assert (run.returncode, run.stdout, run.stderr) == (1, "", said)
     assert [each.name for each in tmp_path.iterdir()] == ["twistd.log"]
-    # Its parent did not wait for that.
+    # The parent does not wait for the log.
     eventually(lambda: said in (tmp_path / "twistd.log").read_text())
 
 
@@ -374,7 +374,7 @@ def running(folder: Path, *arguments: str, twistd: Sequence[str] = ()) -> Iterat
 
 
 def visit(port: int, count: int = 1) -> None:
-    """Each is a line of the log: it is refused."""
+    """Each visit is refused, which is a line of the log."""
     for _ in range(count):
         with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
             client.sendall(b"GET /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
@@ -442,8 +442,8 @@ def test_logrotate_rotates_the_log_as_documented(what: str, tmp_path: Path) -> N
 @pytest.mark.slow(reason="starts a daemon, which gives up root")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_logrotate_rotates_the_log_of_a_service_that_dropped_root() -> None:
-    """It opened its log as root, and opens it anew as nobody."""
-    with tempfile.TemporaryDirectory() as name:  # Not pytest's, which nobody may not enter.
+    """It opened its log as root, and reopens it as the user nobody."""
+    with tempfile.TemporaryDirectory() as name:  # The user nobody may not enter pytest's own.
         folder = Path(name)
         folder.chmod(0o755)
         log = folder / "log"
@@ -478,7 +478,7 @@ def test_the_documented_wait_ends_even_if_the_pid_file_stays(tmp_path: Path) -> 
     assert (tmp_path / "one.pid").exists()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "one.pid").read_text()), 0)
-    # The next one takes it over.
+    # The next daemon takes the pid file over.
     run = ended(
         "--pidfile=one.pid", "--logfile=one.log", "--uid=nobody", "echotwist", f"--port={port}",
         cwd=tmp_path,

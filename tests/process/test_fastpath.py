@@ -13,7 +13,7 @@ from echotwist.fastpath import _loop, lending
 
 @pytest.mark.parametrize("kind", ["of other sources", "broken"])
 def test_a_compiled_part_of_another_build_is_not_used(tmp_path: Path, kind: str) -> None:
-    """Python would import it before the right one, which is `_loop.abi3.so`."""
+    """Python would import it instead of the right one, `_loop.abi3.so`."""
     ours = Path(lending.__file__).parents[1]
     shutil.copytree(ours, tmp_path / "echotwist", ignore=shutil.ignore_patterns("__pycache__"))
     other = (tmp_path / "echotwist/fastpath/_loop").with_suffix(

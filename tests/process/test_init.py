@@ -19,7 +19,7 @@ from echotwist import init
 
 
 def test_only_pid_1_has_handlers_before_the_reactor_runs() -> None:
-    """In a process of its own: the tests' has threads, and handlers of other tests."""
+    """Run in a process of its own: that of the tests has threads, and other handlers."""
     run = """if True:
         import os, signal
         before = [signal.getsignal(number) for number in (15, 2, 1)]
@@ -41,7 +41,7 @@ def test_only_pid_1_has_handlers_before_the_reactor_runs() -> None:
 
 
 class Signals:
-    """Stands for the module: handlers of the tests' own process are not to be touched."""
+    """Stands in for the module `signal`, so that the handlers of this process stay."""
 
     SIG_IGN = signal.SIG_IGN
     SIG_UNBLOCK = signal.SIG_UNBLOCK
@@ -100,7 +100,7 @@ def mask(pid: int, name: str) -> bool:
 
 @contextlib.contextmanager
 def inNamespace(*before: str) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
-    """The service as PID 1, and its pid outside, as soon as that is there."""
+    """The service as PID 1 of a namespace. Gives its pid outside, as soon as it has one."""
     process = subprocess.Popen(
         [*NAMESPACE, *before, *TWISTD, "-n", "echotwist", "--port=0"],
         stdout=subprocess.DEVNULL,
@@ -127,7 +127,7 @@ def test_as_pid_1_it_ends_at_any_moment_of_sigterm(milliseconds: int) -> None:
 
 @pytest.mark.skipif(not hasNamespaces(), reason="there are no pid namespaces for this user")
 def test_as_pid_1_it_has_a_handler_as_soon_as_echotwist_is_imported() -> None:
-    """The kernel drops a signal for PID 1 that has none."""
+    """The kernel drops signals to a PID 1 without a handler."""
     run = "import echotwist, signal; print('up', flush=True); signal.pause()"
     with subprocess.Popen(
         [*NAMESPACE, sys.executable, "-c", run], stdout=subprocess.PIPE, text=True

@@ -11,7 +11,7 @@ from support.process import needs
 
 
 def test_promtool_accepts_the_metrics(tmp_path: Path) -> None:
-    """Asks Prometheus's own tool."""
+    """Prometheus's own tool has no complaint."""
     promtool = needs("promtool", "prometheus")
     service = Service(ADMIN, "--max-connections=1")
     service.open().send(text("x") + close(1000))

@@ -1,4 +1,4 @@
-"""Processes whose log nobody reads."""
+"""Processes with a log that is not read."""
 
 import os
 import re
@@ -44,7 +44,7 @@ LOGGED = ("--log-rate=1000000", "--no-fast-path")
 
 
 def flood(port: int) -> None:
-    """Each message must come back, and its line is logged."""
+    """Send messages that are each echoed and logged."""
     message = text("x" * 64)
     with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
         client.sendall(request())
@@ -77,7 +77,7 @@ def test_a_service_with_a_stalled_log_reader_goes_on_and_drains(form: str) -> No
         service.isRead.clear()
         flood(port)
         isHealthy(port)
-        # One second more than the drain of nobody, for the last lines.
+        # A drain without clients, and a second for the last lines of the log.
         assert service.stop(timeout=10) == 0
 
 
@@ -136,7 +136,7 @@ def test_workers_go_on_while_their_supervisor_is_stopped() -> None:
         port = loggedPort(service)
         os.kill(service.pid, signal.SIGSTOP)
         try:
-            # A connection is given to either.
+            # The kernel gives a connection to either worker.
             for _ in range(6):
                 flood(port)
             isHealthy(port)

@@ -1,4 +1,4 @@
-"""Checks that did not run are told of at the end of `tox`."""
+"""`tox` lists at its end the checks that did not run."""
 
 import os
 import subprocess
@@ -44,7 +44,7 @@ def test_a_skipped_test_is_listed_and_fails_in_ci(
         "  py3: tests/process/test_metrics.py::test_promtool_accepts_the_metrics: "
         "promtool is not installed (Debian: prometheus)\n"
     )
-    # The next run, with everything there, has nothing to tell.
+    # The next run skips nothing, and has nothing to list.
     assert run(bare, *TEST, "tests/memory/test_metrics.py", "-k", "dashboard").returncode == 0
     told = run(bare, "tests/support/skipped.py", str(tmp_path / "skipped"))
     assert told.stdout == "nothing was skipped\n"
@@ -60,7 +60,7 @@ def test_a_skipped_test_is_listed_and_fails_in_ci(
 def test_a_missing_compiler_is_listed_and_fails_in_ci(
     bare: dict[str, str], script: str, line: str, tmp_path: Path
 ) -> None:
-    # Atheris has no wheel for every Python; it is asked for nothing here.
+    # Atheris has no wheel for some Pythons, and is not used here.
     (tmp_path / "atheris.py").touch()
     env = {
         **bare,

@@ -21,7 +21,7 @@ from support.systemd import HERE, SERVICES, UNITS, Holder, Manager
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever runs these tests is not to hear of them."""
+    """Keep the systemd that runs these tests out of them."""
     for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
         monkeypatch.delenv(name, raising=False)
 
@@ -84,7 +84,7 @@ def test_a_hanging_reactor_does_not_notify_the_watchdog(tmp_path: Path) -> None:
 
 
 class Load(threading.Thread):
-    """Connects all the time. `stays`: until it is told 1001, not only for an echo."""
+    """Connects over and over: for an echo, or if it `stays`, until it is closed with 1001."""
 
     def __init__(self, holder: Holder, stays: bool) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ def test_a_restart_under_load_with_socket_activation_refuses_nobody() -> None:
                 for _ in range(20):
                     with holder.connect() as s:
                         echo(s)
-            # It was told to stop, with its clients, and has ended. Now nobody accepts.
+            # The service has drained and ended. Now no process accepts.
         with holder.run("--log-rate=0"):
             for client in load:
                 client.join(20)
@@ -151,14 +151,14 @@ def test_a_process_answers_a_connection_accepted_just_before_its_drain() -> None
             half.sendall(request()[:40])
             with holder.connect() as known:
                 known.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
-                assert answer(known).startswith(b"HTTP/1.1 200 ")  # So they are accepted, too.
+                assert answer(known).startswith(b"HTTP/1.1 200 ")  # The others are accepted, too.
             service.process.send_signal(signal.SIGTERM)
             service.expect(r"TCP Port \d+ Closed")
             for s, rest in ((early, request()), (half, request()[40:])):
                 s.sendall(rest)
                 assert answer(s).startswith(b"HTTP/1.1 503 ")
         assert service.wait() == 0
-        with holder.connect() as later:  # By nobody yet: it waits.
+        with holder.connect() as later:  # No process accepts it yet: it waits.
             later.sendall(request() + text("hi"))
             with holder.run():
                 assert answer(later).startswith(b"HTTP/1.1 101 ")
@@ -166,7 +166,7 @@ def test_a_process_answers_a_connection_accepted_just_before_its_drain() -> None
 
 
 def test_an_inherited_socket_is_not_shut_down() -> None:
-    """shutdown(2) would reach systemd's own descriptor of it, and everybody who waits."""
+    """shutdown(2) would also end systemd's own descriptor, and all clients that wait."""
     with Holder() as holder:
         with holder.run():
             pass
@@ -174,7 +174,7 @@ def test_an_inherited_socket_is_not_shut_down() -> None:
 
 
 def test_an_inherited_unix_socket_keeps_its_mode_backlog_and_file(tmp_path: Path) -> None:
-    """Its mode, its queue and its file; whoever comes while nobody is there waits."""
+    """Clients that connect while no process accepts wait in its queue."""
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as held:
         held.bind(str(path))
@@ -200,7 +200,7 @@ def test_an_inherited_unix_socket_keeps_its_mode_backlog_and_file(tmp_path: Path
             assert f"listening on unix:{path}" in service.log
             assert path.stat().st_mode & 0o777 == 0o600
         assert path.is_socket()
-        # The queue of a Unix socket is as long as was told last, and then a connection fails.
+        # The last listen(2) sets the length of a Unix socket's queue; a full one refuses.
         waiting = [connect() for _ in range(100)]
         with run():
             for s in waiting:
@@ -210,7 +210,7 @@ def test_an_inherited_unix_socket_keeps_its_mode_backlog_and_file(tmp_path: Path
 
 def test_systemd_socket_activate_starts_it_for_the_first_client() -> None:
     (port,) = freePorts(1)
-    # Twisted takes no socket without a name, and this tool gives none unless told.
+    # Twisted wants sockets to have names, and this tool gives none by default.
     process = subprocess.Popen(
         [needs("systemd-socket-activate", "systemd"),
          f"--listen=127.0.0.1:{port}", "--fdname=echotwist",
@@ -259,7 +259,7 @@ def test_a_socket_that_systemd_did_not_pass_is_one_clear_line(which: str) -> Non
 
 
 def test_a_socket_of_another_domain_is_one_clear_line() -> None:
-    """The peers in the log would be made of nothing."""
+    """Otherwise the log would name peers that do not exist."""
     with Holder() as holder:
         assert refused("systemd:domain=INET:index=0", holder.socket) == (
             "echotwist: --listen 'systemd:domain=INET:index=0': the socket is domain=INET6\n"
@@ -268,7 +268,7 @@ def test_a_socket_of_another_domain_is_one_clear_line() -> None:
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """The units, as they are where twistd is that of these tests."""
+    """The units, with the path of the twistd under test."""
     for unit in UNITS.iterdir():
         there = unit.read_text().replace("/opt/echotwist/bin/twistd", TWISTD[0])
         (tmp_path / unit.name.replace("@.", "@1.")).write_text(there)
@@ -326,7 +326,7 @@ def test_the_units_command_works_under_its_seccomp_filter(unit: str) -> None:
 
 @pytest.mark.parametrize("writesCode", [True, False])
 def test_tls_needs_the_exceptions_documented_in_the_unit(tmp_path: Path, writesCode: bool) -> None:
-    """Once it does not, MemoryDenyWriteExecute= can be for all, and this fails."""
+    """If this fails, TLS no longer needs it, and MemoryDenyWriteExecute= can be on for all."""
     needs("systemd-analyze", "systemd")
     lines = (UNITS / "echotwist.service").read_text()
     for now, then in (
@@ -352,7 +352,7 @@ def test_tls_needs_the_exceptions_documented_in_the_unit(tmp_path: Path, writesC
 
 
 def test_the_seccomp_filter_of_the_tests_is_deadly(tmp_path: Path) -> None:
-    """Or the test above would show nothing."""
+    """Otherwise the tests above would prove nothing."""
     needs("systemd-analyze", "systemd")
     for code in (
         "import socket; socket.socket(socket.AF_INET)",

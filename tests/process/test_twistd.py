@@ -137,7 +137,7 @@ def test_a_closed_terminal_drains_it_unless_it_was_started_by_nohup() -> None:
 
 
 def echoes(port: int) -> None:
-    """To the fast path, back, and to it again."""
+    """To the fast path, back to Autobahn, and to the fast path again."""
     with socket.create_connection(("127.0.0.1", port), timeout=20) as s:
         s.sendall(request() + text("lent"))
         s.sendall(frame(TEXT, b"retur", fin=False) + frame(CONTINUATION, b"ned") + text("again"))
@@ -181,7 +181,7 @@ def test_as_a_daemon_it_leaves_the_terminal_and_keeps_its_log(tmp_path: Path) ->
     daemon = int(pid.read_text())
     try:
         assert get(f"http://127.0.0.1:{port}/healthz") == (200, b"ok\n")
-        # A second one cannot have the port, and says so to who started it.
+        # A second daemon cannot have the port, and tells the process that started it.
         again = subprocess.run(
             [*TWISTD, f"--logfile={tmp_path}/log2", "echotwist", f"--port={port}"],
             capture_output=True, text=True, cwd=tmp_path, timeout=30, check=False,
@@ -210,7 +210,7 @@ def test_twist_runs_it_as_twistd_does(workers: list[str], number: int) -> None:
             client.socket.sendall(close(1001))
             assert client.rest() == b""
         assert service.wait() == 0
-    # The workers' are twistd's lines.
+    # This line comes from the twistd of the workers.
     assert "reactor class: twisted.internet.pollreactor" in service.log or not workers
 
 
@@ -250,7 +250,7 @@ def test_help_shows_every_option() -> None:
 
 
 def reaches(path: Path, group: int) -> bool:
-    """Whether somebody else, of this group, may connect."""
+    """Whether another user, of this group, may connect."""
     groups = os.getgroups()
     os.setgroups([])
     os.setegid(group)
@@ -269,7 +269,7 @@ def reaches(path: Path, group: int) -> bool:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
 def test_a_unix_socket_is_for_the_group_of_its_folder() -> None:
-    """As docs/operations.md has it for nginx. Not pytest's folder, which is its owner's alone."""
+    """As docs/operations.md has it for nginx. Other users may not enter pytest's own folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.chown(folder, -1, 4711)
@@ -327,7 +327,7 @@ def test_the_logged_urls_are_what_is_served(
 
 
 def test_a_free_port_is_reserved() -> None:
-    """Or a test could find it taken, on a machine where others work."""
+    """Otherwise another process could take it before the test does."""
     (port,) = freePorts(1)
     with socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind(("", port))
@@ -336,7 +336,7 @@ def test_a_free_port_is_reserved() -> None:
 
 
 def test_the_service_in_memory_needs_no_port() -> None:
-    """Somebody may have the README's, 8080: who tries the service out, say."""
+    """The README's port, 8080, may be in use by someone who tries the service out."""
     services = [Service(), Service()]
     for service in services:
         service.echo.privilegedStartService()

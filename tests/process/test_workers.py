@@ -55,7 +55,7 @@ def test_a_killed_worker_is_replaced_and_the_others_never_notice() -> None:
                     await ws.send_str(f"again {n}")
                     left += (await ws.receive(timeout=20)).data == f"again {n}"
             assert left in (int(shares["1"]), int(shares["2"]))
-            # And new ones are served.
+            # New clients are served.
             for n in range(20):
                 ws = await session.ws_connect(service.ws)
                 await echo(ws, f"new {n}")
@@ -70,7 +70,7 @@ def test_a_killed_worker_is_replaced_and_the_others_never_notice() -> None:
         assert get(f"{admin}/readyz")[0] == 200
         assert "echotwist_worker_restarts_total 1.0" in get(f"{admin}/metrics")[1]
         pids = children(service).split()
-    # Twistd has seen it end with 0; and nobody is left behind.
+    # The supervisor has ended with status 0, and no worker is left behind.
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
 
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("log")
 
 
 class Peer(Protocol):
-    """A client that keeps what it gets and can be waited on."""
+    """A client that keeps what it receives; tests can wait for it."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -97,7 +97,7 @@ class Running:
 
 
 class Unverified(CertificateOptions):
-    """A client's TLS that trusts everybody."""
+    """TLS for a client that trusts every certificate."""
 
     def clientConnectionForTLS(self, tls: Any) -> Any:
         return SSL.Connection(self.getContext(), None)
@@ -171,7 +171,7 @@ async def test_messages_are_echoed_and_the_close_is_clean(any: Any) -> None:
 async def test_a_protocol_error_is_sent_before_the_disconnect(any: Any) -> None:
     _, connect = any
     peer = await (await connect()).open()
-    # More than the service reads at once: what it does not look at must not reset the answer.
+    # More than the service reads at once: unread data must not reset the connection.
     peer.transport.write(text("valid") + b"\xff" + bytes(1_000_000))
     assert await peer.lost == "ConnectionDone"
     valid, last = parse(peer.data)
@@ -266,7 +266,7 @@ async def test_a_missing_tls_handshake_has_its_timeout(start: Any, tls: str) -> 
 
 @pytest_twisted.ensureDeferred
 async def test_a_tls_peer_without_close_notify_is_dropped(start: Any, tls: str) -> None:
-    """It answers nothing: neither the close frame's FIN nor TLS's close_notify."""
+    """It answers neither the FIN nor the close_notify."""
     service = start(f"--listen={tls.format(0)}", "--close-timeout=300ms")
     peer = await (await service.connect("ssl")).open()
     peer.transport.pauseProducing()
@@ -283,7 +283,7 @@ async def test_a_tls_peer_without_close_notify_is_dropped(start: Any, tls: str) 
 async def test_far_over_max_connections_tls_clients_make_room(start: Any, tls: str) -> None:
     service = start(f"--listen={tls.format(0)}", "--max-connections=1")
     peers = [await service.connect("tcp") for _ in range(52)]
-    await peers[0].lost  # The first, for the last.
+    await peers[0].lost  # The first one makes room for the last.
     assert not peers[-1].lost.called
 
 
@@ -366,7 +366,7 @@ def sleep(seconds: float) -> "Deferred[None]":
 async def test_lent_connections_are_echoed_while_the_reactor_is_busy(
     kind: str, start: Callable[..., Running], tmp_path: Path
 ) -> None:
-    """It is blocked here for as long as a thousand echoes take, and then it goes on."""
+    """The reactor is blocked here for as long as a thousand echoes take."""
     where = {"unix": f"unix:{tmp_path}/echo", "haproxy": "haproxy:tcp:0:interface=127.0.0.1"}
     service = start(f"--listen={where.get(kind, 'tcp:0:interface=127.0.0.1')}", "--log-rate=3")
     echoed: list[bytes] = []
@@ -396,7 +396,7 @@ async def test_lent_connections_are_echoed_while_the_reactor_is_busy(
     thread.start()
     assert await threads.deferToThread(whenLent.wait, 20)
     begin.set()
-    thread.join(20)  # The reactor waits for this and does nothing.
+    thread.join(20)  # This blocks the reactor.
     assert echoed == [b"message %4d" % n for n in range(1000)]
 
 

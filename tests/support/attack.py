@@ -37,7 +37,7 @@ class Attack:
         return self.rest
 
     def end(self) -> bytes:
-        """All until the connection's end, in order or by reset."""
+        """Everything until the end of the connection, clean or by reset."""
         with contextlib.suppress(ConnectionResetError):
             while data := self.socket.recv(65536):
                 self.rest += data

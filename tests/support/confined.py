@@ -90,7 +90,7 @@ def confine(unit: Path) -> None:
         forbidden.add(KILL, "mprotect", Argument(2, MASKED_EQUAL, PROT_EXEC, PROT_EXEC))
         forbidden.add(KILL, "pkey_mprotect", Argument(2, MASKED_EQUAL, PROT_EXEC, PROT_EXEC))
         forbidden.add(KILL, "shmat", Argument(2, MASKED_EQUAL, SHM_EXEC, SHM_EXEC))
-    # libseccomp compares an argument once in a rule: with more families none is forbidden here.
+    # A rule of libseccomp compares an argument once: with more families, none is forbidden here.
     if settings(unit, "RestrictAddressFamilies") == ["AF_UNIX"]:
         forbidden.add(KILL, "socket", Argument(0, NOT_EQUAL, socket.AF_UNIX))
     forbidden.load()

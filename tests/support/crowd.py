@@ -108,13 +108,13 @@ class Crowd:
                 await asyncio.sleep(0.02)
 
     async def answered(self) -> None:
-        """Each client has got an answer to a message that it sent from now on."""
+        """Wait until each client has an echo of a message that it sent after this call."""
         before = list(self.answers)
         # The next answer may be on its way.
         await self.until(lambda: all(n >= b + 2 for n, b in zip(self.answers, before, strict=True)))
 
     def churn(self, pause: float) -> None:
-        """One more after the other: a connection, a message, its answer, a close."""
+        """Connect, send, wait for the echo and close, over and over."""
         self._tasks.append(asyncio.create_task(self._churn(pause)))
 
     async def leave(self) -> None:

@@ -54,7 +54,7 @@ def request(
 
 
 class Socket:
-    """What Twisted wants of a socket. `window` is how many bytes the peer still takes."""
+    """What Twisted needs of a socket. `window` is how many bytes the peer still takes."""
 
     def __init__(self) -> None:
         self.arriving = bytearray()
@@ -214,7 +214,7 @@ class Hung:
 
 class Reactor(MemoryReactorClock):
     def advance(self, amount: float) -> None:
-        """As the real one: what a timer sets for now has to wait for the next turn."""
+        """As the real one: a timer that is set for now waits for the next turn."""
         self.rightNow += amount
         self._sortCalls()
         for call in [call for call in self.calls if call.getTime() <= self.seconds()]:
@@ -330,7 +330,7 @@ class Service:
                 limits = self.fastPath._limits
                 self.fastPath._limits = replace(limits, memoryBudget=0)
             self.fastPath.start()
-            self.fastPath.start = lambda: None  # The service will, in some tests.
+            self.fastPath.start = lambda: None  # In some tests the service starts it again.
             self._open.append(self)
             if len(self._open) > 10:  # A test with hypothesis makes hundreds.
                 self._open.popleft().close()
@@ -385,7 +385,7 @@ class Service:
 
     def _jumpTo(self, time: float) -> None:
         self.reactor.advance(time - self.reactor.seconds())
-        self.reactor.rightNow = time  # Not almost, as a sum of floats would be.
+        self.reactor.rightNow = time  # Exactly, unlike a sum of floats.
         self.run()
 
     def _due(self) -> float:

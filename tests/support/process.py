@@ -23,7 +23,7 @@ TWIST = [str(SCRIPTS / "twist"), "--log-format=text"]
 
 
 def needs(program: str, package: str) -> str:
-    """Where it is, also if only root looks there. Skips the test if it is not installed."""
+    """The path of a program, in /usr/sbin as well. Skips the test if it is not installed."""
     found = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")
     if found is None:
         pytest.skip(f"{program} is not installed (Debian: {package})")

@@ -44,7 +44,7 @@ def trusting(ca: trustme.CA = CA) -> ssl.SSLContext:
 
 
 def connected(certificate: Any, isProxied: bool = False, options: Sequence[str] = ()) -> Client:
-    """A connection to the service, which wants TLS on it."""
+    """A connection to the service, which expects TLS on it."""
     service: Any = Service(*options)
     journal = service.context.journal
     below = ProxyFactory(service.site, journal) if isProxied else service.site
@@ -81,7 +81,7 @@ class Peer:
         self.call(self.tls.do_handshake)
 
     def call(self, method: Any, *arguments: Any) -> Any:
-        """Call this until it has what it waits for."""
+        """Call this until TLS has the data that it waits for."""
         for _ in range(10):
             try:
                 return method(*arguments)
@@ -94,7 +94,7 @@ class Peer:
 
     @property
     def name(self) -> str:
-        """Whose certificate it was shown."""
+        """The name in the certificate that the service showed."""
         return str(self.tls.getpeercert()["subjectAltName"][0][1])  # type: ignore[index]
 
     def echo(self, message: str) -> None:

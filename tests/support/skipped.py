@@ -1,4 +1,4 @@
-"""What was not checked, because something is not installed: `tox -e skipped` tells of all.
+"""Lists what was not checked because something is not installed, for `tox -e skipped`.
 
     python tests/support/skipped.py FOLDER    prints what is noted there
 

@@ -150,7 +150,7 @@ class Peer:
         del rest[: start + n]
         match first & 15:
             case 9:  # PING
-                self.count["pings"] += 1  # Whoever sends need not answer.
+                self.count["pings"] += 1  # A client that is sending need not answer.
             case 10:  # PONG
                 self.pongs -= 1
             case 8:  # CLOSE
@@ -185,7 +185,7 @@ def large(peer: Peer, random: random.Random) -> None:
 
 
 def fragments(peer: Peer, random: random.Random) -> None:
-    """Each is returned for, and what follows lent again."""
+    """Each has the connection returned, and what follows has it lent again."""
     for n in range(random.randrange(1, 30)):
         peer.send(peer.message(TEXT, b"fragments" * n, pieces=3) + peer.message(TEXT, b"one"))
         if random.random() < 0.5:
@@ -217,7 +217,7 @@ def endOrderly(peer: Peer, random: random.Random) -> None:
 
 
 def endHalf(peer: Peer, random: random.Random) -> None:
-    """In the middle of a frame, small or passing, by FIN or by a reset."""
+    """Leave inside a frame, small or streaming, by FIN or by a reset."""
     whole = frame(BINARY, bytes(random.choice([10, 1000, 200_000])))
     peer.send(whole[: random.randrange(1, len(whole))])
     if random.random() < 0.5:
@@ -268,7 +268,7 @@ def converse(open: Open, random: random.Random, isHarried: bool) -> Counter[str]
 def crowd(
     opens: Sequence[Open], seconds: float, seed: int, isHarried: bool = False
 ) -> Counter[str]:
-    """A thread each, that converses over and over. Raises what one of them has raised."""
+    """Run a client a thread, over and over. Raises what one of them has raised."""
     end = time.monotonic() + seconds
 
     def conversations(n: int) -> Iterator[Counter[str]]:
@@ -280,7 +280,7 @@ def crowd(
 
 
 def together(runs: Sequence[Iterator[Counter[str]]]) -> Counter[str]:
-    """Run each in a thread of its own, until one fails, which is raised. Returns what all count."""
+    """Run each in a thread of its own. Raises the first failure; returns the sum of the counts."""
     count: Counter[str] = Counter()
     failures: list[BaseException] = []
     lock = threading.Lock()
