@@ -27,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """`-m 'not slow'` tries a fifth of the examples."""
     hypothesis.settings.register_profile("whole", deadline=None, max_examples=100)
     hypothesis.settings.register_profile("quick", deadline=None, max_examples=20)
-    isQuick = config.option.markexpr == "not slow"
+    isQuick = "not slow" in config.option.markexpr
     hypothesis.settings.load_profile("quick" if isQuick else "whole")
 
 

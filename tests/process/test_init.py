@@ -9,13 +9,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.attack import eventually
 from support.process import TWISTD, Twistd
-
-from echotwist import init
 
 
 def test_only_pid_1_has_handlers_before_the_reactor_runs() -> None:
@@ -38,43 +35,6 @@ def test_only_pid_1_has_handlers_before_the_reactor_runs() -> None:
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     """
     subprocess.run([sys.executable, "-c", run], check=True)
-
-
-class Signals:
-    """Stands in for the module `signal`, so that the handlers of this process stay."""
-
-    SIG_IGN = signal.SIG_IGN
-    SIG_UNBLOCK = signal.SIG_UNBLOCK
-
-    def __init__(self) -> None:
-        self.handlers: dict[int, Any] = {signal.SIGHUP: signal.SIG_IGN}
-        self.masked: list[Any] = []
-
-    def getsignal(self, number: int) -> Any:
-        return self.handlers.get(number)
-
-    def signal(self, number: int, handler: Any) -> None:
-        self.handlers[number] = handler
-
-    def pthread_sigmask(self, *arguments: Any) -> None:
-        self.masked.append(arguments)
-
-
-def test_ignored_signals_stay_ignored_and_blocked_ones_are_unblocked(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    signals = Signals()
-    ends: list[int] = []
-    monkeypatch.setattr(init, "signal", signals)
-    monkeypatch.setattr(os, "_exit", ends.append)
-    init.handleSignalsAsInit(2)
-    assert signals.masked == []
-    init.handleSignalsAsInit(1)
-    assert signals.handlers.pop(signal.SIGHUP) == signal.SIG_IGN
-    assert signals.masked == [(signal.SIG_UNBLOCK, init.DRAIN_SIGNALS)]
-    for number, handler in signals.handlers.items():
-        handler(number, None)
-    assert ends == [143, 130]
 
 
 NAMESPACE = [
