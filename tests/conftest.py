@@ -15,10 +15,11 @@ from typing import Any
 import hypothesis
 import pytest
 from support import skipped
-from support.frames import TEXT, Frame, text
 from support.memory import Client, Service
 from support.recorder import Recorder
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+
+from echotwist.testing.frames import TEXT, Frame, text
 
 FOLDER = Path(__file__).parent
 

@@ -48,7 +48,8 @@ class RawClient:
 
     It has shaken hands, unless `upgrade` is False; `changes` are those of `request`. `context` is
     for wss:. Raises AssertionError if the answer is not 101, TimeoutError when nothing comes for
-    `timeout` seconds, and what sockets raise.
+    `timeout` seconds, EOFError when the connection ends before what is waited for, with what came,
+    and what sockets raise.
     """
 
     def __init__(
@@ -90,36 +91,37 @@ class RawClient:
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
 
-    def _receive(self) -> bool:
-        data = self.socket.recv(65536)
+    def _receive(self) -> None:
+        if not (data := self.socket.recv(65536)):
+            raise EOFError(self.rest)
         self.rest += data
-        return bool(data)
 
     def read(self, size: int) -> bytes:
         """What has come and was not taken, as soon as it is so many bytes; it stays in `rest`."""
         while len(self.rest) < size:
-            assert self._receive(), self.rest
+            self._receive()
         return self.rest
 
     def until(self, end: bytes) -> bytes:
         """Take all up to these bytes, and them."""
         while end not in self.rest:
-            assert self._receive(), self.rest
+            self._receive()
         head, _, self.rest = self.rest.partition(end)
         return head + end
 
     def frame(self) -> Frame:
         """Take the next frame."""
         while (taken := take(self.rest)) is None:
-            assert self._receive(), self.rest
+            self._receive()
         found, end = taken
         self.rest = self.rest[end:]
         return found
 
     def end(self) -> bytes:
         """Take all until the connection ends; a reset raises ConnectionResetError."""
-        while self._receive():
-            pass
+        with contextlib.suppress(EOFError):
+            while True:
+                self._receive()
         data, self.rest = self.rest, b""
         return data
 

@@ -10,7 +10,7 @@ import pytest
 from autobahn.twisted.websocket import WebSocketAdapterProtocol
 from autobahn.websocket.compress import PERMESSAGE_COMPRESSION_EXTENSION, PerMessageDeflate
 from autobahn.websocket.protocol import WebSocketProtocol, WebSocketServerProtocol
-from support.memory import Client, Service, request
+from support.memory import Client, Service
 from twisted.application.app import AppLogger
 from twisted.internet import endpoints, tcp, unix
 from twisted.internet.abstract import FileDescriptor
@@ -22,6 +22,7 @@ from twisted.scripts._twistd_unix import UnixApplicationRunner, UnixAppLogger
 from twisted.web.http import HTTPChannel
 
 from echotwist.listen.endpoints import parseArguments
+from echotwist.testing.raw import request
 from echotwist.websocket.connection import Connection
 from echotwist.websocket.deflate import Deflate
 from echotwist.wire.transport import unsent

@@ -5,11 +5,22 @@ import zlib
 from typing import Any
 
 import pytest
-from support.frames import BINARY, CLOSE, CONTINUATION, TEXT, Frame, binary, frame, parse, text
-from support.memory import Client, Service, request
+from support.memory import Client, Service
 from twisted.internet.task import Clock
 
 from echotwist.limits import HEADER_OVERHEAD
+from echotwist.testing.frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    TEXT,
+    Frame,
+    binary,
+    frame,
+    parse,
+    text,
+)
+from echotwist.testing.raw import request
 from echotwist.websocket.deflate import INFLATOR
 from echotwist.wire.budget import BATCH, BATCH_INTERVAL, Budget
 from echotwist.wire.gate import OVER_BUDGET

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.frames import BINARY, CLOSE, TEXT, Frame, binary, close, frame, length, text
 from support.memory import Client, Service
 from support.secure import Files, issued
 from support.secure import Peer as Secured
@@ -16,6 +15,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from echotwist.testing.frames import BINARY, CLOSE, TEXT, Frame, binary, close, frame, length, text
 from echotwist.wire.deadline import STEPS, Deadline
 
 BYE = Frame(CLOSE, b"\x03\xe8bye")

@@ -13,7 +13,16 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.differential import outcome, segments
-from support.frames import (
+from support.memory import Client, Hung, Service, Unthreaded
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
+
+from echotwist.fastpath import _loop, lending
+from echotwist.fastpath._loop import Loop, echoFrames, parseCompressedFrame
+from echotwist.fastpath.lending import HANG, FastPath
+from echotwist.fastpath.sources import NAMES
+from echotwist.fatal import Fatal
+from echotwist.testing.frames import (
     BINARY,
     CLOSE,
     CONTINUATION,
@@ -27,15 +36,6 @@ from support.frames import (
     parse,
     text,
 )
-from support.memory import Client, Hung, Service, Unthreaded
-from twisted.internet.error import ConnectionDone
-from twisted.python.failure import Failure
-
-from echotwist.fastpath import _loop, lending
-from echotwist.fastpath._loop import Loop, echoFrames, parseCompressedFrame
-from echotwist.fastpath.lending import HANG, FastPath
-from echotwist.fastpath.sources import NAMES
-from echotwist.fatal import Fatal
 
 HOLD = 65536
 """Bytes of payload above which a frame is passed on as it comes."""

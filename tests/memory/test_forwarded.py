@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.frames import TEXT, Frame, text
-from support.memory import Client, Service, request
+from support.memory import Client, Service
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.web.http_headers import Headers
 
 from echotwist.http.forwarded import HOPS, TrustedProxies, trustedProxy
 from echotwist.listen.proxy import ProxyFactory
+from echotwist.testing.frames import TEXT, Frame, text
+from echotwist.testing.raw import request
 
 PROXY = IPv4Address("TCP", "10.0.0.1", 40000)
 

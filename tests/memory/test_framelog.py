@@ -4,10 +4,20 @@ import zlib
 from typing import Any
 
 import pytest
-from support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close, frame, text
 from support.memory import Client, Service
 
 from echotwist.observe.journal import headerWords
+from echotwist.testing.frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    close,
+    frame,
+    text,
+)
 
 
 def frames(log: Any) -> list[str]:

@@ -4,7 +4,9 @@ import re
 
 from hypothesis import given
 from hypothesis import strategies as st
-from support.memory import Client, Service, request
+from support.memory import Client, Service
+
+from echotwist.testing.raw import request
 
 _PIECES = [
     *(b"GET ", b"HEAD ", b"OPTIONS ", b"POST ", b"get ", b"PROXY ", b"\x16\x03\x01", b"\x00"),

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.frames import binary, close, text
-from support.memory import Service, request
+from support.memory import Service
 from support.recorder import Recorder
 from twisted.logger import (
     ILogObserver,
@@ -23,6 +22,8 @@ from twisted.python import log as legacy
 from twisted.python.failure import Failure
 
 from echotwist import logs
+from echotwist.testing.frames import binary, close, text
+from echotwist.testing.raw import request
 
 HOSTILE = "a\n<0>forged\r\n\x1b[2J\x00\x7f\x85\u2028\u202e\x9b\t{0} {x}"
 

@@ -10,8 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.admin import ADMIN, Operator, get
 from support.certificate import tlsEndpoint
-from support.frames import CONTINUATION, TEXT, binary, close, frame, text
-from support.memory import Hung, Service, request
+from support.memory import Hung, Service
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import succeed
 from twisted.internet.interfaces import IListeningPort
@@ -19,6 +18,8 @@ from zope.interface import implementer
 
 from echotwist import __version__
 from echotwist.observe.totals import Histogram
+from echotwist.testing.frames import CONTINUATION, TEXT, binary, close, frame, text
+from echotwist.testing.raw import request
 
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "echotwist.json"
 

@@ -6,11 +6,22 @@ import zlib
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.differential import segments
-from support.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame, close, frame
-from support.memory import Service, request
+from support.memory import Service
 from twisted.protocols.haproxy._v2parser import V2Parser
 
 from echotwist.listen.proxy import Malformed, split
+from echotwist.testing.frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    Frame,
+    close,
+    frame,
+)
+from echotwist.testing.raw import request
 
 texts = st.text().map(lambda text: (TEXT, text.encode()))
 binaries = st.binary(max_size=300).map(lambda data: (BINARY, data))

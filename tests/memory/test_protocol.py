@@ -7,7 +7,11 @@ import zlib
 from typing import Any
 
 import pytest
-from support.frames import (
+from support.memory import Client, Service
+from twisted.internet.address import IPv4Address
+
+from echotwist.http.channel import Request
+from echotwist.testing.frames import (
     BINARY,
     CLOSE,
     CONTINUATION,
@@ -21,10 +25,7 @@ from support.frames import (
     parse,
     text,
 )
-from support.memory import Client, Service, request
-from twisted.internet.address import IPv4Address
-
-from echotwist.http.channel import Request
+from echotwist.testing.raw import request
 
 pytestmark = pytest.mark.usefixtures("way")
 

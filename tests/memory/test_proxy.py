@@ -4,13 +4,14 @@ import struct
 from typing import Any
 
 import pytest
-from support.frames import TEXT, Frame, text
-from support.memory import Client, Service, request
+from support.memory import Client, Service
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
 from echotwist.listen.proxy import Malformed, ProxyFactory, split
+from echotwist.testing.frames import TEXT, Frame, text
+from echotwist.testing.raw import request
 from echotwist.wire.peer import nameOf
 
 pytestmark = pytest.mark.usefixtures("way")

@@ -7,8 +7,7 @@ import socket
 from typing import Any
 
 import pytest
-from support.frames import CLOSE, TEXT, Frame, binary, close, text
-from support.memory import Client, Service, request
+from support.memory import Client, Service
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import CannotListenError
@@ -17,6 +16,8 @@ from zope.interface import implementer
 
 from echotwist.fatal import Fatal
 from echotwist.listen.ports import DualStackEndpoint, ListenSpec
+from echotwist.testing.frames import CLOSE, TEXT, Frame, binary, close, text
+from echotwist.testing.raw import request
 
 pytestmark = pytest.mark.usefixtures("way")
 

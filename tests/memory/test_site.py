@@ -4,8 +4,7 @@ import re
 from typing import Any
 
 import pytest
-from support.frames import BINARY, TEXT, Frame, binary, close, parse, text
-from support.memory import Client, Service, request
+from support.memory import Client, Service
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 from twisted.python.filepath import FilePath
@@ -15,6 +14,8 @@ from twisted.web.server import NOT_DONE_YET
 
 from echotwist.http.channel import Request
 from echotwist.http.site import RESOURCES
+from echotwist.testing.frames import BINARY, TEXT, Frame, binary, close, parse, text
+from echotwist.testing.raw import request
 from echotwist.wire.transport import unsent
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from support import confined
-from support.frames import close, text
 from support.memory import Hung, Service
 from support.systemd import SERVICES, UNITS, Holder, Manager
 from twisted.internet.address import IPv4Address
@@ -19,6 +18,7 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from zope.interface import implementer
 
 from echotwist.listen.ports import ListenSpec
+from echotwist.testing.frames import close, text
 
 
 @pytest.fixture(params=["path", "abstract"])

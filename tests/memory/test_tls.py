@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 import trustme
 from OpenSSL import SSL
-from support.frames import text
-from support.memory import Client, Service, request
+from support.memory import Client, Service
 from support.secure import TLS12, Files, Peer, connected, issued, trusting
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
 from echotwist.listen import tls
 from echotwist.listen.certificate import Certificate
+from echotwist.testing.frames import text
+from echotwist.testing.raw import request
 
 LOST = Failure(ConnectionLost())
 

@@ -5,11 +5,12 @@ import hashlib
 from typing import Any
 
 import pytest
-from support.frames import TEXT, Frame, text
-from support.memory import KEY, Client, Service, request
+from support.memory import Client, Service
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
 from echotwist.http.upgrade import canonicalOrigin
+from echotwist.testing.frames import TEXT, Frame, text
+from echotwist.testing.raw import KEY, request
 
 
 def answer(client: Client) -> tuple[int, dict[str, str], str]:

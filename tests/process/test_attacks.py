@@ -13,8 +13,10 @@ import zlib
 from collections.abc import Iterator
 
 import pytest
-from support.attack import Attack, eventually, get, works
-from support.frames import (
+from support.attack import eventually, get, works
+from support.process import Twistd
+
+from echotwist.testing.frames import (
     BINARY,
     CONTINUATION,
     PING,
@@ -26,8 +28,7 @@ from support.frames import (
     parse,
     text,
 )
-from support.memory import request
-from support.process import Twistd
+from echotwist.testing.raw import request
 
 MB = 2**20
 
@@ -40,9 +41,9 @@ def service() -> Iterator[Twistd]:
     ) as service:
         # Some modules are loaded at the first request and at the first compressed message.
         for extensions in (None, "permessage-deflate"):
-            with Attack(service, Sec_WebSocket_Extensions=extensions) as client:
-                client.socket.sendall(binary(bytes(MB)) + close(1000))
-                client.end()
+            with service.connect(Sec_WebSocket_Extensions=extensions) as client:
+                client.send(binary(bytes(MB)) + close(1000))
+                client.gone()
         service.expect("#2 .* closed")
         yield service
 
@@ -58,7 +59,7 @@ def test_backpressure_bounds_a_client_that_sends_and_never_reads(
 ) -> None:
     before, descriptors = service.memory(), service.descriptors()
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(Attack(service)) for _ in range(10)]
+        clients = [stack.enter_context(service.connect()) for _ in range(10)]
         taken = sum(client.stuff(data, 300 * MB) for client in clients)
         # A few megabytes in the buffers of two kernels; then nothing more.
         assert taken < 10 * 20 * MB
@@ -75,7 +76,7 @@ def test_backpressure_bounds_a_client_that_requests_and_never_reads(
 ) -> None:
     before = service.memory()
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(Attack(service, upgrade=False)) for _ in range(5)]
+        clients = [stack.enter_context(service.connect(upgrade=False)) for _ in range(5)]
         asked = b"GET %s HTTP/1.1\r\nHost: a\r\n\r\n" % target * 1000
         taken = sum(client.stuff(asked, 100 * MB) for client in clients)
         assert taken < 5 * 20 * MB
@@ -90,9 +91,9 @@ def test_the_close_timeout_ends_a_client_that_closes_and_never_reads(
     descriptors = service.descriptors()
     with contextlib.ExitStack() as stack:
         for _ in range(20):
-            client = stack.enter_context(Attack(service))
+            client = stack.enter_context(service.connect())
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            client.socket.sendall(binary(bytes(2 * MB)) + close(1000))
+            client.send(binary(bytes(2 * MB)) + close(1000))
         eventually(lambda: service.descriptors() > descriptors)
         eventually(lambda: service.descriptors() == descriptors, 10)
     works(service)
@@ -114,9 +115,9 @@ def test_a_decompression_bomb_in_one_frame_and_in_many_is_1009(service: Twistd) 
         for n, piece in enumerate(many)
     )
     for data in (frame(BINARY, payload, rsv=4), fragments):
-        with Attack(service, Sec_WebSocket_Extensions="permessage-deflate") as client:
-            client.socket.sendall(data)
-            *_, last = parse(client.end())
+        with service.connect(Sec_WebSocket_Extensions="permessage-deflate") as client:
+            client.send(data)
+            *_, last = parse(client.gone())
             assert last.payload[:2] == b"\x03\xf1"
     # It inflates up to --max-message before it knows.
     assert peak(service) - before < 80 * MB
@@ -131,22 +132,22 @@ def peak(service: Twistd) -> int:
 
 
 def test_frames_after_a_decompression_bomb_are_not_buffered(service: Twistd) -> None:
-    with Attack(service, Sec_WebSocket_Extensions="permessage-deflate") as client:
-        client.socket.sendall(frame(BINARY, bomb(64 * MB), rsv=4))
-        client.read(4)  # It has been refused, and its memory freed.
+    with service.connect(Sec_WebSocket_Extensions="permessage-deflate") as client:
+        client.send(frame(BINARY, bomb(64 * MB), rsv=4))
+        client.read(4)  # It has been refused, and its memory given back.
         before = service.memory()
         client.stuff(frame(BINARY, bytes(60_000), rsv=4), 30 * MB)
         assert service.memory() - before < 8 * MB
-        *_, last = parse(client.end())
+        *_, last = parse(client.gone())
         assert last.payload[:2] == b"\x03\xf1"
 
 
 @pytest.mark.parametrize("declared", [2**62, 16 * MB + 1])
 def test_a_declared_frame_length_costs_no_memory(service: Twistd, declared: int) -> None:
     before = service.memory()
-    with Attack(service) as client:
-        client.socket.sendall(b"\x82\xff" + declared.to_bytes(8, "big") + bytes(4) + bytes(1000))
-        *_, last = parse(client.end())
+    with service.connect() as client:
+        client.send(b"\x82\xff" + declared.to_bytes(8, "big") + bytes(4) + bytes(1000))
+        *_, last = parse(client.gone())
         assert last.payload[:2] == b"\x03\xf1"
     assert service.memory() - before < 4 * MB
 
@@ -156,9 +157,9 @@ def test_an_unfinished_message_costs_no_more_memory_than_was_sent(service: Twist
     before = service.memory()
     with contextlib.ExitStack() as stack:
         for _ in range(10):
-            client = stack.enter_context(Attack(service))
-            client.socket.sendall(b"\x82\xff" + (16 * MB).to_bytes(8, "big") + bytes(4))
-            client.socket.sendall(bytes(MB))
+            client = stack.enter_context(service.connect())
+            client.send(b"\x82\xff" + (16 * MB).to_bytes(8, "big") + bytes(4))
+            client.send(bytes(MB))
         assert service.memory() - before < 20 * MB
         # They are silent, and dropped by the keepalive.
         eventually(lambda: service.log.count("ping not answered") == 10)
@@ -168,13 +169,13 @@ def test_an_unfinished_message_costs_no_more_memory_than_was_sent(service: Twist
 
 def test_a_flood_of_tiny_fragments_is_1009(service: Twistd) -> None:
     before = service.memory()
-    with Attack(service) as client:
-        client.socket.sendall(frame(BINARY, b"", fin=False))
+    with service.connect() as client:
+        client.send(frame(BINARY, b"", fin=False))
         many = frame(CONTINUATION, b"", fin=False) * 1000
         with contextlib.suppress(ConnectionError):
             for _ in range(300):
-                client.socket.sendall(many)
-        *_, last = parse(client.end())
+                client.send(many)
+        *_, last = parse(client.gone())
         assert last.payload[:2] == b"\x03\xf1"
     assert service.memory() - before < 8 * MB
 
@@ -183,21 +184,21 @@ def test_a_flood_of_tiny_fragments_is_1009(service: Twistd) -> None:
 def test_the_handshake_timeout_ends_slow_headers_and_idle_connections(service: Twistd) -> None:
     descriptors = service.descriptors()
     with contextlib.ExitStack() as stack:
-        idle = [stack.enter_context(Attack(service, upgrade=False)) for _ in range(50)]
-        slow = [stack.enter_context(Attack(service, upgrade=False)) for _ in range(50)]
+        idle = [stack.enter_context(service.connect(upgrade=False)) for _ in range(50)]
+        slow = [stack.enter_context(service.connect(upgrade=False)) for _ in range(50)]
         began = time.monotonic()
         data = iter(request())
         with contextlib.suppress(ConnectionError):
             while time.monotonic() - began < 5:
                 byte = bytes([next(data)])
                 for client in slow:
-                    client.socket.sendall(byte)
+                    client.send(byte)
                 selectors.DefaultSelector().select(0.05)
         assert time.monotonic() - began < 4
         for client in idle:
-            assert client.end() == b""
+            assert client.gone() == b""
         for client in slow:
-            assert client.end().startswith(b"HTTP/1.1 408 ")
+            assert client.gone().startswith(b"HTTP/1.1 408 ")
     eventually(lambda: service.descriptors() == descriptors)
 
 
@@ -208,10 +209,10 @@ def test_the_handshake_timeout_ends_slow_headers_and_idle_connections(service: T
 )
 def test_an_endless_request_body_is_refused(service: Twistd, header: str) -> None:
     before = service.memory(), service.descriptors()
-    with Attack(service, upgrade=False) as client:
-        client.socket.sendall(f"POST / HTTP/1.1\r\nHost: a\r\n{header}\r\n\r\n".encode())
+    with service.connect(upgrade=False) as client:
+        client.send(f"POST / HTTP/1.1\r\nHost: a\r\n{header}\r\n\r\n".encode())
         client.stuff(b"10000\r\n" + bytes(65536) + b"\r\n", 100 * MB)
-        assert client.end().startswith(b"HTTP/1.1 413 ")
+        assert client.gone().startswith(b"HTTP/1.1 413 ")
     assert service.memory() - before[0] < 4 * MB
     eventually(lambda: service.descriptors() == before[1])
 
@@ -225,17 +226,17 @@ def test_accepting_resumes_after_descriptors_ran_out() -> None:
         contextlib.ExitStack() as stack,
     ):
         room = soft - 100 - 2 * 3
-        clients = [stack.enter_context(Attack(service)) for _ in range(room)]
+        clients = [stack.enter_context(service.connect()) for _ in range(room)]
         # The next ones are told so, ...
-        with Attack(service, upgrade=False) as client:
-            client.socket.sendall(request())
+        with service.connect(upgrade=False) as client:
+            client.send(request())
             assert client.socket.recv(100).startswith(b"HTTP/1.1 503 ")
         assert get(service) == 200
         # ... and many more at once are dropped, while everybody else is served.
         crowd = []
         for _ in range(200):
             with contextlib.suppress(ConnectionResetError):  # Even that fast.
-                crowd.append(stack.enter_context(Attack(service, upgrade=False)))
+                crowd.append(stack.enter_context(service.connect(upgrade=False)))
         eventually(lambda: service.descriptors() < soft)
         clients[0].socket.sendall(text("x"))
         assert parse(clients[0].read(3)) == [Frame(TEXT, b"x")]
@@ -252,9 +253,9 @@ def test_clients_that_do_not_read_the_page_are_dropped() -> None:
         with contextlib.ExitStack() as stack:
             for _ in range(130):
                 with contextlib.suppress(ConnectionError):
-                    client = stack.enter_context(Attack(service, upgrade=False))
+                    client = stack.enter_context(service.connect(upgrade=False))
                     client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                    client.socket.sendall(b"GET /websockets.js HTTP/1.1\r\nHost: a\r\n\r\n" * 500)
+                    client.send(b"GET /websockets.js HTTP/1.1\r\nHost: a\r\n\r\n" * 500)
             works(service)
             assert service.descriptors() < 200
         assert get(service) == 200
@@ -265,23 +266,23 @@ def test_clients_that_do_not_read_the_page_are_dropped() -> None:
 def test_keepalive_spares_a_slow_reader() -> None:
     """Megabytes wait in the kernel, where no progress is visible to the service."""
     with Twistd("--ping-interval=300ms", "--ping-timeout=500ms") as service:
-        with Attack(service) as client:
+        with service.connect() as client:
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
-            client.socket.sendall(binary(bytes(2 * MB)))
+            client.send(binary(bytes(2 * MB)))
             began = time.monotonic()
             while len(client.rest) < 2 * MB and time.monotonic() < began + 5:
                 client.rest += client.socket.recv(8192)
                 selectors.DefaultSelector().select(0.04)
             client.read(2 * MB)
-            client.socket.sendall(close(1000))
-            client.end()
+            client.send(close(1000))
+            client.gone()
     assert "ping not answered" not in service.log
 
 
 @pytest.mark.slow(reason="waits for a keepalive of 2 s")
 def test_keepalive_reaps_a_half_dead_peer(service: Twistd) -> None:
     descriptors = service.descriptors()
-    with Attack(service):
+    with service.connect():
         eventually(lambda: service.descriptors() == descriptors + 1)
         eventually(lambda: service.descriptors() == descriptors, 10)
     service.expect("closed: 1006 'ping not answered'")
@@ -290,15 +291,15 @@ def test_keepalive_reaps_a_half_dead_peer(service: Twistd) -> None:
 def test_no_client_can_forge_a_log_line(service: Twistd) -> None:
     nasty = "\r\n2026-01-01T00:00:00+0000 [forged] \x1b[2J\x07\x9b31m\u202e\u2028"
     for changes in ({"X": "\x1b[2J\x07\x9b31m"}, {"Origin": "\x1b[31m"}):
-        with Attack(service, upgrade=False) as client:
-            client.socket.sendall(request(**changes))
+        with service.connect(upgrade=False) as client:
+            client.send(request(**changes))
             client.socket.recv(100)
-    with Attack(service) as client:
-        client.socket.sendall(text(nasty) + binary(nasty.encode()) + close(4000, nasty))
-        client.end()
-    with Attack(service, upgrade=False) as client:
-        client.socket.sendall(b"GET /\x1b[31m HTTP/1.1\r\nHost: \x1b\r\n\r\n")
-        client.end()
+    with service.connect() as client:
+        client.send(text(nasty) + binary(nasty.encode()) + close(4000, nasty))
+        client.gone()
+    with service.connect(upgrade=False) as client:
+        client.send(b"GET /\x1b[31m HTTP/1.1\r\nHost: \x1b\r\n\r\n")
+        client.gone()
     service.stop()
     assert "Traceback" not in service.log
     for line in service.lines:
@@ -312,18 +313,18 @@ def test_ten_thousand_connections_leak_nothing(service: Twistd) -> None:
     def some(count: int) -> None:
         for n in range(count):
             # By a reset, by FIN, by a close, in the middle of a frame, before the handshake.
-            with Attack(service, upgrade=n % 5 != 4) as client:
+            with service.connect(upgrade=n % 5 != 4) as client:
                 match n % 5:
                     case 0:
                         linger = b"\1\0\0\0\0\0\0\0"
                         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                     case 1:
-                        client.socket.sendall(text("x"))
+                        client.send(text("x"))
                     case 2:
-                        client.socket.sendall(close(1000))
-                        client.end()
+                        client.send(close(1000))
+                        client.gone()
                     case 3:
-                        client.socket.sendall(text("hello")[:5])
+                        client.send(text("hello")[:5])
 
     some(1000)
     descriptors = service.descriptors()

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.attack import Attack, eventually
-from support.certificate import tlsEndpoint
-from support.frames import PONG, binary, close, frame, text
+from support.attack import eventually
+from support.certificate import tlsEndpoint, unverified
 from support.process import Twistd
+
+from echotwist.testing.frames import PONG, binary, close, frame, text
+from echotwist.testing.raw import RawClient
 
 SIZE = 2 * 2**20
 
@@ -46,17 +48,13 @@ def open(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..
                 arguments.append(f"--listen={tlsEndpoint(tmp_path)}:interface=127.0.0.1")
             service = stack.enter_context(Twistd(*arguments))
 
-            def connect() -> Attack:
-                if not isTls:
-                    client = Attack(service, Sec_WebSocket_Extensions=extensions)
-                else:
-                    client = Attack(service, upgrade=False)
-                    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-                    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-                    client.socket = context.wrap_socket(client.socket)
-                    client.upgrade()
-                stack.enter_context(client)
-                return client
+            def connect() -> RawClient:
+                client = RawClient(
+                    service.ws.replace("localhost", "127.0.0.1"),
+                    context=unverified() if isTls else None,
+                    Sec_WebSocket_Extensions=extensions,
+                )
+                return stack.enter_context(client)
 
             return service, connect
 
@@ -68,7 +66,7 @@ def test_a_slow_reader_gets_its_whole_echo_over_sockets(open: Callable[..., Any]
     service, connect = open("--close-timeout=1s")
     client = connect()
     small(client.socket)
-    client.socket.sendall(binary(random.randbytes(SIZE)) + close(1000, "bye"))
+    client.send(binary(random.randbytes(SIZE)) + close(1000, "bye"))
     began = time.monotonic()
     while data := client.socket.recv(8192):
         client.rest += data
@@ -89,7 +87,7 @@ def test_a_client_that_does_not_read_is_aborted_over_sockets(open: Callable[...,
     before = service.descriptors()
     client = connect()
     small(client.socket)
-    client.socket.sendall(binary(random.randbytes(SIZE)) + close(1000, "bye"))
+    client.send(binary(random.randbytes(SIZE)) + close(1000, "bye"))
     client.read(100_000)
     began = time.monotonic()
     service.expect("closed: 1006 'not read to the end'")
@@ -107,7 +105,7 @@ def test_keepalive_keeps_clients_that_answered_while_the_process_was_stopped(
     service, connect = open("--ping-interval=700ms", "--ping-timeout=600ms")
     clients = [connect() for _ in range(5)]
     for client in clients:
-        client.socket.sendall(text(""))
+        client.send(text(""))
         client.rest = client.read(2)[2:]
     for client in clients:
         client.read(2)  # The ping.
@@ -116,12 +114,12 @@ def test_keepalive_keeps_clients_that_answered_while_the_process_was_stopped(
     threads = list(Path(f"/proc/{service.pid}/task").glob("*/stat"))
     eventually(lambda: all(" T " in thread.read_text() for thread in threads))
     for client in clients:
-        client.socket.sendall(frame(PONG))
+        client.send(frame(PONG))
     time.sleep(1)  # Longer than a pong may take.
     service.process.send_signal(signal.SIGCONT)
     for client in clients:
-        client.socket.sendall(close(1000, "bye"))
-        assert client.end()[-5:] == b"\x03\xe8bye"
+        client.send(close(1000, "bye"))
+        assert client.gone()[-5:] == b"\x03\xe8bye"
     assert "not answered" not in service.log
 
 
@@ -135,7 +133,7 @@ def test_without_keepalive_a_half_closed_client_that_does_not_read_is_aborted(
     before = service.descriptors()
     client = connect()
     small(client.socket)
-    client.socket.sendall(binary(random.randbytes(size)))
+    client.send(binary(random.randbytes(size)))
     client.read(100)
     time.sleep(1.2)  # Twice the deadline: a client that merely does not read is kept.
     assert service.descriptors() == before + 1

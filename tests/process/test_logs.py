@@ -6,9 +6,10 @@ import socket
 import subprocess
 
 import pytest
-from support.frames import close, text
-from support.memory import request
 from support.process import TWISTD
+
+from echotwist.testing.frames import close, text
+from echotwist.testing.raw import request
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from support.admin import ADMIN, get
-from support.frames import close, text
-from support.memory import Service, request
+from support.memory import Service
 from support.process import needs
+
+from echotwist.testing.frames import close, text
+from echotwist.testing.raw import request
 
 
 def test_promtool_accepts_the_metrics(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import sys
 
 import pytest
 from support.attack import eventually, isHealthy
-from support.frames import text
-from support.memory import request
 from support.process import TWISTD, Twistd
+
+from echotwist.testing.frames import text
+from echotwist.testing.raw import request
 
 
 def test_queued_log_lines_are_written_at_exit_and_not_again_by_a_child() -> None:

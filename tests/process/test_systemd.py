@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from support import confined
 from support.certificate import tlsEndpoint
-from support.frames import CLOSE, TEXT, binary, close, parse, text
-from support.memory import request
 from support.process import TWISTD, Twistd, freePorts, needs
 from support.systemd import HERE, SERVICES, UNITS, Holder, Manager
+
+from echotwist.testing.frames import CLOSE, TEXT, binary, close, parse, text
+from echotwist.testing.raw import request
 
 
 @pytest.fixture(autouse=True)

@@ -8,46 +8,15 @@ import stat
 import subprocess
 import tempfile
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.certificate import tlsEndpoint
-from support.frames import CONTINUATION, TEXT, Frame, close, frame, parse, text
-from support.memory import Service, request
+from support.memory import Service
 from support.process import TWIST, TWISTD, Twistd, freePorts, waitUntilGone
 
-
-class Raw:
-    """A blocking socket that speaks WebSocket by hand."""
-
-    def __init__(self, service: Twistd, *, host: str = "127.0.0.1", upgrade: bool = True) -> None:
-        self.socket = socket.create_connection((host, service.port), timeout=20)
-        if upgrade:
-            self.socket.sendall(request())
-            head = self.until(lambda data: data.endswith(b"\r\n\r\n"))
-            assert head.startswith(b"HTTP/1.1 101 "), head
-
-    def until(self, enough: Callable[[bytes], bool]) -> bytes:
-        data = b""
-        while not enough(data):
-            got = self.socket.recv(1)
-            assert got, data
-            data += got
-        return data
-
-    def rest(self) -> bytes:
-        """Everything until the end; a reset raises."""
-        data = b""
-        while got := self.socket.recv(65536):
-            data += got
-        return data
-
-    def __enter__(self) -> "Raw":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
+from echotwist.testing.frames import CONTINUATION, TEXT, Frame, close, frame, parse, text
+from echotwist.testing.raw import request
 
 
 def get(url: str) -> tuple[int, bytes]:
@@ -59,10 +28,10 @@ def test_it_serves_the_page_and_the_echo_on_both_families() -> None:
     with Twistd() as service:
         for host in ("127.0.0.1", "[::1]", "localhost"):
             assert get(f"http://{host}:{service.port}/")[1].startswith(b"<!doctype html>")
-        for host in ("127.0.0.1", "::1"):
-            with Raw(service, host=host) as client:
-                client.socket.sendall(text("hello") + close(1000))
-                assert parse(client.rest())[0] == Frame(TEXT, b"hello")
+        for host in ("127.0.0.1", "[::1]"):
+            with service.connect(host) as client:
+                client.send(text("hello") + close(1000))
+                assert parse(client.end())[0] == Frame(TEXT, b"hello")
         service.expect(r"#1 127\.0\.0\.1:\d+ text, 5 bytes: 'hello'")
         service.expect(r"#2 \[::1\]:\d+ text, 5 bytes: 'hello'")
 
@@ -96,35 +65,35 @@ def test_a_bad_option_is_one_clear_line_and_status_1(arguments: list[str], tmp_p
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_the_exit_status_is_0(number: int) -> None:
-    with Twistd() as service, Raw(service) as client, Raw(service, upgrade=False) as probe:
+    with Twistd() as service, service.connect() as client, service.connect(upgrade=False) as probe:
         ask = b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n"
-        probe.socket.sendall(ask)
-        assert probe.until(lambda data: data.endswith(b"ready\n")).startswith(b"HTTP/1.1 200 ")
+        probe.send(ask)
+        assert probe.until(b"ready\n").startswith(b"HTTP/1.1 200 ")
         service.process.send_signal(number)
-        data = client.until(lambda data: data.endswith(b"server going away"))
+        data = client.until(b"server going away")
         assert parse(data)[0].payload[:2] == b"\x03\xe9"
-        probe.socket.sendall(ask)
-        assert probe.until(lambda data: data.endswith(b"draining\n")).startswith(b"HTTP/1.1 503 ")
+        probe.send(ask)
+        assert probe.until(b"draining\n").startswith(b"HTTP/1.1 503 ")
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", service.port), timeout=20)
-        client.socket.sendall(close(1001))
-        assert client.rest() == b""
-        client.socket.close()
+        client.send(close(1001))
+        assert client.end() == b""
+        client.close()
         assert service.wait() == 0
 
 
 @pytest.mark.slow(reason="waits for a drain timeout of 1 s")
 def test_a_drain_ends_at_the_drain_timeout_whatever_the_clients_do() -> None:
-    with Twistd("--drain-timeout=1s", "--close-timeout=1h") as service, Raw(service) as client:
+    with Twistd("--drain-timeout=1s", "--close-timeout=1h") as service, service.connect() as client:
         assert service.stop() == 0
         with pytest.raises(ConnectionResetError):
-            client.rest()
+            client.end()
 
 
 def test_a_second_signal_ends_the_drain_at_once() -> None:
-    with Twistd("--drain-timeout=1h", "--close-timeout=1h") as service, Raw(service) as client:
+    with Twistd("--drain-timeout=1h", "--close-timeout=1h") as service, service.connect() as client:
         service.process.send_signal(signal.SIGTERM)
-        client.until(lambda data: data.endswith(b"server going away"))
+        client.until(b"server going away")
         assert service.stop(signal.SIGINT, timeout=2) == 0
 
 
@@ -201,14 +170,14 @@ def test_as_a_daemon_it_leaves_the_terminal_and_keeps_its_log(tmp_path: Path) ->
 def test_twist_runs_it_as_twistd_does(workers: list[str], number: int) -> None:
     ready = "workers: 2, all listening" if workers else "taking up to"
     with Twistd(*workers, command=TWIST, options=["--reactor=poll"], ready=ready) as service:
-        with Raw(service) as client:
-            client.socket.sendall(text("hello"))
+        with service.connect() as client:
+            client.send(text("hello"))
             service.expect(r"#\d+ 127\.0\.0\.1:\d+ text, 5 bytes: 'hello'")
             service.process.send_signal(number)
-            data = client.until(lambda data: data.endswith(b"server going away"))
+            data = client.until(b"server going away")
             assert parse(data)[0] == Frame(TEXT, b"hello")
-            client.socket.sendall(close(1001))
-            assert client.rest() == b""
+            client.send(close(1001))
+            assert client.end() == b""
         assert service.wait() == 0
     # This line comes from the twistd of the workers.
     assert "reactor class: twisted.internet.pollreactor" in service.log or not workers
@@ -227,9 +196,9 @@ def test_twist_says_in_one_line_why_it_does_not_start(arguments: list[str]) -> N
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_the_log_survives_a_terminal_of_any_encoding(encoding: str) -> None:
-    with Twistd(env={"PYTHONIOENCODING": encoding}) as service, Raw(service) as client:
-        client.socket.sendall(text("Grüße 世界") + text("next") + close(1000))
-        client.rest()
+    with Twistd(env={"PYTHONIOENCODING": encoding}) as service, service.connect() as client:
+        client.send(text("Grüße 世界") + text("next") + close(1000))
+        client.end()
     assert "'next'" in service.log
     assert "#1 127.0.0.1" in service.log.split("text,")[0]
     assert service.log.count("text, ") == 2

@@ -14,8 +14,9 @@ from typing import Any
 import aiohttp
 import pytest
 from support.certificate import tlsEndpoint
-from support.memory import request
 from support.process import Twistd, freePorts
+
+from echotwist.testing.raw import request
 
 
 def get(url: str) -> tuple[int, str]:

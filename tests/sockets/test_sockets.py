@@ -10,14 +10,14 @@ import pytest
 import pytest_twisted
 from OpenSSL import SSL
 from support.certificate import tlsEndpoint
-from support.frames import BINARY, CLOSE, PING, TEXT, Frame, binary, close, parse, text
-from support.memory import request
 from twisted.internet import endpoints, reactor, threads
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions
 
 from echotwist.tap import Options, makeService
+from echotwist.testing.frames import BINARY, CLOSE, PING, TEXT, Frame, binary, close, parse, text
+from echotwist.testing.raw import request
 from echotwist.wire.gate import WRITE_BLOCKED
 from echotwist.wire.transport import unsent
 

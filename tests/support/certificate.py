@@ -1,5 +1,6 @@
 """A certificate, for as long as a run takes."""
 
+import ssl
 from pathlib import Path
 
 import trustme
@@ -13,3 +14,10 @@ def tlsEndpoint(folder: Path, port: str = "0") -> str:
     for pem in certificate.cert_chain_pems:
         pem.write_to_path(chain, append=True)
     return f"ssl:{port}:privateKey={key}:certKey={chain}"
+
+
+def unverified() -> ssl.SSLContext:
+    """A client's TLS that trusts everybody."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context

@@ -29,28 +29,8 @@ from twisted.python.failure import Failure
 
 from echotwist.service import EchoService
 from echotwist.tap import Options, makeService
-from support.frames import Frame, parse
-
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="
-
-UPGRADE = {
-    "Host": "localhost:8080",
-    "Upgrade": "websocket",
-    "Connection": "Upgrade",
-    "Sec-WebSocket-Key": KEY,
-    "Sec-WebSocket-Version": "13",
-}
-
-
-def request(
-    target: str = "/echo", *, method: str = "GET", version: str = "HTTP/1.1", **changes: str | None
-) -> bytes:
-    """A request to upgrade; a header is changed by its name with `_` for `-`, None removes it."""
-    headers: dict[str, str | None] = dict(UPGRADE)
-    for name, value in changes.items():
-        headers[name.replace("_", "-")] = value
-    lines = [f"{name}: {value}" for name, value in headers.items() if value is not None]
-    return "\r\n".join([f"{method} {target} {version}", *lines, "", ""]).encode("latin-1")
+from echotwist.testing.frames import Frame, parse
+from echotwist.testing.raw import request
 
 
 class Socket:

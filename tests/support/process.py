@@ -9,10 +9,12 @@ import subprocess
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from echotwist.testing.logged import LoggedProcess
+from echotwist.testing.raw import RawClient
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
@@ -113,6 +115,10 @@ class Twistd(LoggedProcess):
     @property
     def port(self) -> int:
         return int(self.url.rsplit(":", 1)[1].rstrip("/"))
+
+    def connect(self, host: str = "127.0.0.1", **options: Any) -> RawClient:
+        """A client of bytes; `options` are RawClient's."""
+        return RawClient(f"ws://{host}:{self.port}/echo", **options)
 
     @property
     def pid(self) -> int:

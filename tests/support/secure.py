@@ -11,8 +11,9 @@ from twisted.internet.task import Clock
 from echotwist.listen.certificate import Certificate
 from echotwist.listen.proxy import ProxyFactory
 from echotwist.listen.tls import TlsFactory
-from support.frames import TEXT, Frame, parse, text
-from support.memory import Client, Service, request
+from echotwist.testing.frames import TEXT, Frame, parse, text
+from echotwist.testing.raw import request
+from support.memory import Client, Service
 
 CA = trustme.CA()
 

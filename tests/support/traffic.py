@@ -12,16 +12,16 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 
-from support.frames import BINARY, CONTINUATION, PING, PONG, TEXT, close, frame
+from echotwist.testing.frames import BINARY, CONTINUATION, PING, PONG, TEXT, close, frame, take
+from echotwist.testing.raw import RawClient, request
+from support.certificate import unverified
 
 TIMEOUT = 30
 """Seconds for anything to happen; a client that waits for longer has failed."""
 
 
-REQUEST = (
-    b"GET /echo HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
-)
+REQUEST = request()[:-2]
+"""Lacks its end, so that more headers may come."""
 
 
 class Gone(Exception):
@@ -37,25 +37,25 @@ class Peer:
     def __init__(
         self, port: int, isTls: bool = False, isDeflated: bool = False, isHarried: bool = False
     ) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
-        if isTls:
-            context = ssl.create_default_context()
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            self.socket = context.wrap_socket(self.socket)
+        client = RawClient(
+            f"ws{'s' * isTls}://127.0.0.1:{port}/echo",
+            upgrade=False,
+            context=unverified() if isTls else None,
+            timeout=TIMEOUT,
+        )
+        self.socket = client.socket
         self.isDeflated, self.isHarried = isDeflated, isHarried
         self.due: deque[tuple[int, bytes]] = deque()
         self.pongs = 0
         self.codes: list[int] = []
         self.count: Counter[str] = Counter()
-        self._rest = bytearray()
-        extension = b"Sec-WebSocket-Extensions: permessage-deflate\r\n" if isDeflated else b""
-        self.socket.sendall(REQUEST + extension + b"\r\n")
-        while b"\r\n\r\n" not in self._rest:
-            self._rest += self._some()
-        if isHarried and self._rest.startswith(b"HTTP/1.1 503 "):
+        extensions = "permessage-deflate" if isDeflated else None
+        client.send(request(Sec_WebSocket_Extensions=extensions))
+        head = client.until(b"\r\n\r\n")
+        if isHarried and head.startswith(b"HTTP/1.1 503 "):
             raise Gone  # It drains.
-        assert self._rest.startswith(b"HTTP/1.1 101 "), self._rest
-        del self._rest[: self._rest.index(b"\r\n\r\n") + 4]
+        assert head.startswith(b"HTTP/1.1 101 "), head
+        self._rest = bytearray(client.rest)
         self.socket.setblocking(False)
 
     def _some(self, size: int = 2**18) -> bytes:
@@ -137,18 +137,12 @@ class Peer:
 
     def _take(self) -> bool:
         """Look at the next frame, if all of it is there."""
-        rest = self._rest
-        if len(rest) < 2:
+        if (taken := take(self._rest)) is None:
             return False
-        n, start = rest[1], 2
-        if n > 125:
-            start = 4 if n == 126 else 10
-            n = int.from_bytes(rest[2:start], "big")
-        if len(rest) < start + n:
-            return False
-        first, payload = rest[0], bytes(rest[start : start + n])
-        del rest[: start + n]
-        match first & 15:
+        found, end = taken
+        del self._rest[:end]
+        payload = found.payload
+        match found.opcode:
             case 9:  # PING
                 self.count["pings"] += 1  # A client that is sending need not answer.
             case 10:  # PONG
@@ -156,9 +150,9 @@ class Peer:
             case 8:  # CLOSE
                 self.codes.append(int.from_bytes(payload[:2], "big"))
             case opcode:
-                if first & 0x40:
+                if found.rsv & 4:
                     payload = zlib.decompress(payload + b"\0\0\xff\xff\3\0", wbits=-15)
-                assert first & 0x80
+                assert found.fin
                 assert (opcode, payload) == self.due.popleft(), "another message came back"
                 self.count["messages"] += 1
                 self.count["bytes"] += len(payload)

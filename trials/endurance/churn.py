@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from endurance.figures import MB, Figure, atMost, exactly, told
 from support.attack import eventually, works
-from support.frames import close, text
 from support.process import Twistd
 from support.traffic import REQUEST, together
+
+from echotwist.testing.frames import close, text
 
 THREADS = 8
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from endurance.churn import adminPort, metrics
 from endurance.figures import Figure, Unavailable, exactly, told
-from support.attack import Attack, works
-from support.frames import text
+from support.attack import works
 from support.process import Twistd
+
+from echotwist.testing.frames import text
+from echotwist.testing.raw import RawClient
 
 CLIENTS = 20
 
@@ -58,9 +60,9 @@ def _jumps(*offsets: str) -> Sequence[Figure]:
                 )
             )
             admin = adminPort(service)
-            clients = [stack.enter_context(Attack(service)) for _ in range(CLIENTS)]
+            clients = [stack.enter_context(service.connect()) for _ in range(CLIENTS)]
             for client in clients:
-                client.socket.sendall(text("before"))
+                client.send(text("before"))
                 client.socket.settimeout(0.1)
             for jump in offsets:
                 offset.write_text(jump + "\n")
@@ -80,11 +82,11 @@ def _jumps(*offsets: str) -> Sequence[Figure]:
     return figures
 
 
-def _stay(clients: Sequence[Attack]) -> tuple[int, int]:
+def _stay(clients: Sequence[RawClient]) -> tuple[int, int]:
     """For a while each answers its pings, and says nothing else. Returns how many are echoed
     something in the end, and how many pings came."""
     end = time.monotonic() + SILENT
-    gone: set[Attack] = set()
+    gone: set[RawClient] = set()
     pings = 0
     while time.monotonic() < end:
         for client in clients:
@@ -99,12 +101,12 @@ def _stay(clients: Sequence[Attack]) -> tuple[int, int]:
                         gone.add(client)
                     elif b"\x89\x00" in data:
                         pings += 1
-                        client.socket.sendall(b"\x8a\x80\0\0\0\0")
+                        client.send(b"\x8a\x80\0\0\0\0")
     alive = 0
     for client in clients:
         with contextlib.suppress(OSError):
             client.socket.settimeout(5)
-            client.socket.sendall(text("after"))
+            client.send(text("after"))
             data = b""
             while not data.endswith(b"\x81\x05after"):
                 more = client.socket.recv(4096)

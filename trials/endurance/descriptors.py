@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 from endurance.churn import adminPort, metrics
 from endurance.figures import Figure, atMost, exactly, told
-from support.attack import Attack, eventually, works
-from support.frames import TEXT, Frame, parse, text
-from support.memory import request
+from support.attack import eventually, works
 from support.process import Twistd
+
+from echotwist.testing.frames import TEXT, Frame, parse, text
+from echotwist.testing.raw import request
 
 LIMIT = 200
 """ulimit -n: with one thread, 98 connections and 51 more to be told 503."""
@@ -37,12 +38,12 @@ def fullHouse(share: float) -> Sequence[Figure]:
         admin = adminPort(service)
         idle = service.descriptors()
         room = int(metrics(admin)["echotwist_connections_max"])
-        first = [stack.enter_context(Attack(service)) for _ in range(room)]
+        first = [stack.enter_context(service.connect()) for _ in range(room)]
         told503 = dropped = 0
         for _ in range(CROWD):
             try:  # Some are dropped before they know that they are connected.
-                client = stack.enter_context(Attack(service, upgrade=False))
-                client.socket.sendall(request())
+                client = stack.enter_context(service.connect(upgrade=False))
+                client.send(request())
                 answered = client.socket.recv(4096).startswith(b"HTTP/1.1 503 ")
             except ConnectionError:
                 answered = False
@@ -54,7 +55,7 @@ def fullHouse(share: float) -> Sequence[Figure]:
         health = _healthz(admin)
         took = time.monotonic() - began
         for client in first:
-            client.socket.sendall(text("x"))
+            client.send(text("x"))
         served = sum(parse(client.read(3)) == [Frame(TEXT, b"x")] for client in first)
         stack.close()
         eventually(lambda: service.descriptors() == idle)
@@ -80,7 +81,7 @@ def belowWhatIsInUse(share: float) -> Sequence[Figure]:
     with Twistd("--admin=tcp:0:interface=127.0.0.1", "--threads=1") as service:
         with contextlib.ExitStack() as stack:
             works(service)
-            clients = [stack.enter_context(Attack(service)) for _ in range(20)]
+            clients = [stack.enter_context(service.connect()) for _ in range(20)]
             before = resource.prlimit(service.pid, resource.RLIMIT_NOFILE)
             resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (10, before[1]))
             lines = len(service.lines)
@@ -93,7 +94,7 @@ def belowWhatIsInUse(share: float) -> Sequence[Figure]:
             busy = _busy(service, seconds)
             added = len(service.lines) - lines
             for client in clients:
-                client.socket.sendall(text("x"))
+                client.send(text("x"))
             served = sum(parse(client.read(3)) == [Frame(TEXT, b"x")] for client in clients)
             resource.prlimit(service.pid, resource.RLIMIT_NOFILE, before)
             began = time.monotonic()

@@ -4,7 +4,6 @@ import contextlib
 import re
 import resource
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -12,9 +11,10 @@ from pathlib import Path
 
 from endurance.figures import MB, Figure, atMost, exactly, told
 from support.attack import eventually
-from support.frames import TEXT, Frame, parse, text
 from support.process import TWISTD, freePorts
-from support.traffic import REQUEST
+
+from echotwist.testing.frames import TEXT, Frame, text
+from echotwist.testing.raw import RawClient
 
 ROOM = 64 << 10
 """Bytes that the log file may have."""
@@ -68,7 +68,7 @@ def _log(share: float, path: Path, room: int | None) -> Sequence[Figure]:
             figures.append(
                 exactly("it goes on when there is room", path.stat().st_size > size, True)
             )
-        client.socket.close()
+        client.raw.close()
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=20)
         figures.append(exactly("exit status after SIGTERM", process.returncode, 0))
@@ -83,25 +83,20 @@ class _Client:
     def __init__(self, port: int) -> None:
         def connected() -> bool:
             with contextlib.suppress(ConnectionError):
-                self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+                self.raw = RawClient(f"ws://127.0.0.1:{port}/echo", timeout=10)
                 return True
             return False
 
         eventually(connected)
-        self.socket.sendall(REQUEST + b"\r\n")
-        assert self.socket.recv(4096).startswith(b"HTTP/1.1 101 ")
 
     def echoes(self, count: int) -> int:
         """How many of so many messages come back, one after the other."""
         for n in range(count):
-            self.socket.sendall(text("x" * 50))
-            data = b""
-            while len(data) < 52:
-                more = self.socket.recv(4096)
-                if not more:
-                    return n
-                data += more
-            assert parse(data) == [Frame(TEXT, b"x" * 50)]
+            self.raw.send(text("x" * 50))
+            try:
+                assert self.raw.frame() == Frame(TEXT, b"x" * 50)
+            except EOFError:
+                return n
         return count
 
 

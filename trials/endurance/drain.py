@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 from endurance.figures import Figure, atMost, exactly, told
 from endurance.herd import UNDERWAY
-from support.frames import close, text
 from support.process import Twistd
 from support.traffic import REQUEST
+
+from echotwist.testing.frames import close, text
 
 TIMEOUT = 10
 """Seconds, the default of --drain-timeout."""

@@ -8,8 +8,9 @@ from collections import deque
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from support.frames import TEXT, frame
 from support.traffic import Peer
+
+from echotwist.testing.frames import TEXT, frame
 
 INTERVAL = 0.1
 """Seconds between two messages of a client: they shall use the service, and not load it."""

@@ -8,8 +8,9 @@ from endurance.figures import MB, Figure, atMost, exactly, told
 from endurance.herd import Herd, Kind
 from endurance.honest import Honest
 from support.attack import eventually, works
-from support.frames import BINARY, CONTINUATION, PING, TEXT, frame
 from support.process import Twistd
+
+from echotwist.testing.frames import BINARY, CONTINUATION, PING, TEXT, frame
 
 BUDGET = 128
 

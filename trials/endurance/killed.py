@@ -11,9 +11,10 @@ from functools import partial
 
 from endurance.figures import Figure, atMost, exactly, told
 from support.attack import eventually
-from support.frames import TEXT, Frame, parse, text
 from support.process import Twistd, freePorts
 from support.traffic import REQUEST
+
+from echotwist.testing.frames import TEXT, Frame, parse, text
 
 CLIENTS = 500
 

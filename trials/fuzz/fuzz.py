@@ -50,7 +50,17 @@ def decoded(data: bytes) -> tuple[bytes, list[int], bool]:
 
 
 def seeds() -> list[bytes]:
-    from support.frames import BINARY, CONTINUATION, PING, PONG, TEXT, binary, close, frame, text
+    from echotwist.testing.frames import (
+        BINARY,
+        CONTINUATION,
+        PING,
+        PONG,
+        TEXT,
+        binary,
+        close,
+        frame,
+        text,
+    )
 
     zeros = bytes([REPEAT, 0x60, 0, 0])  # 73,728 of them
     streams = [
@@ -76,7 +86,7 @@ def seeds() -> list[bytes]:
 def echoOf(stream: bytes) -> tuple[bytes, list[int], bytes]:
     """The echo of frames that are plain, the sizes of the messages, and the echo of what has come
     of a last one that is not whole."""
-    from support.frames import masked
+    from echotwist.testing.frames import masked
 
     out = bytearray()
     sizes: list[int] = []
@@ -192,7 +202,8 @@ def loop(data: bytes) -> None:
 
 def ways(data: bytes) -> None:
     from support.differential import outcome
-    from support.frames import CLOSE
+
+    from echotwist.testing.frames import CLOSE
 
     stream, sizes, isFinished = decoded(data)
     slow, fast = (outcome(stream, sizes, isFinished, isFast) for isFast in (False, True))

@@ -24,7 +24,8 @@ from typing import Any
 
 from machine import document
 from machine.websocket import Client, Refused
-from support.frames import BINARY, CLOSE, frame
+
+from echotwist.testing.frames import BINARY, CLOSE, frame
 
 ONE = "echotwist.service"
 

@@ -7,7 +7,7 @@ import socket
 import ssl
 from types import TracebackType
 
-from support.frames import CLOSE, TEXT, Frame, close, parse, text
+from echotwist.testing.frames import CLOSE, TEXT, Frame, close, parse, text
 
 PATIENCE = 60
 """Seconds for an answer. The machine is emulated, and some ten times slower than a real one."""
