@@ -89,7 +89,7 @@ class ServiceProcess:
             finally:
                 os.close(ours)
         if not self._listensElsewhere:
-            self._port = int(self._announced["url"].rpartition(":")[2].partition("/")[0])
+            self._port = self.port
         return self
 
     def _reserve(self) -> None:
@@ -176,6 +176,11 @@ class ServiceProcess:
     def page(self) -> str:
         """Its URL, such as `http://127.0.0.1:40123/`."""
         return told(self._announced, "page")
+
+    @property
+    def port(self) -> int:
+        """Of the `url`."""
+        return int(self.url.rpartition(":")[2].partition("/")[0])
 
     @property
     def pid(self) -> int:

@@ -12,7 +12,7 @@ import struct
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from echotwist.testing.frames import Frame, parse, take
+from echotwist.testing.frames import Frame, take
 
 if TYPE_CHECKING:
     import ssl
@@ -63,11 +63,11 @@ class RawClient:
     ) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None, url
-        port = parts.port or {"ws": 80, "wss": 443}[parts.scheme]
+        assert context is not None or parts.scheme == "ws", "wss: wants a context"
+        port = parts.port or (80 if parts.scheme == "ws" else 443)
         self.timeout = timeout
         self.socket = socket.create_connection((parts.hostname, port), timeout=timeout)
-        if parts.scheme == "wss":
-            assert context is not None, "wss: wants a context"
+        if context is not None and parts.scheme == "wss":
             self.socket = context.wrap_socket(self.socket, server_hostname=parts.hostname)
         self.head = b""
         """The answer to the request to upgrade."""
@@ -131,10 +131,6 @@ class RawClient:
             return self.end()
         data, self.rest = self.rest, b""
         return data
-
-    def frames(self) -> list[Frame]:
-        """All frames until the connection ends in order."""
-        return parse(self.end())
 
     def stuff(self, data: bytes, most: int, patience: float = 0.5) -> int:
         """Send over and over without reading, until the service takes nothing for so many seconds,

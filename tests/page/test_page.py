@@ -6,11 +6,9 @@ import socket
 import socketserver
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from playwright.sync_api import (
     Browser,
     ConsoleMessage,
@@ -20,7 +18,9 @@ from playwright.sync_api import (
     expect,
     sync_playwright,
 )
-from support.process import Twistd, needs
+from support.process import needs, served
+
+from echotwist.testing import ServiceProcess
 
 CHROMIUM = [
     "--no-sandbox",
@@ -57,10 +57,10 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def twistd() -> Iterator[Twistd]:
+def service() -> Iterator[ServiceProcess]:
     """A service for the tests that do not stop it."""
-    with Twistd() as twistd:
-        yield twistd
+    with served() as service:
+        yield service
 
 
 class Faults(list[str]):
@@ -107,9 +107,9 @@ def visit(browser: Browser, faults: Faults) -> Iterator[Callable[..., Page]]:
 
 
 @pytest.fixture
-def page(visit: Callable[..., Page], twistd: Twistd) -> Page:
+def page(visit: Callable[..., Page], service: ServiceProcess) -> Page:
     """The page, connected."""
-    page = visit(twistd.url)
+    page = visit(service.page)
     shows(page, "Status: Connected")
     return page
 
@@ -140,11 +140,11 @@ def isAtEnd(output: Locator) -> bool:
 
 @pytest.mark.parametrize("path", ["", "websockets.html", "websockets.html?a=b#c"])
 def test_both_addresses_of_the_page_connect_and_say_so(
-    visit: Callable[..., Page], twistd: Twistd, path: str
+    visit: Callable[..., Page], service: ServiceProcess, path: str
 ) -> None:
-    page = visit(twistd.url + path)
+    page = visit(service.page + path)
     shows(page, "Status: Connected")
-    expect(page.locator("#url")).to_have_text(twistd.ws)
+    expect(page.locator("#url")).to_have_text(service.url)
     expect(page).to_have_title("WebSocket echo")
 
 
@@ -179,21 +179,21 @@ def test_echoes_are_appended_in_the_order_of_sending(page: Page) -> None:
 
 
 def test_the_page_sends_a_text_message_and_nothing_else(
-    visit: Callable[..., Page], twistd: Twistd
+    visit: Callable[..., Page], service: ServiceProcess
 ) -> None:
     frames: list[str | bytes] = []
     page = visit("about:blank")
     page.on("websocket", lambda ws: ws.on("framesent", lambda frame: frames.append(frame)))
-    page.goto(twistd.url)
+    page.goto(service.page)
     shows(page, "Status: Connected")
     type_(page, "x")
     shows(page, "Status: Connected", "Server: x")
     assert frames == ["x"]
 
 
-def test_hostile_text_is_shown_as_text(visit: Callable[..., Page], twistd: Twistd) -> None:
+def test_hostile_text_is_shown_as_text(visit: Callable[..., Page], service: ServiceProcess) -> None:
     # Without the policy: the page must be safe by itself.
-    page = visit(twistd.url, bypass_csp=True)
+    page = visit(service.page, bypass_csp=True)
     shows(page, "Status: Connected")
     for text in HOSTILE:
         type_(page, text)
@@ -290,20 +290,20 @@ def test_sending_scrolls_to_the_echo(page: Page) -> None:
 
 
 def test_a_disconnect_is_shown_with_its_close_code_and_reason(visit: Callable[..., Page]) -> None:
-    with Twistd() as twistd:
-        page = visit(twistd.url)
+    with served() as service:
+        page = visit(service.page)
         shows(page, "Status: Connected")
-        twistd.stop()
+        service.stop()
         shows(page, "Status: Connected", GONE)
 
 
 def test_while_disconnected_nothing_is_sent_and_what_is_typed_is_kept(
     visit: Callable[..., Page],
 ) -> None:
-    with Twistd() as twistd:
-        page = visit(twistd.url)
+    with served() as service:
+        page = visit(service.page)
         shows(page, "Status: Connected")
-        twistd.stop()
+        service.stop()
         expect(page.get_by_role("button")).to_have_text(["Reconnect"])
         type_(page, "not lost")
         expect(page.locator("#input")).to_have_value("not lost")
@@ -321,16 +321,16 @@ def test_text_sent_while_the_connection_closes_is_kept(page: Page) -> None:
 def test_a_click_on_reconnect_connects_to_the_restarted_service(
     visit: Callable[..., Page], faults: Faults
 ) -> None:
-    with Twistd() as twistd:
-        page = visit(twistd.url)
+    with served() as service:
+        page = visit(service.page)
         shows(page, "Status: Connected")
-        port = twistd.port
-    click(page, "Reconnect")
-    refused = "Status: Disconnected (1006)"
-    shows(page, "Status: Connected", GONE, refused)
-    assert [fault for fault in faults if "ERR_CONNECTION_REFUSED" not in fault] == []
-    faults.clear()
-    with Twistd(port=port):
+        service.stop()
+        click(page, "Reconnect")
+        refused = "Status: Disconnected (1006)"
+        shows(page, "Status: Connected", GONE, refused)
+        assert [fault for fault in faults if "ERR_CONNECTION_REFUSED" not in fault] == []
+        faults.clear()
+        service.restart()
         click(page, "Reconnect")
         shows(page, "Status: Connected", GONE, refused, "Status: Connected")
         expect(page.get_by_role("button")).to_have_text(["Send"])
@@ -342,18 +342,18 @@ def test_a_click_on_reconnect_connects_to_the_restarted_service(
 @pytest.mark.slow(reason="starts the service twice")
 @pytest.mark.parametrize("focused", ["input", "send"])
 def test_reconnect_works_by_keyboard_alone(visit: Callable[..., Page], focused: str) -> None:
-    with Twistd() as twistd:
-        page = visit(twistd.url)
+    with served() as service:
+        page = visit(service.page)
         shows(page, "Status: Connected")
         if focused == "send":
             page.keyboard.press("Tab")
         expect(page.locator(f"#{focused}")).to_be_focused()
-        port = twistd.port
-    shows(page, "Status: Connected", GONE)
-    if focused == "input":
-        page.keyboard.press("Tab")
-    expect(page.locator("#reconnect")).to_be_focused()
-    with Twistd(port=port):
+        service.stop()
+        shows(page, "Status: Connected", GONE)
+        if focused == "input":
+            page.keyboard.press("Tab")
+        expect(page.locator("#reconnect")).to_be_focused()
+        service.restart()
         page.keyboard.press("Enter")
         shows(page, "Status: Connected", GONE, "Status: Connected")
         expect(page.locator("#input")).to_be_focused()
@@ -364,14 +364,14 @@ def test_reconnect_works_by_keyboard_alone(visit: Callable[..., Page], focused: 
 def test_a_disconnect_and_a_reconnect_leave_the_reader_in_the_log(
     visit: Callable[..., Page],
 ) -> None:
-    with Twistd() as twistd:
-        page = visit(twistd.url)
+    with served() as service:
+        page = visit(service.page)
         shows(page, "Status: Connected")
         page.focus("#output")
-        port = twistd.port
-    shows(page, "Status: Connected", GONE)
-    expect(page.locator("#output")).to_be_focused()
-    with Twistd(port=port):
+        service.stop()
+        shows(page, "Status: Connected", GONE)
+        expect(page.locator("#output")).to_be_focused()
+        service.restart()
         page.evaluate("connect()")
         shows(page, "Status: Connected", GONE, "Status: Connected")
         expect(page.locator("#output")).to_be_focused()
@@ -419,7 +419,7 @@ def test_a_console_error_of_the_browser_fails_a_test(page: Page, faults: Faults)
     ],
 )
 def test_the_content_security_policy_blocks_what_is_not_ours(
-    page: Page, faults: Faults, twistd: Twistd, directive: str, attempt: str
+    page: Page, faults: Faults, service: ServiceProcess, directive: str, attempt: str
 ) -> None:
     script = """other => new Promise(resolve => {
         window.ran = () => resolve("ran");
@@ -429,7 +429,7 @@ def test_the_content_security_policy_blocks_what_is_not_ours(
         ATTEMPT;
     })"""
     # The same service by another name is another origin.
-    other = f"http://127.0.0.1:{twistd.port}/"
+    other = f"http://localhost:{service.port}/"
     outcome = page.evaluate(script.replace("ATTEMPT", attempt), other)
     assert outcome == directive
     faults.clear()
@@ -438,19 +438,14 @@ def test_the_content_security_policy_blocks_what_is_not_ours(
 # Where the page is.
 
 
-def test_over_tls_the_page_speaks_wss(visit: Callable[..., Page], tmp_path: Path) -> None:
-    certificate = trustme.CA().issue_cert("localhost")
-    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
-    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
-    endpoint = f"ssl:0:privateKey={tmp_path}/key.pem:certKey={tmp_path}/cert.pem"
-    with Twistd("--listen", endpoint) as twistd:
-        assert twistd.url.startswith("https://")
-        page = visit(twistd.url, ignore_https_errors=True)
+def test_over_tls_the_page_speaks_wss(visit: Callable[..., Page]) -> None:
+    with served(tls=True) as service:
+        page = visit(service.page, ignore_https_errors=True)
         shows(page, "Status: Connected")
-        expect(page.locator("#url")).to_have_text(twistd.ws)
+        expect(page.locator("#url")).to_have_text(service.url)
         type_(page, "hello")
         shows(page, "Status: Connected", "Server: hello")
-        twistd.stop()
+        service.stop()
         shows(page, "Status: Connected", "Server: hello", GONE)
 
 
@@ -507,7 +502,7 @@ class ProxyHandler(socketserver.BaseRequestHandler):
 def test_behind_a_proxys_path_prefix_the_page_stays_below_it(
     visit: Callable[..., Page], path: str
 ) -> None:
-    with Twistd() as twistd, Proxy(twistd.port) as proxy:
+    with served() as service, Proxy(service.port) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, args=(0.01,))
         thread.start()
         try:
@@ -517,7 +512,7 @@ def test_behind_a_proxys_path_prefix_the_page_stays_below_it(
             expect(page.locator("#url")).to_have_text(f"ws://localhost:{port}/some/prefix/echo")
             type_(page, "hello")
             shows(page, "Status: Connected", "Server: hello")
-            twistd.stop()
+            service.stop()
             shows(page, "Status: Connected", "Server: hello", GONE)
         finally:
             proxy.shutdown()
@@ -591,9 +586,9 @@ CONTRASTS = """() => {
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("isDisabled", [False, True])
 def test_contrast_suffices_in_light_and_dark_mode(
-    visit: Callable[..., Page], twistd: Twistd, scheme: str, isDisabled: bool
+    visit: Callable[..., Page], service: ServiceProcess, scheme: str, isDisabled: bool
 ) -> None:
-    page = visit(twistd.url, color_scheme=scheme)
+    page = visit(service.page, color_scheme=scheme)
     shows(page, "Status: Connected")
     page.evaluate(
         "isDisabled => { reconnect.hidden = false; send.disabled = isDisabled }", isDisabled
@@ -613,10 +608,10 @@ def test_contrast_suffices_in_light_and_dark_mode(
 
 
 def test_a_phone_of_320_pixels_shows_everything_without_scrolling(
-    visit: Callable[..., Page], twistd: Twistd
+    visit: Callable[..., Page], service: ServiceProcess
 ) -> None:
     size = {"width": 320, "height": 568}
-    page = visit(twistd.url, viewport=size, is_mobile=True, has_touch=True)
+    page = visit(service.page, viewport=size, is_mobile=True, has_touch=True)
     shows(page, "Status: Connected")
     type_(page, "x" * 500)
     expect(page.locator("#output")).to_contain_text("x" * 500)
@@ -642,10 +637,10 @@ def test_a_phone_of_320_pixels_shows_everything_without_scrolling(
 
 
 def test_in_a_tiny_window_everything_can_be_reached(
-    visit: Callable[..., Page], twistd: Twistd
+    visit: Callable[..., Page], service: ServiceProcess
 ) -> None:
     """320 by 256 is what zoom by 400 % leaves of 1280 by 1024 (WCAG 2.2, 1.4.10)."""
-    page = visit(twistd.url, viewport={"width": 320, "height": 256})
+    page = visit(service.page, viewport={"width": 320, "height": 256})
     shows(page, "Status: Connected")
     assert page.locator("html").evaluate("e => e.scrollWidth <= e.clientWidth")
     page.locator("#output").scroll_into_view_if_needed()
@@ -654,12 +649,12 @@ def test_in_a_tiny_window_everything_can_be_reached(
     assert box["height"] >= 100
 
 
-def test_a_cookie_in_utf8_does_not_break_the_handshake(page: Page, twistd: Twistd) -> None:
-    """Cookies have no port: those of another service on this host are sent here, too."""
+def test_a_cookie_in_utf8_does_not_break_the_handshake(page: Page, service: ServiceProcess) -> None:
+    """Cookies know no ports: what another service on this host sets, comes here too."""
     connected = """url => new Promise((resolve, reject) => {
         document.cookie = "n=Zoë";
         const socket = new WebSocket(url);
         socket.onopen = () => resolve(document.cookie);
         socket.onerror = () => reject(new Error("refused"));
     })"""
-    assert page.evaluate(connected, twistd.ws) == "n=Zoë"
+    assert page.evaluate(connected, service.url) == "n=Zoë"

@@ -16,7 +16,9 @@ import pytest
 import websockets.asyncio.client
 import websockets.exceptions
 import websockets.sync.client
-from support.process import Twistd, needs
+from support.process import needs, served
+
+from echotwist.testing import ServiceProcess
 
 LARGEST = 16 * 2**20
 
@@ -36,17 +38,17 @@ MESSAGES: list[str | bytes] = [
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Twistd]:
-    with Twistd("--ping-interval=100ms") as service:
+def service() -> Iterator[ServiceProcess]:
+    with served("--ping-interval=100ms") as service:
         yield service
 
 
 @pytest.mark.slow(reason="echoes the largest message, compressed")
 @pytest.mark.parametrize("compression", ["deflate", None])
-def test_the_client_websockets_is_echoed(service: Twistd, compression: str | None) -> None:
+def test_the_client_websockets_is_echoed(service: ServiceProcess, compression: str | None) -> None:
     async def run() -> None:
         async with websockets.asyncio.client.connect(
-            service.ws, compression=compression, max_size=None
+            service.url, compression=compression, max_size=None
         ) as client:
             assert bool(client.protocol.extensions) == (compression is not None)
             for message in MESSAGES:
@@ -61,8 +63,8 @@ def test_the_client_websockets_is_echoed(service: Twistd, compression: str | Non
     asyncio.run(run())
 
 
-def test_the_client_websockets_is_told_1009(service: Twistd) -> None:
-    with websockets.sync.client.connect(service.ws, max_size=None, compression=None) as client:
+def test_the_client_websockets_is_told_1009(service: ServiceProcess) -> None:
+    with websockets.sync.client.connect(service.url, max_size=None, compression=None) as client:
         client.send("before")
         assert client.recv() == "before"
         client.send(bytes(LARGEST + 1))
@@ -72,18 +74,18 @@ def test_the_client_websockets_is_told_1009(service: Twistd) -> None:
         assert caught.value.rcvd.code == 1009
 
 
-def test_the_client_websockets_speaks_a_subprotocol(service: Twistd) -> None:
-    with websockets.sync.client.connect(service.ws, subprotocols=["chat", "x"]) as client:  # type: ignore[list-item]
+def test_the_client_websockets_speaks_a_subprotocol(service: ServiceProcess) -> None:
+    with websockets.sync.client.connect(service.url, subprotocols=["chat", "x"]) as client:  # type: ignore[list-item]
         assert client.subprotocol == "chat"
 
 
 @pytest.mark.slow(reason="echoes the largest message, compressed")
 @pytest.mark.parametrize("compress", [15, 9, 0])
-def test_the_client_aiohttp_is_echoed(service: Twistd, compress: int) -> None:
+def test_the_client_aiohttp_is_echoed(service: ServiceProcess, compress: int) -> None:
     async def run() -> None:
         async with (
             aiohttp.ClientSession() as session,
-            session.ws_connect(service.ws, compress=compress, max_msg_size=0) as client,
+            session.ws_connect(service.url, compress=compress, max_msg_size=0) as client,
         ):
             assert bool(client.compress) == bool(compress)
             for message in MESSAGES:
@@ -100,7 +102,7 @@ def test_the_client_aiohttp_is_echoed(service: Twistd, compress: int) -> None:
     asyncio.run(run())
 
 
-def test_the_client_picows_is_echoed(service: Twistd) -> None:
+def test_the_client_picows_is_echoed(service: ServiceProcess) -> None:
     class Listener(picows.WSListener):
         def __init__(self) -> None:
             self.got: asyncio.Queue[tuple[picows.WSMsgType, bytes]] = asyncio.Queue()
@@ -114,7 +116,7 @@ def test_the_client_picows_is_echoed(service: Twistd) -> None:
 
     async def run() -> None:
         listener: Any
-        transport, listener = await picows.ws_connect(Listener, service.ws, max_frame_size=LARGEST)
+        transport, listener = await picows.ws_connect(Listener, service.url, max_frame_size=LARGEST)
         for message in MESSAGES:
             if isinstance(message, str):
                 kind, payload = picows.WSMsgType.TEXT, message.encode()
@@ -132,10 +134,10 @@ def test_the_client_picows_is_echoed(service: Twistd) -> None:
 
 @pytest.mark.slow(reason="a drain is spread over a second")
 def test_a_drain_under_load_loses_no_echo() -> None:
-    with Twistd() as service:
+    with served() as service:
 
         async def client(ready: asyncio.Barrier) -> int:
-            async with websockets.asyncio.client.connect(service.ws) as connection:
+            async with websockets.asyncio.client.connect(service.url) as connection:
                 await ready.wait()
                 with contextlib.suppress(websockets.exceptions.ConnectionClosed):
                     while True:
@@ -148,7 +150,7 @@ def test_a_drain_under_load_loses_no_echo() -> None:
             ready = asyncio.Barrier(101)
             clients = [asyncio.create_task(client(ready)) for _ in range(100)]
             await ready.wait()
-            service.process.send_signal(signal.SIGTERM)
+            os.kill(service.pid, signal.SIGTERM)
             return await asyncio.gather(*clients)
 
         assert asyncio.run(run()) == [1001] * 100
@@ -199,9 +201,9 @@ def ws(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("deflate", ["true", "false"])
-def test_the_client_ws_of_node_is_echoed(service: Twistd, ws: Path, deflate: str) -> None:
+def test_the_client_ws_of_node_is_echoed(service: ServiceProcess, ws: Path, deflate: str) -> None:
     run = subprocess.run(
-        ["node", "-e", NODE, service.ws, deflate],
+        ["node", "-e", NODE, service.url, deflate],
         cwd=ws, capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     result = json.loads(run.stdout)

@@ -1,5 +1,6 @@
 """`twistd -n echotwist` as a process, as its users run it."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -7,12 +8,13 @@ import signal
 import socket
 import subprocess
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from echotwist.testing import ServiceProcess
 from echotwist.testing.logged import LoggedProcess
 from echotwist.testing.raw import RawClient
 
@@ -151,6 +153,16 @@ class Twistd(LoggedProcess):
         if kind is None and self._check:
             assert status == 0, self.log
             assert "Traceback" not in self.log, self.log
+
+
+@contextlib.contextmanager
+def served(*options: str, tls: bool = False) -> Iterator[ServiceProcess]:
+    """A service that must end in order, and have nothing to complain of."""
+    with ServiceProcess(*options, tls=tls) as service:
+        yield service
+        status = service.stop()
+        faults = [record for record in service.log if record["level"] in ("error", "critical")]
+    assert (status, faults) == (0, [])
 
 
 def waitUntilGone(pid: int) -> None:

@@ -69,7 +69,8 @@ Description=The checks of the machine
 
 [Service]
 WorkingDirectory=/root/echotwist
-Environment=PYTHONPATH=/root/echotwist/tests:/root/echotwist/trials:/root/echotwist PYTHONDONTWRITEBYTECODE=1
+Environment=PYTHONPATH=/root/echotwist/tests:/root/echotwist/trials:/root/echotwist
+Environment=PYTHONDONTWRITEBYTECODE=1
 ExecStart=/usr/bin/python3 -u trials/machine/guest.py
 StandardOutput=tty
 StandardError=inherit
