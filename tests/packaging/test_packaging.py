@@ -80,7 +80,7 @@ def test_the_wheel_has_the_page_and_the_plugin(distributions: Path) -> None:
     for name in (*(f"echotwist/resources/{name}" for name in PAGE),
                  "echotwist/py.typed", "echotwist/fastpath/_loop.abi3.so",
                  *(f"echotwist/fastpath/{name}" for name in NAMES),
-                 "twisted/plugins/echotwist_plugin.py"):  # fmt: skip
+                 "echotwist/testing/plugin.py", "twisted/plugins/echotwist_plugin.py"):  # fmt: skip
         assert name in names
     # Either would break the plugins of everybody, or be served to them.
     assert "twisted/plugins/__init__.py" not in names
@@ -120,6 +120,27 @@ def test_an_installation_works_from_any_folder(
     assert "fast path: threads: " in log
     assert "Traceback" not in log
     assert list(empty.iterdir()) == []
+
+
+def test_the_fixture_is_there_for_whoever_installs_the_wheel(
+    distributions: Path, tmp_path: Path
+) -> None:
+    """As docs/testing.md has it, with pytest and a client, and nothing else."""
+    (wheel,) = distributions.glob("*.whl")
+    venv(tmp_path / "venv", wheel, "pytest", "websockets", cwd=tmp_path)
+    (example,) = re.findall(
+        r"^```python test_client\.py\n(.*?)^```$",
+        (ROOT / "docs/testing.md").read_text(),
+        re.M | re.S,
+    )
+    folder = tmp_path / "tests"
+    folder.mkdir()
+    (folder / "test_client.py").write_text(example)
+    command = (tmp_path / "venv/bin/pytest", "-q", "-W", "error", "-p", "no:cacheprovider")
+    assert "4 passed" in run(*command, cwd=folder)
+    assert [path.name for path in folder.iterdir() if path.name != "__pycache__"] == [
+        "test_client.py"
+    ]
 
 
 def test_without_a_compiler_autobahn_echoes(

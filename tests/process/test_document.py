@@ -92,6 +92,7 @@ def test_every_example_is_run() -> None:
     assert list(EXAMPLES) == list(HOW)
 
 
+@pytest.mark.slow(reason="starts compilers, package managers and services")
 @pytest.mark.parametrize("name", HOW)
 def test_an_example_works(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(EXAMPLES[name])

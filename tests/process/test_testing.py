@@ -94,6 +94,7 @@ def test_its_authority_is_for_other_clients_too() -> None:
     assert service.caFile is None
 
 
+@pytest.mark.slow(reason="starts the service three times")
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 def test_it_restarts_on_its_port_which_nobody_gets_meanwhile(tls: bool) -> None:
     with ServiceProcess(tls=tls) as service:
@@ -226,6 +227,7 @@ def test_its_options_may_say_where_it_listens(tmp_path: Path) -> None:
         ServiceProcess("-p", "0", tls=True)
 
 
+@pytest.mark.slow(reason="starts a supervisor and two workers")
 def test_it_has_workers() -> None:
     with ServiceProcess("--workers=2", tls=True) as service:
         echoes(service)
@@ -280,6 +282,7 @@ with ServiceProcess(*sys.argv[2:], tls=True) as service:
 """
 
 
+@pytest.mark.slow(reason="starts Python twice, or four times with workers")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("options", [[], ["--workers=2"]], ids=["alone", "workers"])
 def test_it_ends_with_the_process_that_has_started_it(
@@ -412,6 +415,7 @@ TESTS = textwrap.dedent(
 INI = "[pytest]\nechotwist_options = --max-message=1M\n"
 
 
+@pytest.mark.slow(reason="runs a pytest that starts five services")
 def test_the_plugins_fixtures(pytester: pytest.Pytester) -> None:
     pytester.makefile(".ini", pytest=INI)
     pytester.makepyfile(TESTS)
@@ -457,6 +461,7 @@ class TestMarked:
         echoes(echotwist_tls)
 
 
+@pytest.mark.slow(reason="runs three processes of pytest, each with a service")
 def test_the_plugin_with_xdist(pytester: pytest.Pytester) -> None:
     pytester.makefile(".ini", pytest=INI)
     pytester.makepyfile(
@@ -475,6 +480,7 @@ def test_the_plugin_with_xdist(pytester: pytest.Pytester) -> None:
     result.assert_outcomes(passed=6)
 
 
+@pytest.mark.slow(reason="runs a pytest that starts four services")
 def test_the_plugin_with_pytest_asyncio(pytester: pytest.Pytester) -> None:
     pytester.makefile(
         ".ini", pytest=INI + "asyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
@@ -502,6 +508,7 @@ def test_the_plugin_with_pytest_asyncio(pytester: pytest.Pytester) -> None:
     result.assert_outcomes(passed=2)
 
 
+@pytest.mark.slow(reason="runs a pytest that starts two services")
 def test_the_plugin_with_pytest_twisted(pytester: pytest.Pytester) -> None:
     pytester.makefile(".ini", pytest=INI)
     pytester.makepyfile(

@@ -65,8 +65,9 @@ def test_it_drains() -> Any:
     frame = yield deferToThread(client.frame)
     assert frame.payload[2:] == b"server going away"
     client.send(close(1001))
-    yield stopping
+    assert (yield deferToThread(client.end)) == b""
     client.close()
+    yield stopping
 
 
 @pytest.mark.parametrize(
