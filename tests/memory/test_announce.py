@@ -12,13 +12,14 @@ import pytest
 from support.memory import Service
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
+from twisted.internet.testing import MemoryReactorClock
 
 from echotwist import __version__
 from echotwist.fatal import Fatal
 from echotwist.listen.location import locate
 from echotwist.listen.ports import ListenSpec
-from echotwist.operate.announce import announced
-from echotwist.tap import Options
+from echotwist.operate.announce import Announcement, announced
+from echotwist.tap import Options, makeService
 
 
 @pytest.fixture(autouse=True)
@@ -295,3 +296,11 @@ def test_a_worker_leaves_it_to_its_supervisor(file: Path) -> None:
     one.start()
     assert not file.exists()
     stopped(one)
+
+
+def test_with_workers_the_supervisor_announces(file: Path) -> None:
+    options = Options()
+    options.parseOptions(["--workers=2", "--port=0", f"--announce={file}"])
+    *_, supervisor, announcement, _ = makeService(options, MemoryReactorClock())
+    assert isinstance(announcement, Announcement)
+    assert announcement._served is supervisor

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.attack import eventually
+from support.probe import eventually
 
 from echotwist.observe import output
 from echotwist.observe.output import LogFile, Stream, openLog

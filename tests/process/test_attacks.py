@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 
 import pytest
-from support.attack import eventually, get, works
+from support.probe import eventually, get, works
 from support.process import Twistd
 
 from echotwist.testing.frames import (

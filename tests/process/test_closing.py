@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.attack import eventually
 from support.certificate import tlsEndpoint, unverified
+from support.probe import eventually
 from support.process import Twistd
 
 from echotwist.testing.frames import PONG, binary, close, frame, text

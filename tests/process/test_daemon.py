@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from support.attack import eventually, isHealthy
+from support.probe import eventually, isHealthy
 from support.process import TWISTD, Twistd, freePorts, needs, waitUntilGone
 
 NOBODY = 4_000_000_000

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.attack import eventually
+from support.probe import eventually
 from support.process import TWISTD, Twistd
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from support.attack import eventually, isHealthy
+from support.probe import eventually, isHealthy
 from support.process import TWISTD, Twistd
 
 from echotwist.testing.frames import text

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from endurance.figures import MB, Figure, atMost, exactly, told
-from support.attack import eventually, works
+from support.probe import eventually, works
 from support.process import Twistd
 from support.traffic import REQUEST, together
 

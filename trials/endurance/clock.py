@@ -9,7 +9,7 @@ from pathlib import Path
 
 from endurance.churn import adminPort, metrics
 from endurance.figures import Figure, Unavailable, exactly, told
-from support.attack import works
+from support.probe import works
 from support.process import Twistd
 
 from echotwist.testing.frames import text

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from endurance.churn import adminPort, metrics
 from endurance.figures import Figure, atMost, exactly, told
-from support.attack import eventually, works
+from support.probe import eventually, works
 from support.process import Twistd
 
 from echotwist.testing.frames import TEXT, Frame, parse, text

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from endurance.figures import MB, Figure, atMost, exactly, told
-from support.attack import eventually
+from support.probe import eventually
 from support.process import TWISTD, freePorts
 
 from echotwist.testing.frames import TEXT, Frame, text

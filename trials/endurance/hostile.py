@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from endurance.figures import MB, Figure, atMost, exactly, told
 from endurance.herd import Herd, Kind
 from endurance.honest import Honest
-from support.attack import eventually, works
+from support.probe import eventually, works
 from support.process import Twistd
 
 from echotwist.testing.frames import BINARY, CONTINUATION, PING, TEXT, frame

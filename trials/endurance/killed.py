@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from endurance.figures import Figure, atMost, exactly, told
-from support.attack import eventually
+from support.probe import eventually
 from support.process import Twistd, freePorts
 from support.traffic import REQUEST
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from endurance.figures import Figure, Unavailable, atMost, exactly
-from support.attack import get, works
+from support.probe import get, works
 from support.process import Twistd
 
 HOLE = "192.0.2.1"

@@ -14,8 +14,8 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from support.attack import eventually
 from support.certificate import tlsEndpoint
+from support.probe import eventually
 from support.process import Twistd
 from support.traffic import Peer, crowd
 
