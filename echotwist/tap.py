@@ -178,7 +178,7 @@ class Options(TwistedOptions):
         checkTwistdOptions(self.parent or {})
         self["port"] = _parsed("port", self["port"], parsePort)
         self["workers"] = _parsed("workers", self["workers"], _cores)
-        if self["announce"] is not None:
+        if self["announce"] is not None and self["worker"] is None:  # The supervisor has it.
             self["announce"] = _parsed("announce", self["announce"], target)
         if self["worker"] is not None:
             self["worker"] = _parsed("worker", self["worker"], _worker)

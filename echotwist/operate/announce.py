@@ -7,11 +7,10 @@ One line of JSON, when clients are served and not before:
      "url": "ws://127.0.0.1:40123/echo", "page": "http://127.0.0.1:40123/", "unix": null,
      "proxied": false}]}
 
-A file is written under another name beside it and renamed, so that nobody reads half of it. It is
-there exactly as long as new clients are: it goes as a drain begins.
+The file is written under another name and renamed, so that nobody reads half of it. It exists
+exactly as long as the service accepts new clients: a drain removes it first.
 """
 
-import errno
 import fcntl
 import json
 import os
@@ -47,13 +46,24 @@ class Located(Protocol):
 def target(text: str) -> str | int:
     """The absolute path of a file, or a descriptor. Raises ValueError.
 
-    twistd changes its folder later (--rundir).
+    Both are as the parent process meant them: twistd may change its folder later (--rundir), and
+    a number that was not passed on may become the reactor's own descriptor.
     """
     if match := re.fullmatch(r"fd:(\d{1,6})", text, re.ASCII):
+        _checkWritable(int(match[1]))
         return int(match[1])
     if not text or text.startswith("fd:") or "\0" in text:
         raise ValueError("takes a file such as echotwist.json, or a descriptor such as fd:3")
     return os.path.abspath(text)
+
+
+def _checkWritable(descriptor: int) -> None:
+    try:
+        mode = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+    except OSError as e:
+        raise ValueError(e.strerror) from e
+    if mode == os.O_RDONLY:
+        raise ValueError("is open for reading only")
 
 
 class Announcement(Service):
@@ -84,21 +94,20 @@ class Announcement(Service):
 
     def _vet(self) -> None:
         if isinstance(self._target, int):
-            if fcntl.fcntl(self._target, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
-                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             return
         with suppress(FileNotFoundError):
             # A rename would replace /dev/stdout, or a link.
             if not stat.S_ISREG(os.lstat(self._target).st_mode):
-                raise Fatal(f"--announce {self._name}: is no file; a descriptor is fd:1")
-            # What a process has left that was killed is nobody's address any more.
+                raise Fatal(f"--announce {self._name}: is not a file; a descriptor is fd:1")
+            # A process that was killed left it.
             os.unlink(self._target)
         os.close(self._openBeside(self._target))
         os.unlink(_beside(self._target))
 
     def _openBeside(self, path: str) -> int:
-        """As twistd's --umask has it."""
-        with suppress(FileNotFoundError):  # Of a process with the same id, as in a container.
+        """Opened with the mode that twistd's --umask leaves."""
+        # A process with the same id may have left it, as in a container.
+        with suppress(FileNotFoundError):
             os.unlink(_beside(path))
         return os.open(_beside(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
@@ -109,13 +118,14 @@ class Announcement(Service):
         try:
             self._write((json.dumps(announced(self._served)) + "\n").encode("ascii"))
         except OSError as e:
-            # Somebody waits for it who would wait for ever.
+            # Otherwise the program that waits for the announcement would wait for ever.
             _log.critical("--announce {where}: {why}", where=self._name, why=e.strerror)
             self._reactor.stop()
 
     def _write(self, line: bytes) -> None:
         if isinstance(self._target, int):
-            # Closed, so that its reader sees an end; but for what the log may go to.
+            # Closed, so that the reader sees the end; but not the standard output, which may
+            # be the log's.
             with open(self._target, "wb", closefd=self._target > 2) as file:
                 file.write(line)
             return

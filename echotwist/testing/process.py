@@ -47,10 +47,10 @@ class ServiceProcess:
     `tls`: over TLS, with an authority of its own. An option --listen or --port is taken instead of
     the free port; then the URLs are those of the first that is not for a proxy.
 
-    Use it with `with`, or `async with` where clients run in the same event loop; or call `start`
-    and `stop`. Its port stays reserved until `close`, which both do at their end, so that `restart`
-    finds it free, and a client that tries meanwhile is refused. The process ends by itself when the
-    one that has started it does, however that ends.
+    Use it with `with`, or with `async with` where clients run in the same event loop; or call
+    `start` and `close`. The port stays reserved until `close`, which `with` calls at its end: so
+    `restart` finds it free, and a client that connects meanwhile is refused. The process ends when
+    its parent does, however that ends.
     """
 
     reservesPort = sys.platform == "linux"

@@ -183,9 +183,8 @@ def test_a_file_that_somebody_has_removed_is_not_missed(file: Path) -> None:
     [
         ("nowhere/x", "nowhere/x: No such file or directory"),
         ("file/x", "file/x: Not a directory"),
-        (".", ": is no file; a descriptor is fd:1"),
-        ("link", "link: is no file; a descriptor is fd:1"),
-        ("fd:99999", "fd:99999: Bad file descriptor"),
+        (".", ": is not a file; a descriptor is fd:1"),
+        ("link", "link: is not a file; a descriptor is fd:1"),
     ],
 )
 def test_what_cannot_be_written_is_one_clear_line(
@@ -200,14 +199,16 @@ def test_what_cannot_be_written_is_one_clear_line(
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_descriptor_that_is_only_read_is_one_clear_line() -> None:
+def test_a_descriptor_that_cannot_be_written_is_one_clear_line() -> None:
     ours, theirs = os.pipe()
     try:
-        with pytest.raises(Fatal, match=f"--announce fd:{ours}: Bad file descriptor"):
-            service(f"fd:{ours}").tree.startService()
+        with pytest.raises(Fatal, match=f"--announce 'fd:{ours}': is open for reading only"):
+            service(f"fd:{ours}")
     finally:
         os.close(ours)
         os.close(theirs)
+    with pytest.raises(Fatal, match=f"--announce 'fd:{theirs}': Bad file descriptor"):
+        service(f"fd:{theirs}")
 
 
 @pytest.mark.parametrize("target", ["", "fd:", "fd:x", "fd:-1", "a\0b"])
