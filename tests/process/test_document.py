@@ -19,15 +19,11 @@ PYTEST = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:randoml
 ASYNCIO = "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
 
 
-def npm(folder: Path, package: str) -> None:
+def node(folder: Path) -> list[str]:
     needs("npm", "npm")
     subprocess.run(
-        ["npm", "install", "--silent", "--no-fund", package], cwd=folder, check=True, timeout=300
+        ["npm", "install", "--silent", "--no-fund", "ws@8"], cwd=folder, check=True, timeout=300
     )
-
-
-def node(folder: Path) -> list[str]:
-    npm(folder, "ws@8")
     return ["node", "--test"]
 
 
@@ -48,7 +44,6 @@ def java(folder: Path) -> list[str]:
 def shell(folder: Path) -> list[str]:
     needs("jq", "jq")
     needs("curl", "curl")
-    npm(folder, "wscat@6")
     return ["sh", "echo.sh"]
 
 
