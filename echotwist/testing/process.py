@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 START = 20.0
 """Seconds that a start may take; half of one is usual."""
 
-PATIENCE = 2.0
-"""Seconds for clients to leave: a drain tells them to, spread over one second."""
+PATIENCE = 5.0
+"""Seconds for clients to leave: a drain tells them to, spread over one second. On a busy machine
+the process itself takes longer to end, and a second signal could spoil its exit status."""
 
 ABORT = 5.0
 """Seconds for the end of a drain that a second signal ends."""
