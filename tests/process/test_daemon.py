@@ -51,8 +51,8 @@ def test_a_daemon_that_cannot_start_says_why_in_words(workers: list[str], tmp_pa
         run = ended("echotwist", f"--port={port}", *workers, cwd=tmp_path)
     said = f"echotwist: cannot listen on port {port}: Address already in use\n"
     assert (run.returncode, run.stdout, run.stderr) == (1, "", said)
-    assert [each.name for each in tmp_path.iterdir()] == ["twistd.log"]
-    # The parent does not wait for the log.
+    # The parent waits neither for the log nor until the pid file is gone.
+    eventually(lambda: [each.name for each in tmp_path.iterdir()] == ["twistd.log"])
     eventually(lambda: said in (tmp_path / "twistd.log").read_text())
 
 

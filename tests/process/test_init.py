@@ -82,7 +82,7 @@ def test_as_pid_1_it_ends_at_any_moment_of_sigterm(milliseconds: int) -> None:
         eventually(lambda: mask(pid, "SigBlk"))
         time.sleep(milliseconds / 1000)
         os.kill(pid, signal.SIGTERM)
-        assert process.wait(5) in (0, 143)
+        assert process.wait(20) in (0, 143)
 
 
 @pytest.mark.skipif(not hasNamespaces(), reason="there are no pid namespaces for this user")
