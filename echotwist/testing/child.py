@@ -1,15 +1,17 @@
-"""What a ServiceProcess runs: twistd, for as long as the process lives that has started it.
+"""The process of a ServiceProcess: twistd, for as long as its parent lives.
 
-It knows echotwist alone: a look at all of twistd's plugins would load each of them, and write
+It knows the plugin of echotwist alone. To scan for plugins would load all of them, and write
 `dropin.cache` into their folder.
 """
 
 import os
+import select
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Thread
 
 from twisted.application import app
@@ -34,24 +36,35 @@ def run() -> None:
 
 
 def main(run: Callable[[], None] = run, end: Callable[[], None] | None = None) -> None:
-    """`run` with the arguments of the command, but for the first: a folder of the parent's, or
-    nothing. The standard input is a pipe that ends with the parent."""
-    folder = sys.argv.pop(1)
-    Thread(target=watch, args=(0, folder, end or _end), daemon=True).start()
+    """`run` with the arguments of the command, but for the first two: a folder of the parent's, or
+    nothing, and its process id. The standard input is a pipe that ends with the parent."""
+    folder, parent = sys.argv.pop(1), int(sys.argv.pop(1))
+    Thread(target=watch, args=(0, parent, folder, end or _end), daemon=True).start()
     run()
 
 
-def watch(descriptor: int, folder: str, end: Callable[[], None]) -> None:
-    """`end` when `descriptor` ends, and remove what the parent cannot remove any more."""
-    while os.read(descriptor, 1024):
+def watch(descriptor: int, parent: int, folder: str, end: Callable[[], None]) -> None:
+    """`end` when `descriptor` or the process `parent` ends, and remove its `folder`.
+
+    A fork of the parent may hold the other end of the pipe for longer than the parent lives.
+    """
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    parentFd = -1
+    with suppress(AttributeError, OSError):  # Linux has it since 5.3. It may have ended by now.
+        parentFd = os.pidfd_open(parent)
+        poll.register(parentFd, select.POLLIN)
+    while parentFd not in dict(poll.poll()) and os.read(descriptor, 1024):
         pass
+    if parentFd >= 0:
+        os.close(parentFd)
     if folder:
         shutil.rmtree(folder, ignore_errors=True)
     end()
 
 
 def _end() -> None:
-    """Drain, and after a moment end the drain: the clients were those of the parent."""
+    """Drain, and after PATIENCE end the drain: its clients were the parent's."""
     for _ in range(2):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(PATIENCE)

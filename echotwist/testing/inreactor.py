@@ -10,7 +10,6 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 
 from echotwist import __version__
-from echotwist.fatal import Fatal
 from echotwist.operate.announce import announced
 from echotwist.operate.signals import Signals
 from echotwist.operate.systemd import Notifier
@@ -41,12 +40,12 @@ class ServiceInReactor:
 
     @property
     def url(self) -> str:
-        """Of the echo, such as `ws://127.0.0.1:40123/echo`."""
+        """The echo endpoint, such as `ws://127.0.0.1:40123/echo`."""
         return told(self._announced, "url")
 
     @property
     def page(self) -> str:
-        """Its URL, such as `http://127.0.0.1:40123/`."""
+        """The URL of the page, such as `http://127.0.0.1:40123/`."""
         return told(self._announced, "page")
 
     @property
@@ -60,24 +59,25 @@ class ServiceInReactor:
         return None if self._authority is None else self._authority.caFile
 
     def stop(self) -> "Deferred[None]":
-        """Drain: clients are told 1001, and given --drain-timeout to leave. Fires when nothing is
-        left of it; however often it is called, it stops once."""
+        """Drain: clients get close 1001, and have --drain-timeout to leave. Fires when all is
+        gone, or fails as that does. Further calls wait for the first one."""
         if self._stopping is None:
             self._stopping = self._stop()
         done: Deferred[None] = Deferred()
 
-        def stopped(result: object) -> object:
-            done.callback(None)
-            return result
+        def stopped(result: Any) -> None:
+            done.callback(result)  # A Failure as well.
 
         self._stopping.addBoth(stopped)
         return done
 
     @inlineCallbacks
     def _stop(self) -> Any:
-        yield maybeDeferred(self._services.stopService)
-        if self._folder is not None:
-            self._folder.cleanup()
+        try:
+            yield maybeDeferred(self._services.stopService)
+        finally:
+            if self._folder is not None:
+                self._folder.cleanup()
 
 
 @inlineCallbacks
@@ -85,11 +85,12 @@ def start(options: Sequence[str], tls: bool, reactor: Any) -> Any:
     """See echotwist.testing.startInReactor."""
     folder = authority = None
     defaults = []
+    isElsewhere = listensElsewhere(options, tls)
     if tls:
         folder = tempfile.TemporaryDirectory(prefix="echotwist-")
         authority = Authority(Path(folder.name))
         defaults.append(f"--listen={authority.endpoint(0)}")
-    elif not listensElsewhere(options, tls):
+    elif not isElsewhere:
         defaults.append("--listen=tcp:0:interface=127.0.0.1")
     services: Any = None
     try:
@@ -104,7 +105,7 @@ def start(options: Sequence[str], tls: bool, reactor: Any) -> Any:
             if isinstance(service, Signals | Notifier):
                 service.disownServiceParent()
         services.startService()
-    except (Fatal, NotStarted) as e:
+    except (SystemExit, NotStarted) as e:  # Fatal is one, and --help another.
         if services is not None:
             yield services.stopService()
         if folder is not None:

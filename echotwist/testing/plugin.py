@@ -1,7 +1,7 @@
 """The pytest plugin: the fixtures `echotwist` and `echotwist_tls`; docs/testing.md has examples.
 
-pytest imports this at its start, in every project that has echotwist installed: so it imports
-nothing until a test wants the service.
+pytest imports this at its start, in every project that has echotwist installed. So it imports
+nothing else until a test asks for the service.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -37,18 +37,15 @@ Start = Callable[..., "ServiceProcess"]
 
 @pytest.fixture(scope="session")
 def echotwist_start(pytestconfig: pytest.Config) -> Iterator[Start]:
-    """Gives `echotwist_start(*options, tls=False)`: the session's service with these options, after
-    those of the ini-file, for fixtures with a wider scope than a test's. It is started when it is
-    first wanted, and anew, on the same port, if it has ended meanwhile."""
+    """A function, `echotwist_start(*options, tls=False)`: the session's service with these options,
+    after those of the ini-file, for fixtures with a wider scope than a test's. It starts with the
+    first call, and again, on the same port, if it has ended since."""
     running: dict[tuple[bool, Sequence[str]], ServiceProcess] = {}
 
     def started(*options: str, tls: bool = False) -> "ServiceProcess":
         if (tls, options) not in running:
             running[tls, options] = _service(pytestconfig, options, tls)
-        service = running[tls, options]
-        if not service.isRunning:
-            service.start()
-        return service
+        return _served(running[tls, options])
 
     yield started
     for service in running.values():
@@ -57,8 +54,8 @@ def echotwist_start(pytestconfig: pytest.Config) -> Iterator[Start]:
 
 @pytest.fixture
 def echotwist(request: pytest.FixtureRequest) -> "ServiceProcess":
-    """The service, with the options of the ini-file: one for all tests of the session, or one for
-    what has the marker `echotwist`. A test may stop it: the next one finds it running."""
+    """The service, with the options of the ini-file: one for the session, or one for each test,
+    class or module that is marked. A test may stop it; it is restarted for the next test."""
     return _of(request, tls=False)
 
 
@@ -73,15 +70,37 @@ def _of(request: pytest.FixtureRequest, tls: bool) -> "ServiceProcess":
     if not marked:
         start: Start = request.getfixturevalue("echotwist_start")
         return start(tls=tls)
-    # The closest comes first: what it says comes last, and the service is its own.
-    options = [option for _, mark in reversed(marked) for option in mark.args]
+    # The closest marker comes first: its options come last, and the service belongs to its node.
+    options = [option for _, mark in reversed(marked) for option in _optionsOf(mark)]
     node = marked[0][0]
     key = _KEYS[tls]
     if key not in node.stash:
         node.stash[key] = _service(request.config, options, tls)
-        node.addfinalizer(node.stash[key].close)
-    service: ServiceProcess = node.stash[key]
-    if not service.isRunning:
+
+        def end() -> None:
+            # pytest may come back to a module or class, which then gets another service.
+            service = node.stash[key]
+            del node.stash[key]
+            service.close()
+
+        node.addfinalizer(end)
+    return _served(node.stash[key])
+
+
+def _optionsOf(mark: pytest.Mark) -> Sequence[str]:
+    if mark.kwargs or not all(isinstance(option, str) for option in mark.args):
+        pytest.fail(
+            'the marker echotwist takes options as strings, such as "--max-message=1k"; for TLS '
+            "there is the fixture echotwist_tls",
+            pytrace=False,
+        )
+    return mark.args
+
+
+def _served(service: "ServiceProcess") -> "ServiceProcess":
+    """Started, if it has ended or is draining."""
+    if not service.isServing:
+        service.stop()
         service.start()
     return service
 

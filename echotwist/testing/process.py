@@ -4,6 +4,7 @@ import json
 import os
 import re
 import select
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,10 +15,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 from echotwist.testing.logged import LoggedProcess
 
 if TYPE_CHECKING:
+    import asyncio
     import ssl
 
     from echotwist.testing.certificates import Authority
@@ -33,7 +36,11 @@ ABORT = 5.0
 """Seconds for the end of a drain that a second signal ends."""
 
 RECORDS = 100_000
-"""Of the log that are kept: the last ones."""
+"""Records of the log that are kept: the last ones."""
+
+LOG_RATE = 10_000
+"""Lines a second of the log, unless the options say otherwise. The service's own default is for
+people; a test wants to find each message."""
 
 _MAIN = "from echotwist.testing.child import main; main()"
 
@@ -51,7 +58,8 @@ class ServiceProcess:
     Use it with `with`, or with `async with` where clients run in the same event loop; or call
     `start` and `close`. The port stays reserved until `close`, which `with` calls at its end: so
     `restart` finds it free, and a client that connects meanwhile is refused. The process ends when
-    its parent does, however that ends.
+    its parent does, however that ends. In a fork of the parent, `stop`, `kill` and `close` do
+    nothing.
     """
 
     reservesPort = sys.platform == "linux"
@@ -70,25 +78,37 @@ class ServiceProcess:
         self._changed = threading.Condition()
         self._port = 0
         self._reservation: socket.socket | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        # Not a TemporaryDirectory, which a fork would remove at its exit.
+        self._folder: Path | None = None
         self._authority: Authority | None = None
         self._listensElsewhere = listensElsewhere(options, tls)
+        self._starter = os.getpid()
 
     def start(self) -> Self:
         """Returns when clients are served. Raises NotStarted."""
         if self.isRunning:
             raise RuntimeError("it runs already")
-        self._reserve()
-        ours, theirs = os.pipe()
+        self.wait()  # If it has ended by itself, its pipes are still open.
+        with self._changed:
+            self._records.clear()
         try:
-            self._spawn(theirs)
-        finally:
-            os.close(theirs)
+            self._reserve()
+            ours, theirs = os.pipe()
             try:
-                if self._process is not None:
-                    self._announced = self._awaitAnnouncement(ours)
-            finally:
+                self._spawn(theirs)
+            except BaseException:
                 os.close(ours)
+                raise
+            finally:
+                os.close(theirs)
+            with open(ours, "rb") as announcement:
+                self._announced = self._awaitAnnouncement(announcement.fileno())
+        except BaseException as e:  # A Ctrl-C as well.
+            self.kill()
+            self.close()
+            if isinstance(e, OSError):
+                raise NotStarted(f"cannot start: {e}") from e
+            raise
         if not self._listensElsewhere:
             self._port = self.port
         return self
@@ -97,22 +117,22 @@ class ServiceProcess:
         if self.isTls and self._authority is None:
             from echotwist.testing.certificates import Authority
 
-            self._folder = tempfile.TemporaryDirectory(prefix="echotwist-")
-            self._authority = Authority(Path(self._folder.name))
+            self._folder = Path(tempfile.mkdtemp(prefix="echotwist-"))
+            self._authority = Authority(self._folder)
         if self.reservesPort and self._reservation is None and not self._listensElsewhere:
             self._reservation = socket.socket()
-            self._reservation.bind(("127.0.0.1", self._port))
-            # Not before: it could be bound then where another one has reserved it.
+            self._reservation.bind(("127.0.0.1", 0))
+            # After bind(), which could otherwise get a port that another socket has reserved.
             self._reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._port = self._reservation.getsockname()[1]
 
     def _spawn(self, announce: int) -> None:
         self._process = None
-        folder = "" if self._folder is None else self._folder.name
+        folder = "" if self._folder is None else str(self._folder)
         self._process = LoggedProcess(
             [
                 # -P: not what is in the current folder.
-                *(sys.executable, "-P", "-c", _MAIN, folder),
+                *(sys.executable, "-P", "-c", _MAIN, folder, str(os.getpid())),
                 *("--nodaemon", "--pidfile=", "--logger=echotwist.logs.json", "echotwist"),
                 *self._defaults(),
                 *self.options,
@@ -133,6 +153,8 @@ class ServiceProcess:
             defaults.append(f"--listen={self._authority.endpoint(self._port)}")
         elif not self._listensElsewhere:
             defaults.append(f"--listen=tcp:{self._port}:interface=127.0.0.1")
+        if not any(_is(option, "log-rate") for option in self.options):
+            defaults.append(f"--log-rate={LOG_RATE}")
         if not any(_is(option, "admin") for option in self.options):
             defaults.append("--admin=tcp:0:interface=127.0.0.1")
         return defaults
@@ -141,16 +163,11 @@ class ServiceProcess:
         said = b""
         poll = select.poll()  # select() knows no descriptor above 1023.
         poll.register(descriptor, select.POLLIN)
-        try:
-            while not said.endswith(b"\n"):
-                more = os.read(descriptor, 65536) if poll.poll(START * 1000) else b""
-                if not more:
-                    raise NotStarted(self._whyNot())
-                said += more
-        except BaseException:  # A Ctrl-C as well.
-            self.kill()
-            self.close()
-            raise
+        while not said.endswith(b"\n"):
+            more = os.read(descriptor, 65536) if poll.poll(START * 1000) else b""
+            if not more:
+                raise NotStarted(self._whyNot())
+            said += more
         announced: dict[str, Any] = json.loads(said)
         return announced
 
@@ -169,13 +186,23 @@ class ServiceProcess:
         return self._process is not None and self._process.isRunning
 
     @property
+    def isServing(self) -> bool:
+        """Whether it takes new clients: while it drains, it still runs and does not."""
+        address = urlsplit(self._announced.get("page") or "")
+        if not self.isRunning or address.port is None:
+            return self.isRunning
+        with suppress(OSError), socket.create_connection((address.hostname, address.port), 1):
+            return True
+        return False
+
+    @property
     def url(self) -> str:
-        """Of the echo, such as `ws://127.0.0.1:40123/echo`."""
+        """The echo endpoint, such as `ws://127.0.0.1:40123/echo`."""
         return told(self._announced, "url")
 
     @property
     def page(self) -> str:
-        """Its URL, such as `http://127.0.0.1:40123/`."""
+        """The URL of the page, such as `http://127.0.0.1:40123/`."""
         return told(self._announced, "page")
 
     @property
@@ -209,14 +236,16 @@ class ServiceProcess:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """The records of the log, each with `time`, `level`, `namespace`, `message` and the
-        event's own keys (docs/operations.md); a line that is none has a `message` alone."""
+        """The records of the log since the last start, each with `time`, `level`, `namespace`,
+        `message` and the event's own keys (docs/operations.md). A line that is not a record has a
+        `message` alone."""
         with self._changed:
             return list(self._records)
 
     def expect(self, pattern: str, timeout: float = 10) -> dict[str, Any]:
-        """The first record with a message that has this regular expression; waits so many seconds
-        for it. Raises AssertionError. The log is read by a thread, a moment later than written."""
+        """The first record since the last start whose message matches this regular expression.
+        Waits up to `timeout` seconds for it: a thread reads the log a moment after it is written.
+        Raises AssertionError."""
 
         def found() -> dict[str, Any] | None:
             return next((r for r in self._records if re.search(pattern, r["message"])), None)
@@ -230,16 +259,21 @@ class ServiceProcess:
     def metrics(self) -> dict[str, float]:
         """The samples of /metrics, by their names and labels as Prometheus writes them:
         `echotwist_connections_open`, `echotwist_messages_total{type="text"}`."""
-        from urllib.request import urlopen
+        from urllib.request import ProxyHandler, build_opener
 
-        with urlopen(f"{told(self._announced, 'admin')}metrics", timeout=10) as answer:
+        if not self.isRunning:
+            raise RuntimeError("the service does not run")
+        direct = build_opener(ProxyHandler({}))  # Whatever http_proxy says.
+        with direct.open(f"{told(self._announced, 'admin')}metrics", timeout=10) as answer:
             lines = answer.read().decode().splitlines()
         samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
 
     def stop(self, patience: float = PATIENCE) -> int | None:
-        """Drain, as SIGTERM does: clients are told 1001. Those that have not left after `patience`
-        seconds are cut off. Returns the exit status; None if it was never started."""
+        """Drain, as SIGTERM does: clients get close 1001, and after `patience` seconds those that
+        have not left are disconnected. Returns the exit status; None if it was never started."""
+        if os.getpid() != self._starter:
+            return None
         for seconds in (patience, ABORT):
             if self._process is None or not self.isRunning:
                 break
@@ -251,8 +285,8 @@ class ServiceProcess:
         return self.wait()
 
     def kill(self) -> None:
-        """End it as a crash does, by SIGKILL."""
-        if self._process is not None:
+        """End it as a crash does, by SIGKILL: clients get no close frame."""
+        if self._process is not None and os.getpid() == self._starter:
             self._process.process.kill()
             self.wait()
 
@@ -272,13 +306,16 @@ class ServiceProcess:
         self.start()
 
     def close(self) -> int | None:
-        """Stop it, and give back its port and the files of its authority."""
+        """Stop it, and release its port and the files of its authority."""
+        if os.getpid() != self._starter:
+            return None
         status = self.stop()
         if self._reservation is not None:
             self._reservation.close()
             self._reservation = None
+            self._port = 0
         if self._folder is not None:
-            self._folder.cleanup()
+            shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = self._authority = None
         return status
 
@@ -295,10 +332,18 @@ class ServiceProcess:
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
-            # The thread goes on.
-            await asyncio.wait([starting])
-            await asyncio.to_thread(self.close)
+            # The thread goes on, however often this is cancelled.
+            closing = asyncio.ensure_future(self._closeAfter(starting))
+            while not closing.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([closing])
             raise
+
+    async def _closeAfter(self, starting: "asyncio.Future[Self]") -> None:
+        import asyncio
+
+        await asyncio.wait([starting])
+        await asyncio.to_thread(self.close)
 
     async def __aexit__(self, *_: object) -> None:
         """In a thread, so that clients in this event loop can answer the close."""
@@ -321,8 +366,9 @@ def _record(line: str) -> dict[str, Any]:
 
 
 def _inherited() -> dict[str, str]:
-    """The environment, without what systemd tells the one that runs the tests."""
-    theirs = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
+    """The environment, without what systemd tells the tests, and what they tell their own Python:
+    with PYTHONWARNINGS=error, twistd itself does not start."""
+    theirs = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "PYTHONWARNINGS", "PYTHONDEVMODE")
     return {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -195,7 +196,7 @@ def test_one_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_python_that_cannot_be_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", f"{folder}/python")
     service = ServiceProcess(tls=True)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(NotStarted, match="No such file"):
         service.start()
     service.close()
 
@@ -272,6 +273,94 @@ def test_a_start_that_is_cancelled_leaves_nothing(folder: Path) -> None:
     assert not service.isRunning
 
 
+def test_a_start_that_is_cancelled_again_leaves_nothing(folder: Path) -> None:
+    service = ServiceProcess(tls=True)
+
+    async def run() -> None:
+        starting = asyncio.ensure_future(service.__aenter__())
+        while not starting.done():
+            starting.cancel()
+            await asyncio.sleep(0.05)
+        assert starting.cancelled()
+
+    asyncio.run(run())
+    assert not service.isRunning
+
+
+@pytest.mark.slow(reason="starts the service three times")
+def test_it_starts_again_after_its_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its old port is in TIME_WAIT, since the service closed the connection first."""
+    monkeypatch.setenv("PYTHONWARNINGS", "error")  # That is for the tests.
+    service = ServiceProcess()
+    for _ in range(3):
+        with service:
+            echoes(service)
+
+
+def test_a_port_that_cannot_be_had_is_why_it_does_not_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: Any) -> None:
+        raise OSError(24, "Too many open files")
+
+    service = ServiceProcess(tls=True)
+    monkeypatch.setattr(os, "pipe", exhausted)
+    with pytest.raises(NotStarted, match="Too many open files"):
+        service.start()
+    assert service._reservation is None
+
+
+def test_a_fork_leaves_the_service_to_its_parent() -> None:
+    with ServiceProcess(tls=True) as service:
+        pid = os.fork()
+        if not pid:
+            service.stop()
+            service.kill()
+            service.close()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert service.caFile is not None
+        assert service.caFile.exists()
+        echoes(service)
+
+
+def test_one_that_drains_serves_nobody() -> None:
+    with ServiceProcess() as service, RawClient(service.url):
+        assert service.isServing
+        os.kill(service.pid, signal.SIGTERM)
+        service.expect("draining")
+        assert service.isRunning
+        assert not service.isServing
+
+
+def test_whether_it_serves_is_not_known_of_an_address_without_a_port(tmp_path: Path) -> None:
+    with ServiceProcess(f"--listen=unix:{tmp_path}/socket") as service:
+        assert service.isServing
+    assert not service.isServing
+
+
+def test_each_message_is_in_the_log_and_those_before_a_restart_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # For others.
+    with ServiceProcess() as service:
+        with RawClient(service.url) as client:
+            client.send(text("x") * 300 + close(1000))
+            client.gone()
+        service.expect("closed: 1000")
+        assert sum(record.get("event") == "message" for record in service.log) == 300
+        assert (
+            service.metrics()['echotwist_messages_total{direction="received",type="text"}'] == 300
+        )
+        os.kill(service.pid, signal.SIGKILL)
+        service.wait()
+        service.start()
+        assert not [record for record in service.log if record.get("event") == "message"]
+        service.stop()
+        with pytest.raises(RuntimeError, match="does not run"):
+            service.metrics()
+
+
 SCRIPT = """
 import signal, sys
 from echotwist.testing import ServiceProcess
@@ -309,19 +398,36 @@ def test_the_child_ends_as_its_input_does(tmp_path: Path, monkeypatch: pytest.Mo
     ended: list[bool] = []
     os.write(theirs, b"x")
     os.close(theirs)
-    child.watch(ours, "", lambda: ended.append(True))
-    child.watch(ours, str(tmp_path / "kept"), lambda: ended.append(True))
+    child.watch(ours, os.getpid(), "", lambda: ended.append(True))
+    child.watch(ours, os.getpid(), str(tmp_path / "kept"), lambda: ended.append(True))
     os.close(ours)
     assert ended == [True, True]
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_child_ends_with_its_parent_while_a_fork_holds_the_pipe() -> None:
+    parent = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    ours, theirs = os.pipe()
+    watching = threading.Thread(target=child.watch, args=(ours, parent.pid, "", lambda: None))
+    watching.start()
+    parent.kill()
+    watching.join(20)
+    assert not watching.is_alive()
+    assert parent.stdin is not None
+    parent.stdin.close()
+    parent.wait()
+    # It may also have ended before it was looked for.
+    os.close(theirs)
+    child.watch(ours, parent.pid, "", lambda: None)
+    os.close(ours)
+
+
 def test_the_child_runs_twistd_and_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
-    monkeypatch.setattr(sys, "argv", ["-c", "", "-n", "echotwist"])
-    monkeypatch.setattr(child, "watch", lambda descriptor, folder, end: ran.append([folder]))
+    monkeypatch.setattr(sys, "argv", ["-c", "", "4711", "-n", "echotwist"])
+    monkeypatch.setattr(child, "watch", lambda fd, parent, folder, end: ran.append([parent]))
     child.main(lambda: ran.append(sys.argv))
-    assert sorted(ran) == [[""], ["-c", "-n", "echotwist"]]
+    assert sorted(ran, key=len) == [[4711], ["-c", "-n", "echotwist"]]
 
 
 def test_the_childs_twistd_knows_echotwist_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -459,6 +565,80 @@ class TestMarked:
     def test_the_closest_marker_counts(self, echotwist_tls: ServiceProcess) -> None:
         assert echotwist_tls.options == ("--max-connections=7", "--log-rate=0")
         echoes(echotwist_tls)
+
+
+TWICE = """
+    import os
+    import signal
+
+    import pytest
+    from echotwist.testing.frames import text
+    from echotwist.testing.raw import RawClient
+
+    pytestmark = pytest.mark.echotwist("--max-message=1k")
+
+    @pytest.fixture(scope="session", params=[1, 2])
+    def parameter(request):
+        return request.param
+
+    def test_a_client(echotwist, parameter):
+        with RawClient(echotwist.url) as client:
+            client.send(text("x"))
+            client.frame()
+"""
+
+
+@pytest.mark.slow(reason="starts the service four times")
+def test_a_module_that_pytest_comes_back_to_gets_another_service(
+    pytester: pytest.Pytester,
+) -> None:
+    """Parameters of the session reorder its tests: one of each module, and then the others."""
+    pytester.makepyfile(test_one=TWICE, test_two=TWICE)
+    pytester.runpytest_subprocess("-p", "no:asyncio").assert_outcomes(passed=4)
+
+
+def test_the_marker_takes_options_alone(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.echotwist(tls=True)
+        def test_keyword(echotwist):
+            pass
+
+        @pytest.mark.echotwist(["--max-message=1k"])
+        def test_list(echotwist):
+            pass
+        """
+    )
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(["*the marker echotwist takes options as strings, such as*"])
+
+
+@pytest.mark.slow(reason="starts the service twice, and drains it")
+def test_after_a_drain_that_is_not_over_the_next_test_is_served(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import os
+        import signal
+
+        from echotwist.testing.raw import RawClient
+
+        clients = []
+
+        def test_drains(echotwist):
+            clients.append(RawClient(echotwist.url))
+            os.kill(echotwist.pid, signal.SIGTERM)
+            echotwist.expect("draining")
+
+        def test_next(echotwist):
+            with RawClient(echotwist.url):
+                pass
+            clients.pop().close()
+        """
+    )
+    pytester.runpytest_subprocess("-p", "no:randomly").assert_outcomes(passed=2)
 
 
 @pytest.mark.slow(reason="runs three processes of pytest, each with a service")
