@@ -2,7 +2,7 @@
 
 Linux drops a signal to PID 1 that has no handler (signal(7), pid_namespaces(7)). A SIGTERM in the
 first half second would be lost, and the container would be killed some time later.
-`echotwist/__init__.py`, the first module of echotwist that twistd loads, calls this. Python and
+`echotwist/twistd.py`, the first module of echotwist that twistd loads, calls this. Python and
 Twisted load before it, which takes a tenth of a second. A signal that comes then is kept only if it
 is blocked (`env --block-signal=TERM twistd ...`, coreutils), or if another process is PID 1
 (`docker run --init`).

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import sys
 from typing import Any
 
 import pytest
 
 from echotwist import init
+from echotwist.tap import Options, makeService
 
 
 class Signals:
@@ -44,3 +46,16 @@ def test_ignored_signals_stay_ignored_and_blocked_ones_are_unblocked(
     for number, handler in signals.handlers.items():
         handler(number, None)
     assert ends == [143, 130]
+
+
+def test_what_twistd_loads_handles_signals_and_has_the_options(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handled: list[int] = []
+    monkeypatch.setattr(init, "handleSignalsAsInit", handled.append)
+    monkeypatch.delitem(sys.modules, "echotwist.twistd", raising=False)
+    from twisted.plugins.echotwist_plugin import echotwist
+
+    assert handled == []  # A look at all plugins loads nothing of the service.
+    assert (echotwist.options, echotwist.makeService) == (Options, makeService)
+    assert handled == [os.getpid()]

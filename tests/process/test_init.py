@@ -86,9 +86,20 @@ def test_as_pid_1_it_ends_at_any_moment_of_sigterm(milliseconds: int) -> None:
 
 
 @pytest.mark.skipif(not hasNamespaces(), reason="there are no pid namespaces for this user")
-def test_as_pid_1_it_has_a_handler_as_soon_as_echotwist_is_imported() -> None:
+def test_as_pid_1_it_has_a_handler_before_the_service_is_imported() -> None:
     """The kernel drops signals to a PID 1 without a handler."""
-    run = "import echotwist, signal; print('up', flush=True); signal.pause()"
+    run = """if True:
+        import signal, sys
+
+        class Finder:
+            def find_spec(name, path, target=None):
+                if name == "echotwist.tap":
+                    print("up", flush=True)
+                    signal.pause()
+
+        sys.meta_path.insert(0, Finder)
+        import echotwist.twistd
+    """
     with subprocess.Popen(
         [*NAMESPACE, sys.executable, "-c", run], stdout=subprocess.PIPE, text=True
     ) as process:
@@ -103,10 +114,10 @@ def test_as_pid_1_it_has_a_handler_as_soon_as_echotwist_is_imported() -> None:
 
 
 @pytest.mark.skipif(not hasNamespaces(), reason="there are no pid namespaces for this user")
-def test_pytest_as_pid_1_keeps_its_signals() -> None:
-    """It imports the plugin, which is in echotwist."""
+def test_another_program_as_pid_1_keeps_its_signals() -> None:
+    """Such as the tests in a container, under pytest or without it."""
     run = (
-        "import os, signal, pytest, echotwist.testing.plugin; assert os.getpid() == 1; "
+        "import os, signal, echotwist.testing.inreactor, echotwist.tap; assert os.getpid() == 1; "
         "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
     )
     subprocess.run([*NAMESPACE, sys.executable, "-c", run], check=True, timeout=30)

@@ -2,4 +2,4 @@
 
 from twisted.application.service import ServiceMaker
 
-echotwist = ServiceMaker("echotwist", "echotwist.tap", "A WebSocket echo service.", "echotwist")
+echotwist = ServiceMaker("echotwist", "echotwist.twistd", "A WebSocket echo service.", "echotwist")
