@@ -1,4 +1,11 @@
-"""What keeps the service from starting."""
+"""What keeps the service from starting, or stops it."""
+
+from typing import Any
+
+from twisted.internet.error import ReactorNotRunning
+from twisted.logger import Logger
+
+_log = Logger(namespace="echotwist")
 
 
 class Fatal(SystemExit, Exception):
@@ -11,3 +18,17 @@ class Fatal(SystemExit, Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(f"echotwist: {message}")
+
+
+failures: list[Fatal] = []
+"""What stopped the reactor of this process. If there is any, `daemon` ends it with status 1."""
+
+
+def failWhileRunning(reactor: Any, why: Fatal) -> None:
+    """Log `why` and stop the reactor, which would only log it if it were raised."""
+    _log.critical("{why}", why=why)
+    try:
+        reactor.stop()
+    except ReactorNotRunning:  # It stops already, for another reason.
+        return
+    failures.append(why)

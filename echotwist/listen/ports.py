@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from echotwist.fatal import Fatal
+from echotwist.fatal import Fatal, failWhileRunning
 from echotwist.http.site import AdminSite, HttpSite
 from echotwist.limits import BACKLOG
 from echotwist.listen.location import Location, isDualStack, locate
@@ -94,8 +94,7 @@ class ListenService(Service):
         failed.append(cannotListen(spec.description, failure))
         # Twisted's endpoints fail at once, and then this raises; others may fail later.
         if self._reactor.running and not self._isStarting:
-            _log.critical("{why}", why=failed[0])
-            self._reactor.stop()
+            failWhileRunning(self._reactor, failed[-1])
 
     def startService(self) -> None:
         if not self._ports:

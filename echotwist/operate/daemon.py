@@ -1,7 +1,8 @@
 """The twistd around the service: its log, its options, its errors.
 
 `Daemon` replaces twistd's log by the means that Twisted provides, a component of the application.
-`checkTwistdOptions` reports in one line what twistd would report with a traceback or not at all.
+`checkTwistdOptions` reports in one line what twistd would report with a traceback or not at all,
+and has twistd end with status 1 if the service fails later.
 Errors that twistd finds before it loads echotwist stay as they are: an unknown name in --uid or
 --gid is a traceback.
 """
@@ -17,10 +18,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from twisted.application.app import ApplicationRunner
 from twisted.application.service import MultiService
 from twisted.logger import ILogObserver, formatEventAsClassicLogText
 from twisted.python.components import Componentized
 
+from echotwist import fatal
 from echotwist.fatal import Fatal
 from echotwist.logs import Log, standardOutput
 from echotwist.observe.output import LogFile, openLog
@@ -58,10 +61,9 @@ class Daemon(MultiService):
         twistd = self._twistd
         if "nodaemon" not in twistd or twistd["logger"] or twistd["syslog"]:
             return None
-        isDaemon = not (twistd["nodaemon"] or twistd["debug"])
-        path = twistd["logfile"] or ("twistd.log" if isDaemon else "-")
+        path = twistd["logfile"] or ("twistd.log" if isDaemon(twistd) else "-")
         if path == "-":
-            if isDaemon:
+            if isDaemon(twistd):
                 raise Fatal("--logfile=-: a daemon has no standard output; give a file, or -n")
             return Log(formatEventAsClassicLogText, standardOutput)
         try:
@@ -73,6 +75,11 @@ class Daemon(MultiService):
             if twistd["uid"] is not None:
                 log.output.changeOwner(twistd["uid"])
         return log
+
+
+def isDaemon(twistd: Mapping[str, Any]) -> bool:
+    """Whether twistd puts itself into the background. `twist` cannot."""
+    return "nodaemon" in twistd and not (twistd["nodaemon"] or twistd["debug"])
 
 
 def checkTwistdOptions(twistd: Mapping[str, Any]) -> None:
@@ -91,7 +98,7 @@ def checkTwistdOptions(twistd: Mapping[str, Any]) -> None:
         raise Fatal(f"--umask {umask:o}: takes a mask from 0 to 777, in octal")
     if twistd["pidfile"]:
         _checkPidFile(os.path.abspath(twistd["pidfile"]), root)
-    _reportFailuresInFull()
+    _reportFailures()
 
 
 def _checkUser(twistd: Mapping[str, Any]) -> None:
@@ -147,22 +154,33 @@ def _checkPidFile(path: str, root: str) -> None:
         )
 
 
-def _reportFailuresInFull() -> None:
-    """Have the parent of a daemon print in full why the daemon could not start.
+def _reportFailures() -> None:
+    """Have the parent of a daemon print in full why the daemon could not start, and twistd end with
+    status 1 if the service fails while it runs.
 
     twistd would print the repr() of at most a hundred bytes: "An error has occurred:
     b'echotwist.fatal.Fatal: echotwist: cannot listen on ...". It has no hook for this, so both ends
-    of its pipe are replaced (26.10, twisted/scripts/_twistd_unix.py, `UnixApplicationRunner`).
+    of its pipe are replaced (26.10, twisted/scripts/_twistd_unix.py, `UnixApplicationRunner`). Nor
+    has it one for its status: the reactor logs a SystemExit like any other exception, and an exit
+    signal gives another status than a failed start (twisted/application/app.py,
+    `_exitWithSignal`).
     """
     from twisted.scripts._twistd_unix import UnixApplicationRunner
 
     runner: Any = UnixApplicationRunner
+    runner.run = _run
     runner._formatChildException = _failureLine
     runner._waitForStart = _waitForStart
 
 
 _PIPE_BUF = 4096
 """Bytes that are written to a pipe atomically (PIPE_BUF on Linux)."""
+
+
+def _run(runner: Any) -> None:
+    ApplicationRunner.run(runner)
+    if fatal.failures:
+        raise SystemExit(1)  # The log has the line.
 
 
 def _failureLine(runner: object, error: Exception) -> bytes:

@@ -15,6 +15,7 @@ from twisted.application.service import Application
 from twisted.logger import ILogObserver
 from twisted.scripts._twistd_unix import ServerOptions
 
+from echotwist import fatal
 from echotwist.fatal import Fatal
 from echotwist.logs import Log
 from echotwist.observe.output import LogFile, Stream
@@ -43,7 +44,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Any:
     """twistd's runner, which the test may patch."""
     from twisted.scripts._twistd_unix import UnixApplicationRunner
 
-    for name in ("_waitForStart", "_formatChildException"):
+    for name in ("run", "_waitForStart", "_formatChildException"):
         monkeypatch.setattr(UnixApplicationRunner, name, getattr(UnixApplicationRunner, name))
     return UnixApplicationRunner
 
@@ -241,6 +242,35 @@ def test_a_stale_pid_file_stops_nobody(tmp_path: Path) -> None:
     file.write_text(str(os.getpid()))
     checkTwistdOptions(options(f"--pidfile={file}"))
     assert not file.exists()
+
+
+def test_a_service_that_fails_while_it_runs_ends_with_status_1(
+    runner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkTwistdOptions(options())
+    monkeypatch.setattr(fatal, "failures", [])
+    ran: list[str] = []
+
+    class Runner(runner):
+        preApplication = createOrGetApplication = lambda self: None
+        postApplication = lambda self: ran.append("service")  # noqa: E731
+
+        def __init__(self) -> None:
+            self.logger = Logger()
+
+    class Logger:
+        def start(self, application: object) -> None:
+            pass
+
+        def stop(self) -> None:
+            ran.append("log")
+
+    Runner().run()
+    fatal.failures.append(Fatal("no"))
+    with pytest.raises(SystemExit) as ended:
+        Runner().run()
+    assert ended.value.code == 1
+    assert ran == ["service", "log"] * 2
 
 
 def test_any_failure_of_a_daemons_start_is_one_line(runner: Any) -> None:

@@ -10,10 +10,11 @@ import pytest
 from support.memory import Client, Service
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.error import CannotListenError
+from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from zope.interface import implementer
 
+from echotwist import fatal
 from echotwist.fatal import Fatal
 from echotwist.listen.ports import DualStackEndpoint, ListenSpec
 from echotwist.testing.frames import CLOSE, TEXT, Frame, binary, close, text
@@ -168,21 +169,36 @@ def test_a_unix_socket_in_use_is_one_clear_line() -> None:
     )
 
 
-def test_an_endpoint_that_fails_later_ends_the_service(log: Any) -> None:
-    later: Deferred[Any] = Deferred()
+def test_an_endpoint_that_fails_later_ends_the_service(
+    log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fatal, "failures", [])
+    later: list[Deferred[Any]] = []
 
     @implementer(IStreamServerEndpoint)
     class Later:
         def listen(self, factory: Any) -> Any:
-            return later
+            later.append(Deferred())
+            return later[-1]
 
     service = Service()
-    service.echo._specs = [ListenSpec("later", Later(), service.site)]
+    service.echo._specs = [ListenSpec(name, Later(), service.site) for name in ("one", "two")]
     service.echo.privilegedStartService()
     service.reactor.running = True
-    later.errback(ValueError("no"))
+    later[0].errback(ValueError("no"))
     assert service.reactor.hasStopped
-    assert log.lines() == ["echotwist: cannot listen on later: no"]
+
+    def stop() -> None:
+        raise ReactorNotRunning
+
+    service.reactor.running = True  # Until the drain ends.
+    monkeypatch.setattr(service.reactor, "stop", stop)
+    later[1].errback(ValueError("nor here"))
+    assert log.lines() == [
+        "echotwist: cannot listen on one: no",
+        "echotwist: cannot listen on two: nor here",
+    ]
+    assert [str(why) for why in fatal.failures] == log.lines()[:1]
     log.events.clear()  # The error was expected.
 
 
