@@ -28,8 +28,8 @@ from echotwist.listen.ports import DualStackEndpoint, ListenService, ListenSpec
 from echotwist.listen.reuseport import PortReservation, ReusePortReactor
 from echotwist.listen.tls import certificatesOf
 from echotwist.observe.journal import Journal
-from echotwist.operate.announce import Announcement, target
-from echotwist.operate.daemon import Daemon, checkTwistdOptions
+from echotwist.operate.announce import Announcement, parseTarget
+from echotwist.operate.daemon import Daemon, checkTwistdOptions, isDaemon
 from echotwist.operate.signals import Signals
 from echotwist.operate.systemd import Notifier
 from echotwist.operate.worker import Lifeline, WorkerSignals
@@ -90,9 +90,9 @@ class Options(TwistedOptions):
             "announce",
             None,
             None,
-            "Write one line of JSON to this file as soon as clients are served, and remove it as "
-            "a drain begins; fd:N writes it to a descriptor. It has the URLs, the process id and "
-            "the version.",
+            "Write one line of JSON to this file as soon as clients are served, with the URLs, the "
+            "process id and the version, and remove it as a drain begins. fd:N writes it to a "
+            "descriptor that twistd inherits.",
         ],
     ]
 
@@ -179,7 +179,8 @@ class Options(TwistedOptions):
         self["port"] = _parsed("port", self["port"], parsePort)
         self["workers"] = _parsed("workers", self["workers"], _cores)
         if self["announce"] is not None and self["worker"] is None:  # The supervisor has it.
-            self["announce"] = _parsed("announce", self["announce"], target)
+            parse = partial(parseTarget, isDaemon=isDaemon(self.parent or {}))
+            self["announce"] = _parsed("announce", self["announce"], parse)
         if self["worker"] is not None:
             self["worker"] = _parsed("worker", self["worker"], _worker)
         _, workers = self["worker"] or (1, self["workers"])

@@ -1,10 +1,15 @@
 """--announce: the line of JSON that says where the service is, and how long it stays."""
 
+import errno
+import fcntl
 import json
 import os
 import re
 import signal
 import stat
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +18,13 @@ from support.memory import Service
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
+from twisted.scripts._twistd_unix import ServerOptions
 
-from echotwist import __version__
+from echotwist import __version__, fatal
 from echotwist.fatal import Fatal
 from echotwist.listen.location import locate
 from echotwist.listen.ports import ListenSpec
-from echotwist.operate.announce import Announcement, announced
+from echotwist.operate.announce import MAX_SIZE, Announcement, announced
 from echotwist.tap import Options, makeService
 
 
@@ -26,6 +32,24 @@ from echotwist.tap import Options, makeService
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """The services in memory leave this process its signal handlers."""
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+
+
+@pytest.fixture(autouse=True)
+def failures(monkeypatch: pytest.MonkeyPatch) -> list[Fatal]:
+    """What a service in memory has failed by."""
+    failures: list[Fatal] = []
+    monkeypatch.setattr(fatal, "failures", failures)
+    return failures
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """A pipe, the end of which for writing was passed on as a parent process does. The service
+    closes that one."""
+    ours, theirs = os.pipe()
+    os.set_inheritable(theirs, True)
+    yield ours, theirs
+    os.close(ours)
 
 
 @pytest.fixture
@@ -36,6 +60,12 @@ def file(tmp_path: Path) -> Path:
 def service(target: object, *arguments: str) -> Service:
     """In memory, on ports that are nobody's."""
     return Service(f"--announce={target}", *arguments, "--listen=tcp:8080", isFast=False)
+
+
+def run(service: Service) -> None:
+    """What the reactor does as it starts to run, when the services have been started."""
+    for hook, args, keywords in service.reactor.whenRunningHooks:
+        hook(*args, **keywords)
 
 
 def stopped(service: Service) -> None:
@@ -143,20 +173,67 @@ def test_a_drain_removes_it_at_its_first_moment(file: Path) -> None:
     client = one.open()
     one.tree.stopService()
     assert not file.exists()
-    assert client.frames() == []  # Who is connected has not even been told.
+    assert client.frames() == []  # Not even the clients have been told.
     one.advance(20)
 
 
-def test_what_a_killed_process_has_left_is_replaced(file: Path) -> None:
-    file.write_text("{}\n")
-    beside = file.with_name(f"{file.name}.{os.getpid()}")
-    beside.write_text("half")
+def announcement(pid: object) -> str:
+    return json.dumps({"pid": pid, "listeners": []}) + "\n"
+
+
+def endedPid() -> int:
+    """That of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        return process.pid
+
+
+@pytest.mark.parametrize("isEmpty", [False, True])
+def test_what_a_killed_process_or_mktemp_has_left_is_replaced(file: Path, isEmpty: bool) -> None:
+    file.write_text("" if isEmpty else announcement(endedPid()))
+    neighbour = file.with_name(f"{file.name}.{os.getpid()}")
+    neighbour.write_text("somebody's")
     one = service(file)
     one.tree.startService()
-    # Whoever waits for it would take it for ours.
-    assert list(file.parent.iterdir()) == []
-    for hook, args, keywords in one.reactor.whenRunningHooks:
-        hook(*args, **keywords)
+    # A program that waits for ours would take it for that.
+    assert list(file.parent.iterdir()) == [neighbour]
+    run(one)
+    assert json.loads(file.read_text())["pid"] == os.getpid()
+    stopped(one)
+    assert neighbour.read_text() == "somebody's"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["x", "[]", "{}", "{", "é", "[" * 100_000, '{"pid": 1}', announcement("1"), announcement(True),
+     announcement(0), announcement(-1), announcement(1 << 31),
+     announcement(1) + " " * MAX_SIZE],
+)  # fmt: skip
+def test_a_file_that_is_no_announcement_stays(file: Path, content: str) -> None:
+    file.write_text(content, encoding="latin-1")
+    error = f"--announce {file}: there is a file that is no announcement; remove it first"
+    with pytest.raises(Fatal, match=f"^echotwist: {re.escape(error)}$"):
+        service(file).tree.startService()
+    assert file.read_text(encoding="latin-1") == content
+    assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("isOurs", [True, False])
+def test_the_announcement_of_a_process_that_runs_is_replaced_with_a_warning(
+    file: Path, log: Any, isOurs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text(announcement(os.getppid()))
+    if not isOurs:
+
+        def kill(pid: int, number: int) -> None:
+            raise PermissionError(errno.EPERM, "")
+
+        monkeypatch.setattr(os, "kill", kill)  # Root may signal every process.
+    one = service(file)
+    one.start()
+    assert log.errors() == [
+        f"--announce {file}: replaces that of process {os.getppid()}, which runs"
+    ]
+    log.events.clear()
     assert json.loads(file.read_text())["pid"] == os.getpid()
     stopped(one)
 
@@ -183,8 +260,8 @@ def test_a_file_that_somebody_has_removed_is_not_missed(file: Path) -> None:
     [
         ("nowhere/x", "nowhere/x: No such file or directory"),
         ("file/x", "file/x: Not a directory"),
-        (".", ": is not a file; a descriptor is fd:1"),
-        ("link", "link: is not a file; a descriptor is fd:1"),
+        (".", ": is not a regular file; a descriptor is fd:1"),
+        ("link", "link: is not a regular file; a descriptor is fd:1"),
     ],
 )
 def test_what_cannot_be_written_is_one_clear_line(
@@ -201,14 +278,28 @@ def test_what_cannot_be_written_is_one_clear_line(
 
 def test_a_descriptor_that_cannot_be_written_is_one_clear_line() -> None:
     ours, theirs = os.pipe()
+    os.set_inheritable(ours, True)
     try:
         with pytest.raises(Fatal, match=f"--announce 'fd:{ours}': is open for reading only"):
             service(f"fd:{ours}")
+        # As one that the reactor has opened.
+        with pytest.raises(Fatal, match=f"--announce 'fd:{theirs}': was not passed on by the"):
+            service(f"fd:{theirs}")
     finally:
         os.close(ours)
         os.close(theirs)
     with pytest.raises(Fatal, match=f"--announce 'fd:{theirs}': Bad file descriptor"):
         service(f"fd:{theirs}")
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_daemon_has_no_standard_streams(number: int) -> None:
+    twistd = ServerOptions()
+    twistd.parseOptions(["--pidfile="])
+    options = Options()
+    options.parent = twistd
+    with pytest.raises(Fatal, match=f"--announce 'fd:{number}': is /dev/null in a daemon; give a"):
+        options.parseOptions([f"--announce=fd:{number}"])
 
 
 @pytest.mark.parametrize("target", ["", "fd:", "fd:x", "fd:-1", "a\0b"])
@@ -221,7 +312,7 @@ def test_what_is_neither_a_file_nor_a_descriptor_is_refused(target: str) -> None
 def test_a_path_is_that_of_the_folder_in_which_it_was_said() -> None:
     options = Options()
     options.parseOptions(["--announce=x.json"])
-    assert options["announce"] == f"{os.getcwd()}/x.json"
+    assert str(options["announce"]) == f"{os.getcwd()}/x.json"
 
 
 def test_the_mode_is_what_the_umask_lets_it_be(file: Path) -> None:
@@ -235,14 +326,62 @@ def test_the_mode_is_what_the_umask_lets_it_be(file: Path) -> None:
     stopped(one)
 
 
-def test_a_descriptor_has_the_line_and_an_end() -> None:
-    ours, theirs = os.pipe()
+def test_a_descriptor_has_the_line_and_an_end(pipe: tuple[int, int]) -> None:
+    ours, theirs = pipe
     one = service(f"fd:{theirs}")
     one.start()
-    with open(ours, "rb") as said:
-        assert json.loads(said.read())["url"] == "ws://127.0.0.1:8080/echo"
+    assert json.loads(os.read(ours, 65536))["url"] == "ws://127.0.0.1:8080/echo"
+    assert os.read(ours, 1) == b""
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(theirs)
+    stopped(one)
+
+
+@pytest.mark.parametrize("room", [0, 4096])
+def test_a_full_pipe_fails_the_service_and_does_not_hang_it(
+    pipe: tuple[int, int], room: int, log: Any, failures: list[Fatal]
+) -> None:
+    """With room for a part of the line as well."""
+    _, theirs = pipe
+    size = fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 65536)
+    os.write(theirs, b"x" * (size - room))
+    kept = os.dup(theirs)
+    one = service(f"fd:{theirs}", *["--listen=tcp:8081"] * (room // 100))
+    one.start()
+    assert log.errors() == [f"echotwist: --announce fd:{theirs}: has no room for the line"]
+    log.events.clear()
+    assert one.reactor.hasStopped
+    assert [str(why) for why in failures] == [
+        f"echotwist: --announce fd:{theirs}: has no room for the line"
+    ]
+    # The parent process shares this flag.
+    assert os.get_blocking(kept)
+    os.close(kept)
+    stopped(one)
+
+
+def test_a_pipe_that_nobody_reads_fails_the_service(log: Any, failures: list[Fatal]) -> None:
+    ours, theirs = os.pipe()
+    os.set_inheritable(theirs, True)
+    one = service(f"fd:{theirs}")
+    os.close(ours)
+    one.start()
+    assert log.errors() == [f"echotwist: --announce fd:{theirs}: Broken pipe"]
+    log.events.clear()
+    assert one.reactor.hasStopped
+    assert len(failures) == 1
+    stopped(one)
+
+
+def test_a_full_disk_fails_the_service(log: Any, failures: list[Fatal]) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.set_inheritable(full, True)
+    one = service(f"fd:{full}")
+    one.start()
+    assert log.errors() == [f"echotwist: --announce fd:{full}: No space left on device"]
+    log.events.clear()
+    assert one.reactor.hasStopped
+    assert len(failures) == 1
     stopped(one)
 
 
@@ -259,11 +398,10 @@ def test_a_folder_that_is_gone_meanwhile_ends_the_service(file: Path, log: Any) 
     one.tree.startService()
     file.parent.rmdir()
     try:
-        for hook, args, keywords in one.reactor.whenRunningHooks:
-            hook(*args, **keywords)
+        run(one)
     finally:
         file.parent.mkdir()
-    assert log.errors() == [f"--announce {file}: No such file or directory"]
+    assert log.errors() == [f"echotwist: --announce {file}: No such file or directory"]
     log.events.clear()
     assert one.reactor.hasStopped
     stopped(one)
@@ -273,10 +411,10 @@ def test_a_folder_that_has_come_in_its_place_ends_the_service(file: Path, log: A
     one = service(file)
     one.tree.startService()
     file.mkdir()
-    for hook, args, keywords in one.reactor.whenRunningHooks:
-        hook(*args, **keywords)
-    assert log.errors() == [f"--announce {file}: Is a directory"]
+    run(one)
+    assert log.errors() == [f"echotwist: --announce {file}: Is a directory"]
     log.events.clear()
+    assert one.reactor.hasStopped
     assert list(file.parent.iterdir()) == [file]
     stopped(one)
 
@@ -286,7 +424,7 @@ def test_a_file_that_cannot_be_removed_costs_one_line(
 ) -> None:
     one = service(file)
     one.start()
-    one.tree.services[-2]._target = f"{__file__}/x"
+    one.tree.services[-2]._target.path = f"{__file__}/x"
     stopped(one)
     assert log.errors() == [f"--announce {__file__}/x: Not a directory"]
     log.events.clear()

@@ -1,7 +1,9 @@
 """--announce, of processes."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -44,6 +46,57 @@ def test_a_start_that_fails_leaves_nothing_and_status_1(file: Path, arguments: l
     assert len(said) == 1
     assert said[0].endswith(f"echotwist: --announce {file}/x/y: No such file or directory")
     assert list(file.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [[], ["--reactor=epoll"], ["--reactor=poll"]])
+@pytest.mark.parametrize("number", [3, 4, 5, 7, 9])
+def test_a_descriptor_that_was_not_passed_on_is_one_line_and_status_1(
+    options: list[str], number: int
+) -> None:
+    """The reactor would open its own under such a number, and --reactor has opened them already."""
+    run = subprocess.run(
+        [*TWISTD, "-n", *options, "echotwist", "--port=0", f"--announce=fd:{number}"],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert re.fullmatch(
+        rf"echotwist: --announce 'fd:{number}': (Bad file descriptor|was not passed on by the "
+        r"parent process|is open for reading only) \(see twistd echotwist --help\)\n",
+        run.stdout + run.stderr,
+    )
+
+
+def test_a_line_that_cannot_be_written_is_one_line_and_status_1(tmp_path: Path) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    pid = tmp_path / "pid"
+    try:
+        run = subprocess.run(
+            [TWISTD[0], f"--pidfile={pid}", "-n", "echotwist", "--port=0", f"--announce=fd:{full}"],
+            capture_output=True, text=True, timeout=30, check=False, pass_fds=[full],
+        )  # fmt: skip
+    finally:
+        os.close(full)
+    assert run.returncode == 1
+    said = [line for line in (run.stdout + run.stderr).splitlines() if "--announce" in line]
+    assert len(said) == 1
+    assert said[0].endswith(f"echotwist: --announce fd:{full}: No space left on device")
+    assert "Traceback" not in run.stdout + run.stderr
+    assert not pid.exists()
+
+
+def test_a_full_pipe_does_not_hang_it() -> None:
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(theirs, b"x" * 65536):
+            pass
+    os.set_blocking(theirs, True)
+    with Twistd(f"--announce=fd:{theirs}", passed=[theirs], check=False) as one:
+        assert one.wait(20) == 1
+    assert f"echotwist: --announce fd:{theirs}: has no room for the line" in one.log
+    assert os.get_blocking(theirs)
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_a_killed_process_leaves_it_and_the_next_one_replaces_it(file: Path) -> None:
