@@ -101,7 +101,7 @@ class Options(TwistedOptions):
             "log-frames",
             None,
             "Log the header of each frame, as it was received and as it was sent, in the words of "
-            "RFC 6455. These lines are among those of --log-rate.",
+            "RFC 6455. These lines are among those of --log-rate; beyond it they are not counted.",
         ],
         ["no-fast-path", None, "Let Autobahn echo everything, in Python."],
         ["no-compression", None, "Do not accept permessage-deflate."],
@@ -251,7 +251,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
 def _server(options: Options, reactor: Any) -> Iterator[IService]:
     """The services of a process that serves clients."""
     threads: int = options["threads"]
-    context = _context(options, reactor, options["limits"].logRate)
+    context = _context(options, reactor, options["limits"].logRate, isHalved=threads > 0)
     journal = context.journal
     fastPath = lending.FastPath(reactor, context.limits, journal, threads) if threads else None
     number, step = options["worker"] or (1, 1)
@@ -299,10 +299,10 @@ def _server(options: Options, reactor: Any) -> Iterator[IService]:
     yield Notifier(reactor, echo)
 
 
-def _context(options: Options, reactor: Any, logRate: int) -> Context:
+def _context(options: Options, reactor: Any, logRate: int, isHalved: bool) -> Context:
     limits: Limits = options["limits"]
-    # The loops of the fast path have the other half.
-    most = limits.bufferBudget // 2 if options["threads"] else limits.bufferBudget
+    # The loops of the fast path have the other half, if there are any.
+    most = limits.bufferBudget // 2 if isHalved else limits.bufferBudget
     budget = Budget(most, limits.closeTimeout, reactor)
     journal = Journal(logRate, reactor, logsFrames=bool(options["log-frames"]))
     return Context(reactor, limits, journal, budget)
@@ -336,7 +336,7 @@ def _supervisor(options: Options, reactor: Any) -> Iterator[IService]:
         certificates += ours
         metrics, readiness = WorkersMetrics(supervisor, ours), SupervisorReadiness(supervisor)
         root = makeAdminRoot(metrics, Answer(200, "ok"), readiness)
-        site = AdminSite(_context(options, reactor, 0), root, TrustedProxies([]))
+        site = AdminSite(_context(options, reactor, 0, isHalved=False), root, TrustedProxies([]))
         supervisor.admin = ListenService(reactor, [ListenSpec(admin, endpoint, site)])
     yield Signals(reactor, supervisor)
     yield supervisor

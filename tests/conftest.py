@@ -7,6 +7,7 @@
 - `deploy`, `packaging`: proxies, containers, builds; run by the environments of tox of that name.
 """
 
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,13 +20,22 @@ from support.memory import Client, Service
 from support.recorder import Recorder
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 
+from echotwist.fastpath import lending
 from echotwist.testing.frames import TEXT, Frame, text
 
 FOLDER = Path(__file__).parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """`-m 'not slow'` tries a fifth of the examples."""
+    """`-m 'not slow'` tries a fifth of the examples.
+
+    A shell has its jobs in the background ignore SIGINT, which every process of the tests would
+    inherit. And tests of a fast path that is not there would fail in a hundred places.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if lending.whyNot:
+        raise pytest.UsageError(f"no fast path, {lending.whyNot}; compile it: pip install -e .")
     hypothesis.settings.register_profile("whole", deadline=None, max_examples=100)
     hypothesis.settings.register_profile("quick", deadline=None, max_examples=20)
     isQuick = "not slow" in config.option.markexpr

@@ -40,7 +40,7 @@ cdef enum HeaderState:
 
 
 cdef struct Header:
-    # The rest says something only if it is PLAIN.
+    # The other fields are valid only if it is PLAIN.
     HeaderState state
     int opcode
     size_t size           # of the header in bytes, with its mask
@@ -80,7 +80,7 @@ cdef inline Header parseHeader(const uint8_t *data, size_t size, uint64_t maxPay
         header.payloadSize = 0
         for i in range(2, header.size - MASK_SIZE):
             header.payloadSize = header.payloadSize << 8 | data[i]
-        # RFC 6455, 5.2: the shortest form that can tell the length must.
+        # RFC 6455, 5.2: the length must use its shortest encoding.
         if header.payloadSize < <uint64_t>(126 if length == 126 else 65536):
             return header
     if header.payloadSize <= maxPayload:

@@ -689,6 +689,8 @@ cdef class Loop:
                 to += size
                 if begins and frame.left:
                     c.message = newMessage(c)
+                    if self.logsFrames:
+                        self.reportFrame(c, frame.header, frame.headerSize, False)
                 if c.message != NULL:
                     addPreview(c.message, payload, size)
             if frame.left == 0:
@@ -698,7 +700,7 @@ cdef class Loop:
                     payload = whole + echoHeaderSize(frame)
                     c.buffer = NULL
                     self.addBuffered(-<int64_t>(HEADER + frame.size))
-                if self.logsFrames:
+                if self.logsFrames and c.message == NULL:  # Else it was when it began to pass.
                     self.reportFrame(c, frame.header, frame.headerSize, False)
                 if not opcodeOf(frame) & CONTROL:
                     self.endMessage(c, payload)
@@ -801,9 +803,6 @@ cdef class Loop:
         if c.buffer != NULL:
             payload = c.buffer + echoHeaderSize(frame)
             payloadSize = frame.size - frame.left
-        if self.logsFrames and isInside:  # The end of which does not come; Autobahn never sees it.
-            self.reportFrame(c, frame.header, frame.headerSize, False)
-            self.reportEcho(c)
         cdef size_t unjudgedSize = headerSize + payloadSize + restSize
         event = newEvent(RETURNED, unjudgedSize + unsentSize(&c.stream))
         event.number = c.number
@@ -888,7 +887,7 @@ cdef class Loop:
             c = self.silent.after
 
     cdef void ping(self, Connection *c) noexcept nogil:
-        # Not inside a frame, and not behind unsent bytes: that those move tells as much.
+        # Not inside a frame, and not behind unsent bytes: their progress is sign of life enough.
         if not isBlocked(&c.stream) and not isPassing(c):
             if self.logsFrames:
                 self.reportFrame(c, b"\x89\x00", 2, True)

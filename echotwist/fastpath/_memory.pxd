@@ -1,6 +1,6 @@
 """Memory for the fast path.
 
-A loop has no way to answer "no memory", and a process that has none left cannot serve anyway: it
+A loop cannot recover from a failed allocation, and a process without memory cannot serve anyway: it
 ends, and whatever supervises it starts another. So no caller checks for NULL.
 """
 

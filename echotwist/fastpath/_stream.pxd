@@ -1,4 +1,4 @@
-"""The seam between a loop and a socket: nothing else reads from it, writes to it or asks it.
+"""The seam between a loop and a socket: nothing else reads from it, writes to it or queries its state.
 
 The loop sees a stream of bytes that may fail, end, or take no more for now. Today a stream is a
 plain TCP socket; one that decrypts and encrypts would differ here, and not in the loop. Only epoll

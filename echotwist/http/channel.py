@@ -25,7 +25,7 @@ from zope.interface import implementer
 from echotwist.http.answer import finalResponse
 from echotwist.limits import HEADER_OVERHEAD, MAX_HEADER_BYTES, MAX_HEADERS, MAX_REQUEST_LINE
 from echotwist.wire.deadline import Deadline
-from echotwist.wire.gate import WRITE_BLOCKED, ReadGate
+from echotwist.wire.gate import OVER_BUDGET, WRITE_BLOCKED, ReadGate
 from echotwist.wire.peer import nameOf
 from echotwist.wire.transport import delivery, linger, lowest, unsent
 
@@ -81,7 +81,7 @@ class Channel(ReadGate, HTTPChannel):
     maxHeaders = MAX_HEADERS + 1
 
     isAnswered = False
-    """Whether it has had a response, or gets none any more."""
+    """Whether it was sent a response, or will never get one."""
 
     _deadline: IDelayedCall | Deadline | None = None
     _hasReceived = False
@@ -136,10 +136,13 @@ class Channel(ReadGate, HTTPChannel):
         self.pauseReading(WRITE_BLOCKED)
 
     def resumeProducing(self) -> None:
-        # HTTPChannel's own would resume also what the budget has paused.
+        # HTTPChannel's, which its own resumeProducing sets; the requests below look at it.
         self.paused = self._waitingForTransport = False
-        self.resumeReading(WRITE_BLOCKED)
-        self.dataReceived(b"")  # What is here; it may pause again, or upgrade.
+        self.forgetPause(WRITE_BLOCKED)
+        self.dataReceived(b"")  # Requests that have arrived; this may pause again, or upgrade.
+        isPaused = self.paused or self.isPausedFor(OVER_BUDGET)
+        if not isPaused and self.transport is not None:
+            super().resumeProducing()  # Not while a response is under way.
 
     def readConnectionLost(self) -> None:
         """The client has said FIN. Twisted would drop the response that it waits for."""
@@ -274,7 +277,7 @@ class Channel(ReadGate, HTTPChannel):
         self.dataReceived = lambda data: None  # type: ignore[method-assign]
         self._clearDeadline()
         context = self.site.context
-        self.forgetPauses()
+        self.forgetPause(WRITE_BLOCKED)  # linger() reads, to discard what arrives.
         self._deadline = linger(self.transport, context.reactor, context.limits.closeTimeout)
 
     def upgrade(self, protocol: IProtocol) -> None:

@@ -182,7 +182,7 @@ def _ssl(
 ) -> TlsEndpoint:
     chain = [certKey or privateKey, *([extraCertChain] if extraCertChain else [])]
     tcp = TCP4ServerEndpoint(reactor, port, backlog, interface)
-    return TlsEndpoint(tcp, Certificate(reactor, privateKey, chain, dhParameters))
+    return TlsEndpoint(reactor, tcp, Certificate(reactor, privateKey, chain, dhParameters))
 
 
 def _unix(

@@ -4,7 +4,7 @@ import errno
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from twisted.application.service import Service
@@ -24,7 +24,7 @@ from echotwist.http.site import AdminSite, HttpSite
 from echotwist.limits import BACKLOG
 from echotwist.listen.location import Location, isDualStack, locate
 from echotwist.listen.proxy import ProxyFactory
-from echotwist.listen.tls import TlsEndpoint, TlsFactory
+from echotwist.listen.tls import TlsEndpoint
 
 _log = Logger(namespace="echotwist")
 
@@ -73,22 +73,16 @@ class ListenService(Service):
     def _listen(self) -> None:
         failed: list[Fatal] = []
         for spec in self._specs:
-            listening = spec.endpoint.listen(self._factoryFor(spec))
+            journal = spec.site.context.journal
+            factory: Any = ProxyFactory(spec.site, journal) if spec.isProxied else spec.site
+            endpoint: Any = spec.endpoint
+            if isinstance(endpoint, TlsEndpoint):
+                endpoint = replace(endpoint, journal=journal)
+            listening = endpoint.listen(factory)
             listening.addCallback(self._add, spec)
             listening.addErrback(self._cannotListen, spec, failed)
             if failed:
                 raise failed[0]
-
-    def _factoryFor(self, spec: ListenSpec) -> IProtocolFactory:
-        """HTTP, below it the PROXY protocol, and below that TLS, as far as `spec` has them."""
-        factory: Any = spec.site
-        journal = spec.site.context.journal
-        if spec.isProxied:
-            factory = ProxyFactory(factory, journal)
-        if isinstance(spec.endpoint, TlsEndpoint):
-            factory = TlsFactory(spec.endpoint.certificate, factory, self._reactor, journal)
-        made: IProtocolFactory = factory
-        return made
 
     def _cannotListen(self, failure: Failure, spec: ListenSpec, failed: list[Fatal]) -> None:
         failed.append(cannotListen(spec.description, failure))

@@ -87,9 +87,9 @@ def _reason(error: BaseException | None) -> str:
 class Secured(BufferingTLSTransport):
     """A connection with TLS.
 
-    No other module reaches into Twisted's TLS (26.10, protocols/tls.py): `_handshakeDone`,
-    `_reason`, `_tlsShutdownFinished`, `_shutdownTLS` of TLSMemoryBIOProtocol, and `_aggregator` of
-    BufferingTLSTransport, which `transport` flushes, too.
+    It reaches into Twisted's TLS (26.10, protocols/tls.py): `_handshakeDone`, `_reason`,
+    `_tlsShutdownFinished`, `_shutdownTLS` of TLSMemoryBIOProtocol, and `_aggregator` of
+    BufferingTLSTransport, which `wire.transport` flushes as well.
     """
 
     factory: "TlsFactory"
@@ -157,14 +157,18 @@ class TlsFactory(TLSMemoryBIOFactory):
 @implementer(IStreamServerEndpoint)
 @dataclass
 class TlsEndpoint:
-    """An endpoint for connections with TLS. Whoever listens on it secures them by a TlsFactory:
-    an endpoint has no journal for handshakes that fail."""
+    """TLS on the connections of another endpoint."""
 
+    reactor: Any
     below: IStreamServerEndpoint
     certificate: Certificate
+    journal: Journal | None = None
+    """What is told of handshakes that fail; None: nobody."""
 
     def listen(self, factory: IProtocolFactory) -> "Deferred[IListeningPort]":
-        listening: Deferred[IListeningPort] = self.below.listen(factory)
+        journal = self.journal or Journal(0, self.reactor)
+        secured = TlsFactory(self.certificate, factory, self.reactor, journal)
+        listening: Deferred[IListeningPort] = self.below.listen(secured)
         return listening
 
 

@@ -283,8 +283,8 @@ def _environment() -> dict[str, str]:
 
 
 class SupervisorReadiness(Exact):
-    """`/readyz` of the supervisor: whether any worker was ready at the last poll, at most a second
-    ago. So a probe does not wait for a worker that hangs."""
+    """`/readyz` of the supervisor: whether any worker was ready at the last poll, at most some
+    seconds ago. So a probe does not wait for a worker that hangs."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         super().__init__()

@@ -86,7 +86,7 @@ def parse(data: bytes | bytearray) -> list[Frame]:
     while start < len(data):
         taken = take(data, start)
         if taken is None:
-            raise ValueError("a frame is cut")
+            raise ValueError(f"a frame is cut: {bytes(data[start : start + 40])!r}")
         frame, start = taken
         frames.append(frame)
     return frames

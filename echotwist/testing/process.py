@@ -280,9 +280,15 @@ class ServiceProcess:
             self._process.process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(seconds)
+                break
+            # While one signal is pending, the kernel drops another.
+            self._process.until(self._isDraining, 1)
         if self.isRunning:
             self.kill()
         return self.wait()
+
+    def _isDraining(self) -> bool:
+        return any(record["message"].startswith("draining") for record in self._records)
 
     def kill(self) -> None:
         """End it as a crash does, by SIGKILL: clients get no close frame."""

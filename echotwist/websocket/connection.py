@@ -13,7 +13,7 @@ module adds is that a connection costs what `limits` says and no more, whatever 
 - A client that does not read is not read: while more than 64 KiB wait for it, Twisted pauses
   its transport. So a connection buffers at most that, and the answer to one read.
 - It has one timer at a time: for the next ping, for the answer to it, or for the end of the close.
-  A connection ends because nothing moves, and not because a client is slow.
+  Timeouts fire on lack of progress, not on slowness.
 - After a close or an error, what still arrives is discarded.
 
 A connection belongs to the reactor, or to a loop of the fast path that it was lent to; see `Owner`.
@@ -62,7 +62,7 @@ GOING_AWAY = 1001
 INVALID_PAYLOAD = 1007
 MESSAGE_TOO_BIG = 1009
 TRY_AGAIN_LATER = 1013
-"""Close codes, RFC 6455, 7.4.1, and 1013 of IANA's registry. The others are Autobahn's to send."""
+"""Close codes, RFC 6455, 7.4.1, and 1013 of IANA's registry. Autobahn sends the others."""
 
 _NOT_READ = (1006, "not read to the end")
 """What the log has of a connection that ended before its echo, or the close, was delivered."""
@@ -116,13 +116,13 @@ class Handshake:
 # mypy compares bases only where there are several; Autobahn's own do not agree (26.10.2).
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
-    """One WebSocket connection. A subclass has `onMessage`."""
+    """One WebSocket connection. Subclasses implement `onMessage`."""
 
     context: Context
     connections: Connections
     fastPath: FastPath | None
     keepalive: Keepalive | None
-    """None if the operator wants no pings. These four are the class's; see `ConnectionFactory`."""
+    """None if the operator wants no pings. `ConnectionFactory` sets these four on the class."""
 
     transport: Any  # Every one of Twisted's can do more than ITransport says.
 
@@ -154,8 +154,8 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
     _out: list[bytes] | None = None
 
     def connectionMade(self) -> None:
-        """Autobahn's asks TLS for a channel id that nobody wants here, and raises when the PROXY
-        protocol is between (26.10.2, twisted/util.py, `create_transport_details`)."""
+        """Autobahn's version asks TLS for a channel id, which we do not use, and raises when the
+        PROXY protocol is between (26.10.2, twisted/util.py, `create_transport_details`)."""
         self.peer = self.address
         self._connectionMade()
         self._shakeHands(self.handshake)
@@ -283,7 +283,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
     # Backpressure: Twisted finds out that a client does not read, and then it is not read.
 
     def pauseProducing(self) -> None:
-        if not self.isPausedFor(WRITE_BLOCKED):  # Twisted says it again with each write.
+        if not self.isPausedFor(WRITE_BLOCKED):  # Twisted repeats this on every write.
             self.context.journal.totals.pauses += 1
             self._watchForHalfClose()
         self.pauseReading(WRITE_BLOCKED)
@@ -298,8 +298,8 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
         """The connection is gone."""
 
     def _watchForHalfClose(self) -> None:
-        """Without pings, a client that does not read may stay for ever, as the operator wants;
-        but not after it has said FIN, which a transport that is paused does not see."""
+        """Without pings, a client that does not read may stay for ever, if the operator wants
+        that, but not once it has sent FIN, which a paused transport does not see."""
         if self.keepalive is None and self.state == self.STATE_OPEN:
             self._setDeadline(delivery(self.transport), self._endIfHalfClosed)
 
@@ -346,7 +346,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
 
     def _whenReturned(self, call: Callable[[], None], atOnce: bool) -> None:
         """Call it once the reactor owns the connection: now, or after a recall. Everything that
-        touches the transport, and is not an answer to it, goes this way."""
+        touches the transport, and does not answer what was just read, goes this way."""
         if self._owner is Owner.REACTOR or self.fastPath is None:
             call()
         else:
@@ -458,7 +458,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
         self._message, self.data = b"", b""  # Half a message is not kept meanwhile.
         if self._perMessageCompress is not None:
             self._perMessageCompress.forget()
-        self.forgetPauses()
+        self.forgetPause(WRITE_BLOCKED)  # linger() reads, to discard what arrives.
         timeout = self.context.limits.closeTimeout
         self._timer = linger(self.transport, self.context.reactor, timeout, self._cut)
 

@@ -1,7 +1,7 @@
 """The echo: what comes in goes out.
 
-`Echo.onMessage` is all of it. The rest of this module is the same for clients that need no
-judgement, at the speed of compiled code: most of an echo's life is whole text and binary frames.
+`Echo.onMessage` is the whole echo. The rest is a faster way for the frames that Autobahn need not
+judge, which are nearly all that an echo receives: whole text and binary messages.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,8 @@ class Shortcut(NamedTuple):
     firstBytes: tuple[int, int]
 
     take: Callable[["Echo", FastPath, bytes], bytes]
-    """Echoes what it can at the beginning of what was read. Returns the rest, for Autobahn."""
+    """Takes what was read. Echoes what it can at its beginning and returns the rest, for Autobahn;
+    or lends the connection with all of it."""
 
 
 class Echo(Connection):
@@ -41,7 +42,7 @@ class Echo(Connection):
         if self.fastPath is None:
             return
         if self._perMessageCompress is None:
-            self._shortcut = LENT if isPlain(self.transport) else WHERE_IT_IS
+            self._shortcut = LENT if isPlain(self.transport) else ECHOED_IN_PLACE
         elif self._perMessageCompress.noContextTakeover:
             self._shortcut = INFLATED
 
@@ -76,7 +77,8 @@ def _echoPlain(echo: Echo, fastPath: FastPath, data: bytes) -> bytes:
 
 
 def _echoCompressed(echo: Echo, fastPath: FastPath, data: bytes) -> bytes:
-    """Echo each message that is whole and right. What is wrong with one is Autobahn's to say."""
+    """Echo each message that is whole and right. Autobahn reports
+    what is wrong with another."""
     if echo.context.journal.isShowingFrames:
         return data  # Only Autobahn tells of frames.
     most = echo.context.limits.maxMessage
@@ -100,7 +102,7 @@ def _echoCompressed(echo: Echo, fastPath: FastPath, data: bytes) -> bytes:
 LENT = Shortcut(_PLAIN, _lend)
 """A thread of the fast path serves the connection until something comes that is not plain."""
 
-WHERE_IT_IS = Shortcut(_PLAIN, _echoPlain)
+ECHOED_IN_PLACE = Shortcut(_PLAIN, _echoPlain)
 """The fast path echoes what the reactor has read. For TLS, which is the reactor's."""
 
 INFLATED = Shortcut(_COMPRESSED, _echoCompressed)

@@ -1,7 +1,8 @@
 """--log-frames: each frame of a connection, as it was received and as it was sent.
 
 A line has the header alone, so that it is short and has none of the client's text. A frame that
-Autobahn refuses is logged as well: it is what one is looking for.
+Autobahn refuses is logged as well: it is what one is looking for. What a client sends after that is
+discarded, and not logged.
 """
 
 from typing import Any
@@ -14,7 +15,7 @@ from echotwist.wire.context import Context
 
 class FrameLog(WebSocketServerProtocol):
     """A mixin before `Connection`. `ConnectionFactory` adds it if the journal wants it, so that
-    the others do not ask at each frame."""
+    without it no frame costs a check."""
 
     context: Context
     number: int
@@ -27,7 +28,7 @@ class FrameLog(WebSocketServerProtocol):
         if self.current_frame is None:
             self._header = bytes(self.data[:LONGEST_HEADER])
         isMore: bool = super().processData()
-        self._header = b""  # It has not arrived whole, if it is not logged.
+        self._header = b""  # If it is still unlogged, it is incomplete.
         return isMore
 
     def onFrameBegin(self) -> None:

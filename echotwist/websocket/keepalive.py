@@ -46,7 +46,7 @@ class Keepalive:
         """
         # Not below 0: the reactor's clock is the wall's, and may be set back.
         silence = max(self._reactor.seconds() - connection.heard, 0)
-        # A sum of floats may lack too little to move any clock.
+        # Float rounding may leave a remainder too small for a timer.
         if self._interval - silence > 1e-6:
             connection.setTimer(self._interval - silence, self.watch, connection)
             return
@@ -56,7 +56,7 @@ class Keepalive:
 
     def _await(self, connection: Alive, heard: float, before: int, left: float) -> None:
         # In steps of the interval: a client that has answered may be due for the next ping. In two
-        # at least, each a timer of its own: if the process was stopped, one of them was too short.
+        # at least, each a timer of its own: a stop of the process shortens only one of them.
         step = min(left, self._interval, self._timeout / 2)
         connection.setTimer(step, self._look, connection, heard, before, left - step)
 

@@ -11,7 +11,7 @@ from echotwist.wire.budget import Budget
 
 @dataclass(frozen=True)
 class Context:
-    """Given to whatever serves connections, so that none has to ask another for it."""
+    """Given to whatever serves connections, so that no object reaches through another for it."""
 
     reactor: IReactorTime
     """The clock, and the timers."""

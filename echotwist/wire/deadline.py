@@ -13,9 +13,9 @@ class Deadline:
 
     `moved` is asked STEPS times in these, and says whether anything has moved since it was last
     asked. Each step is a timer of its own, and before `expired` the reactor has one more turn, in
-    which it reads. So a process that was stopped meanwhile (SIGSTOP, a paused virtual machine)
-    blames no peer for it: all steps but one still have their length, and what the kernel received
-    counts.
+    which it reads. So a process does not hold it against a peer that it was stopped meanwhile
+    (SIGSTOP, a paused virtual machine): all steps but one still have their length, and what the
+    kernel received counts.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""Whether a connection is read: only while nothing keeps it from that.
+"""Whether a connection is read: it is unless there is a reason not to.
 
-Two things do, and one may end before the other: a client that does not read what is written to it
+There are two, and either may end first: a client that does not read what is written to it
 (backpressure), and the memory budget.
 """
 
@@ -14,7 +14,7 @@ OVER_BUDGET = 2
 
 
 class ReadGate:
-    """Pauses `transport` for as long as there is a reason.
+    """Pauses `transport` while there is a reason, and resumes it after the last.
 
     A mixin, so that it costs a connection nothing until it is paused for the first time.
     """
@@ -36,6 +36,6 @@ class ReadGate:
     def isPausedFor(self, reason: int) -> bool:
         return bool(self._pausedFor & reason)
 
-    def forgetPauses(self) -> None:
-        """The transport reads again, to discard what arrives; see `transport.linger`."""
-        self._pausedFor = 0
+    def forgetPause(self, reason: int) -> None:
+        """It has ended, and something else decides when the transport reads again."""
+        self._pausedFor &= ~reason

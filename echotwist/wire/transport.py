@@ -7,7 +7,7 @@ what nginx calls a lingering close: write what is left, say FIN, discard what st
 wait for the peer's FIN. A deadline aborts it once nothing moves: a slow client may take ten
 seconds to read eight megabytes of echo, and gets all of them.
 
-No other module reads private attributes of Twisted's transports.
+Private attributes of Twisted's transports are read here, and of its TLS in `listen.tls`, too.
 """
 
 import select
@@ -42,7 +42,7 @@ def isPlain(transport: Any) -> bool:
 
 
 def isAtRest(transport: Any) -> bool:
-    """Whether nothing waits to be written, and nothing will begin to read by itself."""
+    """Whether nothing waits to be written, and no pending pause or close will change reading."""
     return not (unsent(transport) or transport.producerPaused or transport.disconnecting)
 
 

@@ -575,3 +575,39 @@ def test_a_paused_http_channel_stays_paused() -> None:
     channel.pauseReading(OVER_BUDGET)
     channel.resumeReading(OVER_BUDGET)
     assert not client.reading
+
+
+def test_a_connection_that_ends_reads_whatever_the_budget_did_before() -> None:
+    """It discards what arrives, and waits for the client's FIN."""
+    service = Service(isFast=False)
+    client = service.open()
+    client.socket.window = 0
+    client.send(binary(bytes(90_000)))
+    assert not client.reading
+    client.protocol._fail_connection(1002, "bad")
+    client.protocol.pauseReading(OVER_BUDGET)
+    client.protocol.resumeReading(OVER_BUDGET)
+    assert client.reading
+
+
+def test_a_channel_that_ends_reads_whatever_the_budget_did_before() -> None:
+    client = Service(isFast=False).connect()
+    client.socket.window = 0
+    client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+    assert not client.reading
+    channel = client.protocol
+    channel.loseConnection()
+    channel.pauseReading(OVER_BUDGET)
+    channel.resumeReading(OVER_BUDGET)
+    assert client.reading
+
+
+def test_keepalive_spares_a_client_that_the_budget_does_not_read() -> None:
+    service = Service("--ping-interval=10s", "--ping-timeout=5s", isFast=False)
+    client = service.open()
+    client.protocol.pauseReading(OVER_BUDGET)
+    service.advance(100)
+    assert not client.socket.closed
+    client.protocol.resumeReading(OVER_BUDGET)
+    service.advance(100)
+    assert client.socket.closed

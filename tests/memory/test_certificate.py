@@ -3,7 +3,9 @@
 import datetime
 import functools
 import ssl
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from OpenSSL import SSL
 from support.memory import Service
 from support.secure import CA, TLS12, Files, Peer, connected, issued, trusting
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 
@@ -478,3 +481,13 @@ def test_an_unknown_parameter_of_the_tls_endpoint_is_one_clear_line(
         Service(f"--listen=ssl:443:privateKey={files.key}:certKey={files.chain}:{parameters}")
     assert error in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_endpoint_secures_also_what_has_no_journal(files: Files) -> None:
+    """Such as the supervisor's reservation of a port: no endpoint says TLS and serves without."""
+    listened: list[Any] = []
+    endpoint: Any = endpointOf(Clock(), f"ssl:443:privateKey={files.key}:certKey={files.chain}")
+    below = SimpleNamespace(listen=listened.append)
+    replace(endpoint, below=below).listen(Factory())
+    (factory,) = listened
+    assert isinstance(factory, TlsFactory)

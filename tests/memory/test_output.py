@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import os
 import re
 import resource
@@ -136,6 +137,7 @@ def test_a_rotation_that_cannot_keep_owner_and_mode_leaks_no_descriptor(
         raise OSError(errno.EINVAL, "Invalid argument")
 
     log = file(path)
+    gc.collect()  # Descriptors of earlier tests.
     descriptors = len(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(os, "fchown", fail)
     monkeypatch.setattr(os, "fchmod", fail)

@@ -26,6 +26,7 @@ from echotwist.testing.frames import (
     text,
 )
 from echotwist.testing.raw import request
+from echotwist.websocket.connection import Owner
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -749,3 +750,9 @@ def test_the_log_has_the_close_code_of_each_connection(
 ) -> None:
     do(client)
     assert log.lines()[-1].endswith(line)
+
+
+def test_a_connection_changes_its_owner_in_order() -> None:
+    client = Service(isFast=False).open()
+    with pytest.raises(AssertionError):
+        client.protocol._handTo(Owner.RECALLED)

@@ -734,3 +734,32 @@ def test_an_upgraded_connection_is_no_longer_an_http_channel(service: Service) -
     client.send(close())
     client.finish()
     assert client.socket.closed
+
+
+class Streamed(Resource):
+    """A response that takes its time."""
+
+    isLeaf = True
+
+    def render_GET(self, request: Any) -> int:
+        def send(left: int) -> None:
+            request.write(bytes(100_000))
+            if left:
+                request.channel.site.context.reactor.callLater(0.1, send, left - 1)
+
+        send(100)
+        return NOT_DONE_YET
+
+
+def test_requests_behind_a_streamed_response_are_not_read() -> None:
+    service = Service(isFast=False)
+    service.site.resource.putChild(b"streamed", Streamed())
+    client = service.connect()
+    client.send(b"GET /streamed HTTP/1.1\r\nHost: x\r\n\r\n")
+    for _ in range(50):
+        client.socket.window = 0
+        client.socket.arriving += b"G" * (200_000 - len(client.socket.arriving))
+        service.advance(0.1)
+        client.socket.window = float("inf")
+        service.run()
+    assert sum(map(len, client.protocol._dataBuffer)) == 0

@@ -49,7 +49,18 @@ def test_options_are_parsed() -> None:
         "--drain-timeout=1h",
         "--log-rate=0",
     )["limits"]
-    assert limits == Limits(65536, 7, 2, 1 << 30, 0.5, 60, 3, 4, 3600, 0)
+    assert limits == Limits(
+        maxMessage=65536,
+        maxConnections=7,
+        maxConnectionsPerAddress=2,
+        memoryBudget=1 << 30,
+        handshakeTimeout=0.5,
+        pingInterval=60,
+        pingTimeout=3,
+        closeTimeout=4,
+        drainTimeout=3600,
+        logRate=0,
+    )
 
 
 @pytest.mark.parametrize(

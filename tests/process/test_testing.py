@@ -324,6 +324,12 @@ def test_a_fork_leaves_the_service_to_its_parent() -> None:
         echoes(service)
 
 
+def test_clients_are_cut_off_at_once_without_patience() -> None:
+    for _ in range(3):
+        with ServiceProcess() as service, RawClient(service.url):
+            assert service.stop(patience=0) == 0
+
+
 def test_one_that_drains_serves_nobody() -> None:
     with ServiceProcess() as service, RawClient(service.url):
         assert service.isServing
