@@ -13,9 +13,9 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit
 
 from echotwist.testing.logged import LoggedProcess
 
@@ -187,13 +187,24 @@ class ServiceProcess:
 
     @property
     def isServing(self) -> bool:
-        """Whether it takes new clients: while it drains, it still runs and does not."""
-        address = urlsplit(self._announced.get("page") or "")
-        if not self.isRunning or address.port is None:
+        """Whether it takes new clients: while it drains, it still runs and does not. Of an address
+        without a port, only whether it runs is known."""
+        page = self._announced.get("page")
+        if not self.isRunning or page is None or self._announced["url"] is None:
             return self.isRunning
-        with suppress(OSError), socket.create_connection((address.hostname, address.port), 1):
-            return True
+        # A connection alone says nothing: the kernel makes it until the port is closed.
+        with suppress(OSError, HTTPException):
+            return self._get(f"{page}readyz") == b"ready\n"
         return False
+
+    def _get(self, url: str) -> bytes:
+        from urllib.request import HTTPSHandler, ProxyHandler, build_opener
+
+        # Whatever http_proxy says.
+        opener = build_opener(ProxyHandler({}), HTTPSHandler(context=self.clientContext))
+        with opener.open(url, timeout=10) as response:
+            body: bytes = response.read()
+        return body
 
     @property
     def url(self) -> str:
@@ -259,13 +270,9 @@ class ServiceProcess:
     def metrics(self) -> dict[str, float]:
         """The samples of /metrics, by their names and labels as Prometheus writes them:
         `echotwist_connections_open`, `echotwist_messages_total{type="text"}`."""
-        from urllib.request import ProxyHandler, build_opener
-
         if not self.isRunning:
             raise RuntimeError("the service does not run")
-        direct = build_opener(ProxyHandler({}))  # Whatever http_proxy says.
-        with direct.open(f"{told(self._announced, 'admin')}metrics", timeout=10) as answer:
-            lines = answer.read().decode().splitlines()
+        lines = self._get(f"{told(self._announced, 'admin')}metrics").decode().splitlines()
         samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
 

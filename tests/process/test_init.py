@@ -79,7 +79,10 @@ def inNamespace(*before: str) -> Iterator[tuple["subprocess.Popen[bytes]", int]]
 @pytest.mark.parametrize("milliseconds", range(0, 650, 50))
 def test_as_pid_1_it_ends_at_any_moment_of_sigterm(milliseconds: int) -> None:
     with inNamespace("env", "--block-signal=TERM") as (process, pid):
-        eventually(lambda: mask(pid, "SigBlk"))
+        # Not unshare itself, which also blocks them, and its child no more; nor env.
+        comm = Path(f"/proc/{pid}/comm")
+        eventually(lambda: comm.read_text() not in ("unshare\n", "env\n"))
+        assert mask(pid, "SigBlk")
         time.sleep(milliseconds / 1000)
         os.kill(pid, signal.SIGTERM)
         assert process.wait(20) in (0, 143)
