@@ -25,7 +25,7 @@ from twisted.scripts.twistd import runApp
 
 import twisted.plugins
 from echotwist import __version__
-from echotwist.testing import NotStarted, ServiceProcess, child, process
+from echotwist.testing import NotStarted, ServiceProcess, child, plugin, process
 from echotwist.testing.frames import TEXT, Frame, close, text
 from echotwist.testing.raw import RawClient
 
@@ -322,6 +322,22 @@ def test_a_fork_leaves_the_service_to_its_parent() -> None:
         assert service.caFile is not None
         assert service.caFile.exists()
         echoes(service)
+
+
+def test_another_process_can_neither_stop_nor_close_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ServiceProcess(tls=True) as service:
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(service, "_starter", 0)
+            assert service.stop() is None
+            service.kill()
+            assert service.close() is None
+        echoes(service)
+
+
+@pytest.mark.parametrize("mark", [pytest.mark.echotwist(tls=True), pytest.mark.echotwist([1])])
+def test_a_marker_that_is_wrong_says_what_it_takes(mark: pytest.MarkDecorator) -> None:
+    with pytest.raises(pytest.fail.Exception, match="takes options as strings, such as"):
+        plugin._optionsOf(mark.mark)
 
 
 def test_clients_are_cut_off_at_once_without_patience() -> None:
