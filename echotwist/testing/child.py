@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from threading import Thread
 
 from twisted.application import app
@@ -50,12 +49,16 @@ def watch(descriptor: int, parent: int, folder: str, end: Callable[[], None]) ->
     """
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    parentFd = -1
-    with suppress(AttributeError, OSError):  # Linux has it since 5.3. It may have ended by now.
+    parentFd, lives = -1, True
+    try:
         parentFd = os.pidfd_open(parent)
         poll.register(parentFd, select.POLLIN)
-    while parentFd not in dict(poll.poll()) and os.read(descriptor, 1024):
+    except ProcessLookupError:  # It has ended already.
+        lives = False
+    except (AttributeError, OSError):  # Linux has it since 5.3.
         pass
+    while lives:
+        lives = parentFd not in dict(poll.poll()) and bool(os.read(descriptor, 1024))
     if parentFd >= 0:
         os.close(parentFd)
     if folder:

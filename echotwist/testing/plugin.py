@@ -43,9 +43,8 @@ def echotwist_start(pytestconfig: pytest.Config) -> Iterator[Start]:
     running: dict[tuple[bool, Sequence[str]], ServiceProcess] = {}
 
     def started(*options: str, tls: bool = False) -> "ServiceProcess":
-        if (tls, options) not in running:
-            running[tls, options] = _service(pytestconfig, options, tls)
-        return _served(running[tls, options])
+        service = _service(pytestconfig, options, tls)
+        return _served(running.setdefault((tls, service.options), service))
 
     yield started
     for service in running.values():

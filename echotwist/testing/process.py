@@ -5,6 +5,7 @@ import os
 import re
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -68,8 +69,9 @@ class ServiceProcess:
     def __init__(
         self, *options: str, tls: bool = False, environment: dict[str, str] | None = None
     ) -> None:
-        """`environment` is added to this process's."""
-        self.options = options
+        """`environment` is added to this process's. Raises ValueError if `tls` is true and the
+        options say where to listen, and TypeError for an option that is not a string."""
+        self.options = checked(options)
         self.isTls = tls
         self._environment = environment or {}
         self._announced: dict[str, Any] = {}
@@ -300,7 +302,8 @@ class ServiceProcess:
     def kill(self) -> None:
         """End it as a crash does, by SIGKILL: clients get no close frame."""
         if self._process is not None and os.getpid() == self._starter:
-            self._process.process.kill()
+            if self.isRunning:  # With the workers of --workers, which are in its process group.
+                os.killpg(self._process.process.pid, signal.SIGKILL)
             self.wait()
 
     def wait(self, timeout: float = START) -> int | None:
@@ -383,6 +386,14 @@ def _inherited() -> dict[str, str]:
     with PYTHONWARNINGS=error, twistd itself does not start."""
     theirs = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "PYTHONWARNINGS", "PYTHONDEVMODE")
     return {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
+
+
+def checked(options: Sequence[str]) -> tuple[str, ...]:
+    """The options. Raises TypeError for one that is not a string."""
+    for option in options:
+        if not isinstance(option, str):
+            raise TypeError(f"options are strings, such as '--max-message=1M', not {option!r}")
+    return tuple(options)
 
 
 def listensElsewhere(options: Sequence[str], tls: bool) -> bool:

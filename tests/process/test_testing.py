@@ -1,6 +1,7 @@
 """echotwist.testing: the service as a fixture, in a process."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -24,7 +25,7 @@ from twisted.application import app
 from twisted.scripts.twistd import runApp
 
 import twisted.plugins
-from echotwist import __version__
+from echotwist import __version__, testing
 from echotwist.testing import NotStarted, ServiceProcess, child, plugin, process
 from echotwist.testing.frames import TEXT, Frame, close, text
 from echotwist.testing.raw import RawClient
@@ -234,6 +235,20 @@ def test_it_has_workers() -> None:
         echoes(service)
         names = service.metrics()
         assert all(f'echotwist_connections_open{{worker="{n}"}}' in names for n in (1, 2))
+        workers = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
+        assert len(workers) == 2
+        with RawClient(service.url, context=service.clientContext, timeout=3) as client:
+            service.kill()
+            with contextlib.suppress(ssl.SSLEOFError):
+                assert client.gone() == b""
+        assert all(isGone(int(pid)) for pid in workers)
+
+
+@pytest.mark.parametrize("option", [["--max-message=1k"], 5, Path("/")])
+def test_an_option_that_is_not_a_string(option: Any, echotwist_start: Any) -> None:
+    for start in (ServiceProcess, echotwist_start):
+        with pytest.raises(TypeError, match=r"options are strings, such as .*, not "):
+            start(option)
 
 
 def test_an_environment_is_added_and_systemds_is_not_passed_on(
@@ -438,10 +453,27 @@ def test_the_child_ends_with_its_parent_while_a_fork_holds_the_pipe() -> None:
     assert parent.stdin is not None
     parent.stdin.close()
     parent.wait()
-    # It may also have ended before it was looked for.
+    # It may also have ended before the service looks for it.
+    watching = threading.Thread(target=child.watch, args=(ours, parent.pid, "", lambda: None))
+    watching.start()
+    watching.join(5)
+    hangs = watching.is_alive()
     os.close(theirs)
-    child.watch(ours, parent.pid, "", lambda: None)
+    watching.join(20)
     os.close(ours)
+    assert not hangs
+
+
+def test_the_child_watches_the_pipe_alone_where_processes_have_no_descriptors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(os, "pidfd_open")
+    ours, theirs = os.pipe()
+    os.close(theirs)
+    ended: list[bool] = []
+    child.watch(ours, os.getpid(), "", lambda: ended.append(True))
+    os.close(ours)
+    assert ended == [True]
 
 
 def test_the_child_runs_twistd_and_watches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -480,6 +512,9 @@ def test_pytests_start_imports_no_twisted() -> None:
     modules = set(run.stdout.split())
     for heavy in ("twisted", "autobahn", "cryptography", "asyncio", "ssl", "urllib.request"):
         assert heavy not in modules
+    assert "echotwist.testing.process" not in modules
+    with pytest.raises(AttributeError, match="has no attribute 'Service'"):
+        _ = testing.Service
 
 
 # The plugin.
@@ -620,6 +655,9 @@ def test_a_module_that_pytest_comes_back_to_gets_another_service(
 
 
 def test_the_marker_takes_options_alone(pytester: pytest.Pytester) -> None:
+    for mark in (pytest.mark.echotwist(tls=True), pytest.mark.echotwist(["--max-message=1k"])):
+        with pytest.raises(pytest.fail.Exception, match="takes options as strings"):
+            plugin._optionsOf(mark.mark)
     pytester.makepyfile(
         """
         import pytest
