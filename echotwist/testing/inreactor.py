@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, maybeDeferred
 
 from echotwist import __version__
+from echotwist.fatal import Fatal
 from echotwist.operate.announce import announced
 from echotwist.operate.signals import Signals
 from echotwist.operate.systemd import Notifier
 from echotwist.service import EchoService
 from echotwist.tap import Options, makeService
 from echotwist.testing.certificates import Authority
-from echotwist.testing.process import NotStarted, listensElsewhere, told
+from echotwist.testing.process import NotStarted, checked, listensElsewhere, told
 
 
 class ServiceInReactor:
@@ -60,15 +61,17 @@ class ServiceInReactor:
 
     def stop(self) -> "Deferred[None]":
         """Drain: clients get close 1001, and have --drain-timeout to leave. Fires when all is
-        gone, or fails as that does. Further calls wait for the first one."""
+        gone, or fails as that does. Further calls fire as the first one."""
         if self._stopping is None:
-            self._stopping = self._stop()
+            self._stopping = DeferredList([self._stop()], consumeErrors=True)
         done: Deferred[None] = Deferred()
 
-        def stopped(result: Any) -> None:
-            done.callback(result)  # A Failure as well.
+        def stopped(outcomes: list[tuple[bool, Any]]) -> list[tuple[bool, Any]]:
+            [(_, result)] = outcomes
+            done.callback(result)  # None, or a Failure.
+            return outcomes
 
-        self._stopping.addBoth(stopped)
+        self._stopping.addCallback(stopped)
         return done
 
     @inlineCallbacks
@@ -85,7 +88,7 @@ def start(options: Sequence[str], tls: bool, reactor: Any) -> Any:
     """See echotwist.testing.startInReactor."""
     folder = authority = None
     defaults = []
-    isElsewhere = listensElsewhere(options, tls)
+    isElsewhere = listensElsewhere(checked(options), tls)
     if tls:
         folder = tempfile.TemporaryDirectory(prefix="echotwist-")
         authority = Authority(Path(folder.name))
@@ -105,12 +108,16 @@ def start(options: Sequence[str], tls: bool, reactor: Any) -> Any:
             if isinstance(service, Signals | Notifier):
                 service.disownServiceParent()
         services.startService()
-    except (SystemExit, NotStarted) as e:  # Fatal is one, and --help another.
+    except (Exception, SystemExit) as e:
         if services is not None:
             yield services.stopService()
         if folder is not None:
             folder.cleanup()
-        raise NotStarted(str(e)) from e
+        if isinstance(e, Fatal):
+            raise NotStarted(str(e)) from e
+        if isinstance(e, SystemExit):
+            raise NotStarted("--help and --version start no service") from e
+        raise
     return ServiceInReactor(options, services, folder, authority)
 
 

@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
-from echotwist.testing import NotStarted, startInReactor
+from echotwist.testing import NotStarted, inreactor, startInReactor
 from echotwist.testing.frames import TEXT, Frame, close, text
 from echotwist.testing.raw import RawClient
 
@@ -75,6 +75,8 @@ def test_it_drains() -> Any:
     [
         (["--max-message=lots"], "echotwist: --max-message 'lots': takes a size"),
         (["--workers=2"], "--workers is for a process: use ServiceProcess"),
+        (["--help"], "--help and --version start no service"),
+        (["--nope"], "echotwist: option --nope not recognized"),
         (["--announce=x"], "--announce is for a process"),
         (["--listen=unix:/nowhere/s"], "echotwist: cannot listen on unix:/nowhere/s"),
     ],
@@ -89,3 +91,38 @@ def test_why_it_does_not_start(options: list[str], error: str) -> Any:
 def test_what_fails_over_tls_leaves_no_files() -> Any:
     with pytest.raises(NotStarted, match="--max-message"):
         yield startInReactor("--max-message=lots", tls=True)
+
+
+@pytest_twisted.inlineCallbacks
+def test_an_error_that_nobody_foresaw_leaves_no_files(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(inreactor, "makeService", fails)
+    with pytest.raises(ZeroDivisionError):
+        yield startInReactor(tls=True)
+
+
+@pytest.mark.parametrize(
+    ("option", "tls", "error", "message"),
+    [
+        ("--listen=tcp:0", True, ValueError, "tls has an endpoint of its own"),
+        (["--port=0"], False, TypeError, "options are strings"),
+    ],
+)
+@pytest_twisted.inlineCallbacks
+def test_options_that_it_refuses(
+    option: Any, tls: bool, error: type[Exception], message: str
+) -> Any:
+    with pytest.raises(error, match=message):
+        yield startInReactor(option, tls=tls)
+
+
+@pytest_twisted.inlineCallbacks
+def test_each_call_of_a_stop_that_fails_says_so() -> Any:
+    service = yield startInReactor(tls=True)
+    stop = service._services.stopService
+    service._services.stopService = lambda: stop().addCallback(lambda _: 1 / 0)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            yield service.stop()
