@@ -154,11 +154,6 @@ class Journal:
         self.totals.dropped[why] += 1
         self._logOrCount("dropped", "{peer} dropped: {why}", peer=peer, why=why)
 
-    @property
-    def isShowingFrames(self) -> bool:
-        """Whether the next frame would be shown."""
-        return self.logsFrames and self._linesLeft > 0
-
     def frame(self, connection: Connection, header: bytes, *, isSent: bool) -> None:
         """A frame that begins with `header` was received or sent. It is not counted."""
         if self._linesLeft:

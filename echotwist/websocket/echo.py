@@ -79,7 +79,8 @@ def _echoPlain(echo: Echo, fastPath: FastPath, data: bytes) -> bytes:
 def _echoCompressed(echo: Echo, fastPath: FastPath, data: bytes) -> bytes:
     """Echo each message that is whole and right. Autobahn reports
     what is wrong with another."""
-    if echo.context.journal.isShowingFrames:
+    journal = echo.context.journal
+    if journal.logsFrames and journal.isShowing:
         return data  # Only Autobahn tells of frames.
     most = echo.context.limits.maxMessage
     deflate: Any = echo._perMessageCompress  # A `deflate.Deflate`.
@@ -89,7 +90,7 @@ def _echoCompressed(echo: Echo, fastPath: FastPath, data: bytes) -> bytes:
         message = deflate.inflated(payload, most)
         if message is None or not (isBinary or _isUtf8(message)):
             break
-        echo.context.journal.message(echo, message, isBinary)
+        journal.message(echo, message, isBinary)
         answer = deflate.deflated(message)
         echoes += [_header(_COMPRESSED[isBinary], len(answer)), answer]
         data = data[used:]
