@@ -28,10 +28,8 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from echotwist.limits import BACKLOG, parseCount
 from echotwist.listen.activation import activatedEndpoint
 from echotwist.listen.certificate import Certificate
+from echotwist.listen.location import PROXY_PREFIX
 from echotwist.listen.tls import TlsEndpoint
-
-PROXY_PREFIX = "haproxy:"
-"""Comes before an endpoint on which a proxy speaks the PROXY protocol."""
 
 MAX_UNIX_PATH = 107
 """Bytes of the path of a Unix socket: sun_path in unix(7), less its final NUL."""

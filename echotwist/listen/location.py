@@ -8,6 +8,9 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
+PROXY_PREFIX = "haproxy:"
+"""Precedes an endpoint on which a proxy speaks the PROXY protocol; see `proxy`."""
+
 
 @dataclass(frozen=True)
 class Location:
@@ -25,11 +28,11 @@ class Location:
     @property
     def isProxied(self) -> bool:
         """Whether clients come through a proxy that says so; see `proxy`."""
-        return self.description.startswith("haproxy:")
+        return self.description.startswith(PROXY_PREFIX)
 
     @property
     def scheme(self) -> str:
-        return "http" + "s" * self.description.removeprefix("haproxy:").startswith("ssl:")
+        return "http" + "s" * self.description.removeprefix(PROXY_PREFIX).startswith("ssl:")
 
 
 def locate(description: str, address: Any, isDual: Callable[[], bool]) -> Location:

@@ -22,7 +22,7 @@ from zope.interface import implementer
 from echotwist.fatal import Fatal, failWhileRunning
 from echotwist.http.site import AdminSite, HttpSite
 from echotwist.limits import BACKLOG
-from echotwist.listen.location import Location, isDualStack, locate
+from echotwist.listen.location import PROXY_PREFIX, Location, isDualStack, locate
 from echotwist.listen.proxy import ProxyFactory
 from echotwist.listen.tls import TlsEndpoint
 
@@ -42,15 +42,11 @@ class ListenSpec:
     @property
     def isProxied(self) -> bool:
         """Whether a proxy speaks the PROXY protocol here; see `proxy`."""
-        return self.description.startswith("haproxy:")
+        return self.description.startswith(PROXY_PREFIX)
 
     @property
     def isAdmin(self) -> bool:
         return isinstance(self.site, AdminSite)
-
-    @property
-    def scheme(self) -> str:
-        return "http" + "s" * self.description.startswith("ssl:")
 
 
 class ListenService(Service):
@@ -183,7 +179,7 @@ def _announce(spec: ListenSpec, port: IListeningPort) -> None:
         return
     location = _locationOf(spec, port)
     if location.authority is not None:
-        _announceUrl(spec.scheme, location.authority, location.remark)
+        _announceUrl(location.scheme, location.authority, location.remark)
     elif location.path is not None:
         _log.info("listening on unix:{where}", where=location.path)
     else:

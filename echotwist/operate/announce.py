@@ -29,6 +29,7 @@ from twisted.logger import Logger
 from echotwist import __version__
 from echotwist.fatal import Fatal, failWhileRunning
 from echotwist.listen.location import Location
+from echotwist.operate.daemon import isRunning
 
 POLL = 0.02
 """Seconds between two looks at whether the service listens. Most services listen at the first
@@ -148,7 +149,7 @@ class FileTarget:
                 raise Fatal(f"--announce {self}: is not a regular file; a descriptor is fd:1")
             with open(self.path, "rb") as file:
                 pid = self._announcedPid(file.read(MAX_SIZE + 1))
-            if pid not in (None, os.getpid()) and _isRunning(pid):
+            if pid not in (None, os.getpid()) and isRunning(pid):
                 _log.warn("--announce {where}: replaces that of process {pid}, which runs",
                           where=self.path, pid=pid)  # fmt: skip
             os.unlink(self.path)
@@ -258,16 +259,6 @@ def announced(served: Located) -> dict[str, Any]:
 def _identity(found: os.stat_result) -> tuple[int, int, int]:
     # The kernel gives the inode of a removed file to the next one.
     return found.st_dev, found.st_ino, found.st_mtime_ns
-
-
-def _isRunning(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # It runs, as another user.
-        pass
-    return True
 
 
 def _page(location: Location) -> str | None:

@@ -14,7 +14,6 @@ import re
 import signal
 import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,13 +144,22 @@ def _checkPidFile(path: str, root: str) -> None:
         # Left by a killed container, in which the id of the first process is always 1.
         Path(path).unlink()
         return
-    with suppress(ProcessLookupError):  # The file is stale, and twistd removes it.
-        with suppress(PermissionError):  # The process runs, as another user.
-            os.kill(pid, 0)
+    if isRunning(pid):  # Otherwise the file is stale, and twistd removes it.
         raise Fatal(
             f"--pidfile {path}: process {pid} is running, maybe as another twistd; "
             "choose another file, or none with --pidfile="
         )
+
+
+def isRunning(pid: int) -> bool:
+    """Whether there is a process with this id, of whichever user."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _reportFailures() -> None:

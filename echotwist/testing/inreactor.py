@@ -1,6 +1,5 @@
 """The service in a Twisted reactor that runs already, without a process."""
 
-import ssl
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +15,12 @@ from echotwist.operate.signals import Signals
 from echotwist.operate.systemd import Notifier
 from echotwist.service import EchoService
 from echotwist.tap import Options, makeService
+from echotwist.testing.announced import Announced
 from echotwist.testing.certificates import Authority
-from echotwist.testing.process import NotStarted, checked, listensElsewhere, told
+from echotwist.testing.process import NotStarted, checked, listensElsewhere
 
 
-class ServiceInReactor:
+class ServiceInReactor(Announced):
     """A service that listens. What it logs goes to the log of the process."""
 
     version = __version__
@@ -38,26 +38,6 @@ class ServiceInReactor:
         self._authority = authority
         self._stopping: Deferred[Any] | None = None
         self._announced = announced(_echoOf(services))
-
-    @property
-    def url(self) -> str:
-        """The echo endpoint, such as `ws://127.0.0.1:40123/echo`."""
-        return told(self._announced, "url")
-
-    @property
-    def page(self) -> str:
-        """The URL of the page, such as `http://127.0.0.1:40123/`."""
-        return told(self._announced, "page")
-
-    @property
-    def clientContext(self) -> ssl.SSLContext | None:
-        """For clients in Python of the `url`; None without TLS."""
-        return None if self._authority is None else self._authority.clientContext()
-
-    @property
-    def caFile(self) -> Path | None:
-        """The authority's certificate; None without TLS."""
-        return None if self._authority is None else self._authority.caFile
 
     def stop(self) -> "Deferred[None]":
         """Drain: clients get close 1001, and have --drain-timeout to leave. Fires when all is

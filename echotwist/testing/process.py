@@ -7,22 +7,24 @@ import select
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
-from http.client import HTTPException
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
+from echotwist.testing.announced import Announced
 from echotwist.testing.logged import LoggedProcess
 
 if TYPE_CHECKING:
     import asyncio
-    import ssl
 
     from echotwist.testing.certificates import Authority
 
@@ -50,7 +52,7 @@ class NotStarted(Exception):
     """The service did not start; the message says why, as the service does."""
 
 
-class ServiceProcess:
+class ServiceProcess(Announced):
     """`twistd -n echotwist OPTIONS`, on a free port of 127.0.0.1.
 
     `tls`: over TLS, with an authority of its own. An option --listen or --port is taken instead of
@@ -196,56 +198,22 @@ class ServiceProcess:
             return self.isRunning
         # A connection alone says nothing: the kernel makes it until the port is closed.
         with suppress(OSError, HTTPException):
-            return self._get(f"{page}readyz") == b"ready\n"
+            return _get(f"{page}readyz") == b"ready\n"
         return False
-
-    def _get(self, url: str) -> bytes:
-        from urllib.request import HTTPSHandler, ProxyHandler, build_opener
-
-        # Whatever http_proxy says.
-        opener = build_opener(ProxyHandler({}), HTTPSHandler(context=self.clientContext))
-        with opener.open(url, timeout=10) as response:
-            body: bytes = response.read()
-        return body
-
-    @property
-    def url(self) -> str:
-        """The echo endpoint, such as `ws://127.0.0.1:40123/echo`."""
-        return told(self._announced, "url")
-
-    @property
-    def page(self) -> str:
-        """The URL of the page, such as `http://127.0.0.1:40123/`."""
-        return told(self._announced, "page")
-
-    @property
-    def port(self) -> int:
-        """Of the `url`."""
-        return int(self.url.rpartition(":")[2].partition("/")[0])
 
     @property
     def pid(self) -> int:
-        return int(told(self._announced, "pid"))
+        return int(self._told("pid"))
 
     @property
     def version(self) -> str:
         """Of echotwist."""
-        return told(self._announced, "version")
+        return self._told("version")
 
     @property
     def listeners(self) -> list[dict[str, Any]]:
         """Each as --announce has it: `endpoint`, `url`, `page`, `unix` and `proxied`."""
         return list(self._announced.get("listeners", []))
-
-    @property
-    def clientContext(self) -> "ssl.SSLContext | None":
-        """For clients of the `url`; None without TLS, as clients in Python take it."""
-        return None if self._authority is None else self._authority.clientContext()
-
-    @property
-    def caFile(self) -> Path | None:
-        """The authority's certificate, for other clients; None without TLS."""
-        return None if self._authority is None else self._authority.caFile
 
     @property
     def log(self) -> list[dict[str, Any]]:
@@ -274,7 +242,7 @@ class ServiceProcess:
         `echotwist_connections_open`, `echotwist_messages_total{type="text"}`."""
         if not self.isRunning:
             raise RuntimeError("the service does not run")
-        lines = self._get(f"{told(self._announced, 'admin')}metrics").decode().splitlines()
+        lines = _get(f"{self._told('admin')}metrics").decode().splitlines()
         samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
 
@@ -368,6 +336,31 @@ class ServiceProcess:
         await asyncio.to_thread(self.close)
 
 
+def _get(url: str) -> bytes:
+    """The body of a response with status 200. Raises OSError or HTTPException.
+
+    Not by urllib: it asks http_proxy, and loads the system's certificates, which takes 70 ms.
+    """
+    address = urlsplit(url)
+    assert address.hostname is not None
+    if address.scheme == "https":
+        # What answers there is our own process, whoever has signed its certificate.
+        trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+        connection: HTTPConnection = HTTPSConnection(
+            address.hostname, address.port, timeout=10, context=trusting
+        )
+    else:
+        connection = HTTPConnection(address.hostname, address.port, timeout=10)
+    with closing(connection):
+        connection.request("GET", address.path)
+        response = connection.getresponse()
+        body = response.read()
+    if response.status != 200:
+        raise OSError(f"{url}: {response.status} {response.reason}")
+    return body
+
+
 def _is(argument: str, *names: str) -> bool:
     return any(re.match(rf"--{name}(=|$)", argument) for name in names)
 
@@ -402,12 +395,3 @@ def listensElsewhere(options: Sequence[str], tls: bool) -> bool:
     if tls and said:
         raise ValueError("tls has an endpoint of its own; leave --listen and --port out")
     return said
-
-
-def told(announced: dict[str, Any], key: str) -> str:
-    """Raises ValueError if it has none, and RuntimeError before there is an announcement."""
-    if not announced:
-        raise RuntimeError("the service was not started")
-    if announced[key] is None:
-        raise ValueError(f"the service has no {key} with a host and a port")
-    return str(announced[key])

@@ -258,14 +258,19 @@ def secured(tmp_path: Path) -> Secured:
     return peer
 
 
-@pytest.mark.parametrize("size", [60_000, 300_000], ids=["not paused", "paused"])
-def test_after_close_notify_a_client_that_reads_gets_its_echo(
-    secured: Any, size: int, log: Any
-) -> None:
+def leave(secured: Any, size: int) -> None:
+    """Send a message, and close_notify behind it."""
     secured.tls.write(binary(bytes(size)))
     with pytest.raises(ssl.SSLWantReadError):
         secured.tls.unwrap()
     secured.client.send(secured._out.read())
+
+
+@pytest.mark.parametrize("size", [60_000, 300_000], ids=["not paused", "paused"])
+def test_after_close_notify_a_client_that_reads_gets_its_echo(
+    secured: Any, size: int, log: Any
+) -> None:
+    leave(secured, size)
     for _ in reading(secured.client, 30_000):
         if secured.client.socket.closed:
             break
@@ -284,10 +289,7 @@ def test_after_close_notify_a_client_that_reads_gets_its_echo(
 def test_after_close_notify_a_client_that_does_not_read_is_aborted(
     secured: Any, size: int, log: Any
 ) -> None:
-    secured.tls.write(binary(bytes(size)))
-    with pytest.raises(ssl.SSLWantReadError):
-        secured.tls.unwrap()
-    secured.client.send(secured._out.read())
+    leave(secured, size)
     secured.client.service.advance(4.9)
     assert not secured.client.socket.closed
     secured.client.service.advance(1.2)

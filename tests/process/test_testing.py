@@ -27,6 +27,7 @@ from twisted.scripts.twistd import runApp
 import twisted.plugins
 from echotwist import __version__, testing
 from echotwist.testing import NotStarted, ServiceProcess, child, plugin, process
+from echotwist.testing.certificates import Authority
 from echotwist.testing.frames import TEXT, Frame, close, text
 from echotwist.testing.raw import RawClient
 
@@ -368,6 +369,19 @@ def test_one_that_drains_serves_nobody() -> None:
         service.expect("draining")
         assert service.isRunning
         assert not service.isServing
+
+
+def test_it_serves_with_a_certificate_that_nobody_trusts(tmp_path: Path) -> None:
+    """Such as the operator's own; it was restarted for each test."""
+    theirs = Authority(tmp_path).endpoint(0)
+    with ServiceProcess(f"--listen={theirs}", f"--admin={theirs}") as service:
+        assert service.isServing
+        assert service.metrics()["echotwist_connections_open"] == 0
+
+
+def test_an_answer_that_is_no_success_is_an_error() -> None:
+    with ServiceProcess() as service, pytest.raises(OSError, match="404 Not Found"):
+        process._get(f"{service.page}nothing")
 
 
 def test_whether_it_serves_is_not_known_of_an_address_without_a_port(tmp_path: Path) -> None:
