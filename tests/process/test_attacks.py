@@ -91,8 +91,7 @@ def test_the_close_timeout_ends_a_client_that_closes_and_never_reads(
     descriptors = service.descriptors()
     with contextlib.ExitStack() as stack:
         for _ in range(20):
-            client = stack.enter_context(service.connect())
-            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client = stack.enter_context(service.connect(receiveBuffer=4096))
             client.send(binary(bytes(2 * MB)) + close(1000))
         eventually(lambda: service.descriptors() > descriptors)
         eventually(lambda: service.descriptors() == descriptors, 10)
@@ -253,8 +252,7 @@ def test_clients_that_do_not_read_the_page_are_dropped() -> None:
         with contextlib.ExitStack() as stack:
             for _ in range(130):
                 with contextlib.suppress(ConnectionError):
-                    client = stack.enter_context(service.connect(upgrade=False))
-                    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                    client = stack.enter_context(service.connect(upgrade=False, receiveBuffer=4096))
                     client.send(b"GET /websockets.js HTTP/1.1\r\nHost: a\r\n\r\n" * 500)
             works(service)
             assert service.descriptors() < 200
@@ -266,8 +264,7 @@ def test_clients_that_do_not_read_the_page_are_dropped() -> None:
 def test_keepalive_spares_a_slow_reader() -> None:
     """Megabytes wait in the kernel, where no progress is visible to the service."""
     with Twistd("--ping-interval=300ms", "--ping-timeout=500ms") as service:
-        with service.connect() as client:
-            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+        with service.connect(receiveBuffer=32768) as client:
             client.send(binary(bytes(2 * MB)))
             began = time.monotonic()
             while len(client.rest) < 2 * MB and time.monotonic() < began + 5:

@@ -22,11 +22,8 @@ from echotwist.testing.raw import RawClient
 SIZE = 2 * 2**20
 
 
-def small(s: Any) -> Any:
-    """Give it a small buffer, so that unread data waits in the service."""
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
-    return s
-
+SMALL = 32768
+"""Bytes of a client's buffer, so that unread data waits in the service."""
 
 WAYS: dict[str, tuple[list[str], str | None, bool]] = {
     "fast path": ([], None, False),
@@ -48,10 +45,11 @@ def open(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..
                 arguments.append(f"--listen={tlsEndpoint(tmp_path)}:interface=127.0.0.1")
             service = stack.enter_context(Twistd(*arguments))
 
-            def connect() -> RawClient:
+            def connect(receiveBuffer: int | None = None) -> RawClient:
                 client = RawClient(
                     service.ws.replace("localhost", "127.0.0.1"),
                     context=unverified() if isTls else None,
+                    receiveBuffer=receiveBuffer,
                     Sec_WebSocket_Extensions=extensions,
                 )
                 return stack.enter_context(client)
@@ -64,8 +62,7 @@ def open(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..
 @pytest.mark.slow(reason="reads for three close timeouts of 1 s")
 def test_a_slow_reader_gets_its_whole_echo_over_sockets(open: Callable[..., Any]) -> None:
     service, connect = open("--close-timeout=1s")
-    client = connect()
-    small(client.socket)
+    client = connect(receiveBuffer=SMALL)
     client.send(binary(random.randbytes(SIZE)) + close(1000, "bye"))
     began = time.monotonic()
     while data := client.socket.recv(8192):
@@ -85,8 +82,7 @@ def test_a_slow_reader_gets_its_whole_echo_over_sockets(open: Callable[..., Any]
 def test_a_client_that_does_not_read_is_aborted_over_sockets(open: Callable[..., Any]) -> None:
     service, connect = open("--close-timeout=1s")
     before = service.descriptors()
-    client = connect()
-    small(client.socket)
+    client = connect(receiveBuffer=SMALL)
     client.send(binary(random.randbytes(SIZE)) + close(1000, "bye"))
     client.read(100_000)
     began = time.monotonic()
@@ -131,8 +127,7 @@ def test_without_keepalive_a_half_closed_client_that_does_not_read_is_aborted(
     """By FIN, or over TLS by close_notify alone, behind more data than the kernel takes."""
     service, connect = open("--ping-interval=0", "--close-timeout=500ms")
     before = service.descriptors()
-    client = connect()
-    small(client.socket)
+    client = connect(receiveBuffer=SMALL)
     client.send(binary(random.randbytes(size)))
     client.read(100)
     time.sleep(1.2)  # Twice the deadline: a client that merely does not read is kept.

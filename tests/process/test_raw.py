@@ -72,3 +72,14 @@ def test_a_reset_is_told_from_an_end() -> None:
             with pytest.raises(ConnectionResetError):
                 client.end()
             assert client.gone() == b"x"
+
+
+def test_a_client_with_a_small_buffer_is_connected_with_it(echotwist: ServiceProcess) -> None:
+    with RawClient(echotwist.url, receiveBuffer=4096) as client:
+        assert client.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < 16384
+        client.send(text("x"))
+        assert client.frame() == Frame(TEXT, b"x")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        with pytest.raises(ConnectionRefusedError):
+            RawClient(f"ws://127.0.0.1:{unused.getsockname()[1]}/", receiveBuffer=4096)
