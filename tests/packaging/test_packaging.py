@@ -182,10 +182,11 @@ def test_the_readmes_command_installs_and_runs_it(clone: Path) -> None:
 
 def test_the_readmes_quick_command_is_green(clone: Path, tmp_path: Path) -> None:
     (command,) = re.findall(
-        r"^(pip install .* && pytest .*)$", (clone / "README.md").read_text(), re.M
+        r"^(python3 -m venv .* && .*pytest .*)$", (clone / "README.md").read_text(), re.M
     )
-    run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=clone)
-    told = run("bash", "-c", f"source {tmp_path}/venv/bin/activate && {command} -q", cwd=clone)
+    copy = tmp_path / "copy"
+    run("git", "clone", "--quiet", clone, copy, cwd=tmp_path)
+    told = run("bash", "-c", f"{command} -q", cwd=copy)
     assert re.search(r"^\d{4} passed, \d+ deselected in ", told, re.M), told
 
 
