@@ -4,10 +4,13 @@ import re
 import runpy
 import shutil
 import sysconfig
+import tempfile
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build import build
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, LinkError
 
 here = Path(__file__).parent
 
@@ -27,6 +30,24 @@ class Build(build):
     def run(self) -> None:
         shutil.rmtree(self.build_lib, ignore_errors=True)
         super().run()
+
+
+class BuildExtension(build_ext):
+    """With zlib if its header and its library are there; it compiles without them, too."""
+
+    def build_extension(self, extension: Extension) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            probe = Path(folder, "probe.c")
+            probe.write_text("#include <zlib.h>\nint main(void) { return !zlibVersion(); }\n")
+            try:
+                objects = self.compiler.compile([str(probe)], output_dir=folder)
+                self.compiler.link_executable(objects, "probe", folder, libraries=["z"])
+            except (CompileError, LinkError):
+                self.warn("no zlib.h (Debian: zlib1g-dev): compressed messages stay with Autobahn")
+            else:
+                extension.define_macros.append(("HAS_ZLIB", "1"))
+                extension.libraries.append("z")
+        super().build_extension(extension)
 
 
 fastpath = Extension(
@@ -110,7 +131,7 @@ setup(
         "echotwist.resources": ["*.html", "*.css", "*.js", "*.svg"],
     },
     ext_modules=[fastpath],
-    cmdclass={"build": Build},
+    cmdclass={"build": Build, "build_ext": BuildExtension},
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if isLimited else {},
     zip_safe=False,
     classifiers=[

@@ -18,6 +18,8 @@ The rest of the sources, which are compiled into this one extension:
     _mailbox.pxd   commands and events, and how they cross from one thread to the other
     _stream.pxd    the socket: bytes in, bytes out, and what it does not take yet
     _frame.pxd     a frame: its header, unmasking, UTF-8, the header of its echo
+    _deflate.pxd   the payload of a compressed message
+    _zlib.h        zlib, if it was there when this was compiled
     _octets.h      unmasking and UTF-8, 32 bytes at a time
     _memory.pxd    what becomes of a process without memory
 
@@ -64,6 +66,10 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
+from echotwist.fastpath._deflate cimport (
+    HAS_ZLIB, UNUSUAL_DATA, Codec, deflatedMost, deflateMessage, destroyCodec, inflateMessage,
+    initCodec,
+)
 from echotwist.fastpath._frame cimport (
     BINARY, CONTROL, HEADER, INCOMPLETE, MASK_SIZE, NOT_PLAIN, PLAIN, PONG, RSV1,
     Frame, Header, beginFrame, echoHeaderSize, maskAgain, opcodeOf, parseHeader, unmask,
@@ -90,6 +96,9 @@ cdef extern from *:
 
 sources = SOURCES.decode()
 """The hash of what this was compiled from; see sources.py."""
+
+hasZlib = HAS_ZLIB != 0
+"""Whether it was compiled with zlib."""
 
 
 cdef extern from "<sys/epoll.h>" nogil:
@@ -908,3 +917,37 @@ cdef class Loop:
         """Milliseconds until then, as epoll_wait() wants them; -1: never."""
         cdef double due = self.nextDue()
         return -1 if due == INFINITY else <int>ceil(max(due - self.now, 0) * 1000)
+
+
+cdef class MessageCodec:
+    """Compressed messages as a loop inflates and deflates them, for tests."""
+
+    cdef Codec codec
+
+    def __cinit__(self):
+        initCodec(&self.codec)
+
+    def __dealloc__(self):
+        destroyCodec(&self.codec)
+
+    def inflated(self, bytes payload, size_t most):
+        """The message with this payload, if it has at most `most` bytes. Else why there is none:
+        "unusual" or "too large"."""
+        cdef uint8_t *room = <uint8_t *>allocate(most + 1)
+        cdef int64_t size = inflateMessage(&self.codec, payload, len(payload), room, most)
+        try:
+            if size < 0:
+                return "unusual" if size == UNUSUAL_DATA else "too large"
+            return PyBytes_FromStringAndSize(<char *>room, size)
+        finally:
+            free(room)
+
+    def deflated(self, bytes message, int windowBits, int memLevel):
+        """The payload of this message."""
+        cdef size_t most = deflatedMost(len(message))
+        cdef uint8_t *room = <uint8_t *>allocate(most)
+        cdef size_t size = deflateMessage(&self.codec, message, len(message), windowBits, memLevel,
+                                          room, most)
+        payload = PyBytes_FromStringAndSize(<char *>room, size)
+        free(room)
+        return payload

@@ -9,7 +9,16 @@ setup.py runs this file, too.
 from hashlib import sha256
 from pathlib import Path
 
-NAMES = ("_loop.pyx", "_frame.pxd", "_mailbox.pxd", "_memory.pxd", "_octets.h", "_stream.pxd")
+NAMES = (
+    "_loop.pyx",
+    "_deflate.pxd",
+    "_frame.pxd",
+    "_mailbox.pxd",
+    "_memory.pxd",
+    "_octets.h",
+    "_stream.pxd",
+    "_zlib.h",
+)
 """Files that the extension is compiled from."""
 
 
