@@ -1,12 +1,12 @@
 # cython: language_level=3
-"""The fast path: a loop that echoes plain frames, on a thread of its own.
+"""The fast path: a loop that echoes ordinary messages, on a thread of its own.
 
-Nearly everything that an echo receives is complete text and binary frames. So Twisted *lends* each
-connection on which nothing else is going on to a `Loop`, and `run` serves it: the loop waits with
-epoll, as the reactor does, and never takes the GIL, so that neither waits for the other. When
-something comes that is not plain (a fragment, a close, bad UTF-8, the end), the loop *returns* the
-connection with every byte that it has not judged, and Autobahn judges them as if it had read them
-itself.
+Nearly everything that an echo receives is text and binary messages, and pings. So Twisted *lends*
+each connection on which nothing else is going on to a `Loop`, and `run` serves it: the loop waits
+with epoll, as the reactor does, and never takes the GIL, so that neither waits for the other. When
+something comes that is not ordinary (a close, bad UTF-8, a message too large to be held, the end),
+the loop *returns* the connection with every byte that it has not judged, and Autobahn judges them
+as if it had read them itself.
 
     the reactor's thread                             the loop's thread
 
@@ -18,6 +18,7 @@ The rest of the sources, which are compiled into this one extension:
     _mailbox.pxd   commands and events, and how they cross from one thread to the other
     _stream.pxd    the socket: bytes in, bytes out, and what it does not take yet
     _frame.pxd     a frame: its header, unmasking, UTF-8, the header of its echo
+    _message.pxd   what is held between two reads: a message without its end, and unread input
     _deflate.pxd   the payload of a compressed message
     _zlib.h        zlib, if it was there when this was compiled
     _octets.h      unmasking and UTF-8, 32 bytes at a time
@@ -36,27 +37,42 @@ All connections share one buffer, which each read fills:
                  out           to
 
 Each frame is unmasked to where it is sent from: `to`, never behind `at`, because a server's header
-is a mask shorter than a client's (RFC 6455, 5.1). One call sends what one read has brought. A frame
-that ends in a later read is *buffered* in memory of its own until it is whole; or, if it is larger
-than BUFFERED, it *passes*: each part is sent as it comes, so that a message of 16 MiB costs no
-memory. `Frame.header` keeps the header as it came.
+is a mask shorter than a client's (RFC 6455, 5.1). One call sends what one read has brought.
+
+What cannot be echoed like that:
+
+- A message that ends in a later read, or comes in fragments, is *collected* (`Message`) until it is
+  whole, and then echoed in one frame. Fragments that are all there are collected in memory that all
+  connections share (`scratch`), and their echo is copied to `to`: it is shorter than they were.
+- A whole frame larger than HOLD *passes*: each part is sent as it comes, so that a message of
+  16 MiB costs no memory. `Frame.header` keeps the header as it came.
+- A compressed message is collected, inflated, and compressed anew. Nothing of it is sent before all
+  of it is known to be right. Its echo may be longer than itself, so connections with
+  permessage-deflate are answered from memory of their own (`answers`), which all of them share.
+- Fragments and compressed messages larger than HOLD, on the wire or inflated, are Autobahn's.
+
+Nobody waits for a client that sends without pause. A turn of the loop has work for about TURN
+nanoseconds, by estimate: a clock would cost more than a frame does. What a read has brought is
+worked off in *slices*, and each connection that is ready gets an equal share of the turn. What is
+left then is the connection's `rest`. While it has one, it is not read; it waits in the ring
+`waiting`, whose first goes on in the next turn.
 
 Why hostile bytes do no harm:
-- The buffer has room for one read, and before it for a header of which a part came earlier; every
-  step is at most `end - at`.
-- A length is believed only up to `maxMessage`, and memory is allocated only up to BUFFERED. It is
+- The buffer has room for one read, and before it for a control frame of which a part came earlier;
+  every step is at most `end - at`.
+- A length is believed only up to `maxMessage`, and memory is allocated only up to HOLD. It is
   at most 63 bits long where anything is added to it: a larger one is refused first.
-- The socket is read only when everything before has been sent, so that at most the echo of one read
-  and one buffered frame waits for a client. There is one exception: a client may send a message
-  whole before it reads any of it, as simple clients do, so the rest of a frame that passes is read
-  all the same, and waits. It is no larger than `maxMessage`, which Autobahn would buffer, too; the
-  memory for it, while it grows, is at most twice that.
-- `maxBuffered` bounds what is buffered for all connections together. Above it reads are short,
-  nothing is read ahead, and a connection that would need a buffer is returned, for the reactor's
-  `Budget` to decide.
+- The socket is read only when everything before has been answered and sent, so that at most the
+  echo of one read and one collected message waits for a client. There is one exception: a client
+  may send a message whole before it reads any of it, as simple clients do, so the rest of a frame
+  that passes is read all the same, and waits. It is no larger than `maxMessage`, which Autobahn
+  would buffer, too; the memory for it, while it grows, is at most twice that.
+- `maxBuffered` bounds what is held for all connections together. Above it reads are short,
+  nothing is read ahead, and a connection that would have to be held more is returned, for the
+  reactor's `Budget` to decide.
 - Where Autobahn closes with a code, it does so here, too: what was unmasked is masked again and
-  returned. Only a frame that passes leaves no room for a close frame, so that bad UTF-8 in it ends
-  in a drop.
+  returned, and before it one fragment that stands for those that were collected. Only a frame that
+  passes leaves no room for a close frame, so that bad UTF-8 in it ends in a drop.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -64,16 +80,18 @@ from libc.errno cimport errno
 from libc.math cimport INFINITY, ceil
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 
 from echotwist.fastpath._deflate cimport (
     HAS_ZLIB, UNUSUAL_DATA, Codec, deflatedMost, deflateMessage, destroyCodec, inflateMessage,
     initCodec,
 )
 from echotwist.fastpath._frame cimport (
-    BINARY, CONTROL, HEADER, INCOMPLETE, MASK_SIZE, NOT_PLAIN, PLAIN, PONG, RSV1,
-    Frame, Header, beginFrame, echoHeaderSize, maskAgain, opcodeOf, parseHeader, unmask,
-    unmaskPayload, writeEchoHeader,
+    BINARY, CONTINUATION, CONTROL, CONTROL_FRAME, FIN, HEADER, INCOMPLETE, MASK_SIZE, NOT_PLAIN,
+    PLAIN, PONG, RSV1, TEXT,
+    Frame, Header, beginFrame, echoHeaderSize, endFrame, headerSizeOf, isFinal, isWholeMessage,
+    maskAgain, opcodeOf, parseHeader, unmask, unmaskPayload, utf8_state, validate_utf8,
+    writeEchoHeader, writeHeader,
 )
 from echotwist.fastpath._mailbox cimport (
     ALIVE, CHECK, FRAME, FULL, GRANT, LEND, LOST, MESSAGE, NONE, NOT_UTF8, RECALL, RECALLED,
@@ -82,6 +100,10 @@ from echotwist.fastpath._mailbox cimport (
     pthread_mutex_lock, pthread_mutex_unlock, put, takeAll,
 )
 from echotwist.fastpath._memory cimport allocate, reallocate
+from echotwist.fastpath._message cimport (
+    ECHO_HEADER, Message, Rest, clearMessage, copyMessage, fragmentSize, headerOf, memoryOf,
+    newMessage, newRest, payloadOf, restOf, restSize, writeFragment,
+)
 from echotwist.fastpath._stream cimport (
     AGAIN, ENDED, Stream, discardUnsent, flushStream, isBlocked, readStream, unacknowledged,
     unsentSize, writeStream,
@@ -107,7 +129,7 @@ cdef extern from "<sys/epoll.h>" nogil:
     struct epoll_event:
         uint32_t events
         epoll_data_t data
-    int EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP
+    int EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLLET
     int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
     int epoll_create1(int flags)
     int epoll_ctl(int epoll, int operation, int fd, epoll_event *event)
@@ -136,14 +158,33 @@ cdef extern from "<time.h>" nogil:
 cdef enum:
     # Bytes that one read takes.
     READ = 256 << 10
-    # The same, when no more may be buffered.
+    # The same, from a connection with permessage-deflate: most of a read may have to be kept.
+    READ_DEFLATED = 32 << 10
+    # The same, when no more may be held.
     READ_LITTLE = 4 << 10
-    # Bytes of payload up to which a frame is buffered until all of it is there.
-    BUFFERED = 64 << 10
+    # Bytes of payload up to which a message is held until all of it is there.
+    HOLD = 64 << 10
     # Connections that one call of epoll_wait() tells of.
     READY = 256
+    # Silent connections that one turn looks at.
+    SILENT = 64
     # Bytes of a message that the log gets: it shows 65 characters, of four bytes at most.
     PREVIEW = 260
+    # A shorter fragment counts as small: limits.SMALL_FRAGMENT.
+    SMALL_FRAGMENT = 64
+    # Bytes that one answer takes at most: of HOLD bytes that do not compress, or of any frame.
+    ANSWER = HOLD + (16 << 10)
+
+    # Estimates of work, in nanoseconds. What a turn has time for; the least that a connection gets
+    # of it, however many are ready; and what one gets that has waited.
+    TURN = 500_000
+    LEAST = 16_000
+    SLICE = 64_000
+    # A frame; a line of the log; a compressed message, and a byte of it, inflated and compressed.
+    FRAME_WORK = 25
+    REPORT_WORK = 500
+    DEFLATE_WORK = 4_000
+    DEFLATE_BYTE_WORK = 12
 
 
 REASONS = {
@@ -167,8 +208,11 @@ cdef struct Connection:
     Stream stream
     uint64_t number
     Frame frame
-    uint8_t *buffer       # the echo of `frame`, header and payload; NULL if it passes
-    Event *message        # for the log, of a frame that passes
+    Message *message      # that is collected; NULL if there is none, or if `frame` passes
+    Event *passing        # for the log, of a frame that passes
+    Rest *rest            # input that was read, and is not answered yet; NULL if there is none
+    int windowBits        # of permessage-deflate; 0 without it
+    int memLevel
     uint32_t interest     # what epoll_wait() shall tell of
     bint isRecalled
     uint64_t leftAtRecall
@@ -183,15 +227,20 @@ cdef struct Connection:
 
 cdef bint isPassing(Connection *c) noexcept nogil:
     """Whether the beginning of a frame is sent, and its end has not come yet."""
-    return c.frame.left > 0 and c.buffer == NULL
+    return c.frame.left > 0 and c.message == NULL
 
 
-cdef Event *newMessage(Connection *c) noexcept nogil:
-    """What the log gets of the message in `c.frame`, still without its beginning."""
+cdef bint isWaiting(Connection *c) noexcept nogil:
+    """Whether it has a rest that can be answered without more input."""
+    return c.rest != NULL and not c.rest.isShort
+
+
+cdef Event *newReport(Connection *c, bint isBinary, uint64_t size) noexcept nogil:
+    """What the log gets of a message, still without its beginning."""
     cdef Event *event = newEvent(MESSAGE, PREVIEW)
     event.number = c.number
-    event.size = c.frame.size
-    event.isBinary = opcodeOf(&c.frame) == BINARY
+    event.size = size
+    event.isBinary = isBinary
     return event
 
 
@@ -201,10 +250,17 @@ cdef void addPreview(Event *event, const uint8_t *payload, size_t size) noexcept
     event.previewSize += size
 
 
-cdef void countMessage(Counts *counts, const Frame *frame) noexcept nogil:
-    cdef bint isBinary = opcodeOf(frame) == BINARY
+cdef void countMessage(Counts *counts, bint isBinary, uint64_t size) noexcept nogil:
     counts.messages[isBinary] += 1
-    counts.bytes[isBinary] += frame.size
+    counts.bytes[isBinary] += size
+
+
+cdef size_t shortfall(int first, uint64_t size) noexcept nogil:
+    """What a frame counts for as a small fragment; see `limits.Limits.fragmentAllowance`. `first`
+    is its first byte, and `size` that of its payload."""
+    if size >= SMALL_FRAGMENT or first & FIN and first & 15 != CONTINUATION:
+        return 0
+    return SMALL_FRAGMENT - size
 
 
 cdef void moveCounts(Counts *to, Counts *counts) noexcept nogil:
@@ -253,17 +309,18 @@ def echoFrames(bytes data, uint64_t maxMessage):
     memset(&counts, 0, sizeof(counts))
     while True:
         header = parseHeader(at, end - at, maxMessage, 0)
-        if header.state != PLAIN or header.payloadSize > end - at - header.size:
+        if (header.state != PLAIN or not isWholeMessage(&header)
+                or header.payloadSize > end - at - header.size):
             break
         beginFrame(&frame, &header, at)
         payload = writeEchoHeader(&frame, to)
         if not unmaskPayload(&frame, payload, at + header.size, frame.size):
             break
         at += header.size + frame.size
-        if header.opcode != PONG:  # Nothing answers a pong.
+        if opcodeOf(&frame) != PONG:  # Nothing answers a pong.
             to = payload + frame.size
-        if not header.opcode & CONTROL:
-            countMessage(&counts, &frame)
+        if not opcodeOf(&frame) & CONTROL:
+            countMessage(&counts, opcodeOf(&frame) == BINARY, frame.size)
     echo = PyBytes_FromStringAndSize(<char *>out, to - out)
     free(out)
     return echo, at - begin, messagesOf(&counts)
@@ -280,23 +337,24 @@ def parseCompressedFrame(bytes data, uint64_t maxPayload):
     cdef size_t size = len(data)
     cdef uint8_t *payload
     cdef Header header = parseHeader(at, size, maxPayload, RSV1)
-    if header.state != PLAIN or header.payloadSize > size - header.size:
+    if (header.state != PLAIN or header.first & (FIN | RSV1) != (FIN | RSV1)
+            or header.payloadSize > size - header.size):
         return None
     at += header.size
     payload = <uint8_t *>allocate(header.payloadSize + 1)
     unmask(payload, at, header.payloadSize, at - MASK_SIZE, 0)
     message = PyBytes_FromStringAndSize(<char *>payload, header.payloadSize)
     free(payload)
-    return header.opcode == BINARY, message, header.size + header.payloadSize
+    return header.first & 15 == BINARY, message, header.size + header.payloadSize
 
 
 cdef class Loop:
     """Serves the connections that it is lent.
 
-    `maxMessage`, below 2**62, and `maxBuffered` are in bytes; `pingInterval` (0: never) and
-    `pingTimeout` are in seconds. `eventsFd` is an eventfd of the caller's, which is written when
-    there are events to take. With `logsFrames` the log gets frames as well as messages. Raises
-    OSError if no descriptor is left.
+    `maxMessage`, below 2**62, `fragmentAllowance` and `maxBuffered` are in bytes, see `limits`;
+    `pingInterval` (0: never) and `pingTimeout` are in seconds. `eventsFd` is an eventfd of the caller's, which is written when
+    there are events to take. With `logsFrames` the log gets frames as well as messages; then
+    fragments and compressed messages are Autobahn's. Raises OSError if no descriptor is left.
     """
 
     cdef readonly int lent
@@ -304,19 +362,24 @@ cdef class Loop:
 
     cdef int epoll, commandsFd, eventsFd
     cdef Mailbox commands, events
-    cdef uint64_t maxMessage, maxBuffered
+    cdef uint64_t maxMessage, fragmentAllowance, maxBuffered
     cdef double pingInterval, pingTimeout
 
     # What follows belongs to the loop's thread alone.
     cdef double now
     cdef double caughtUp              # Everything that had come by then has been read.
     cdef bint going, hasEvents, logsFrames
-    cdef uint8_t *room                # HEADER bytes, and then READ.
+    cdef uint8_t *room                # CONTROL_FRAME bytes, and then READ.
+    cdef uint8_t *answers, *inflated  # READ + ANSWER bytes; HOLD bytes. NULL before the first use.
+    cdef Codec codec
+    cdef Message *scratch             # Collects a message until the end of a read.
+    cdef uint64_t work, workUntil     # Done in this turn, and when the slice ends.
     cdef Connection **byDescriptor
     cdef int descriptors
     cdef Connection active, silent    # The heads of two rings; see keepAlive().
+    cdef Connection waiting           # That of a third: those with a rest, in the order of service.
     cdef uint64_t granted             # Messages, and frames, that the log may still get.
-    cdef uint64_t buffered            # Bytes of memory for frames, and for what is unsent.
+    cdef uint64_t buffered            # Bytes of memory for all that connections hold.
     cdef bint isThrottled             # Some connections are not read ahead.
     cdef bint hasCounts
     cdef Counts counts                # Of this turn, without the messages that the log gets ...
@@ -324,14 +387,16 @@ cdef class Loop:
     cdef Counts publishedCounts
     cdef uint64_t publishedBuffered
 
-    def __cinit__(self, maxMessage, maxBuffered, pingInterval, pingTimeout, eventsFd,
-                  logsFrames=False):
+    def __cinit__(self, maxMessage, fragmentAllowance, maxBuffered, pingInterval, pingTimeout,
+                  eventsFd, logsFrames=False):
         # First, because __dealloc__() also runs when this fails, and closes what these say. For the
         # same reason the arguments have no types: they are converted below.
         self.epoll = self.commandsFd = -1
         initMailbox(&self.commands)
         initMailbox(&self.events)
+        initCodec(&self.codec)
         self.maxMessage = maxMessage
+        self.fragmentAllowance = fragmentAllowance
         self.maxBuffered = maxBuffered
         self.pingInterval = pingInterval
         self.pingTimeout = pingTimeout
@@ -340,7 +405,9 @@ cdef class Loop:
         self.going = True
         self.active.before = self.active.after = &self.active
         self.silent.before = self.silent.after = &self.silent
-        self.room = <uint8_t *>allocate(HEADER + READ)
+        self.waiting.before = self.waiting.after = &self.waiting
+        self.room = <uint8_t *>allocate(CONTROL_FRAME + READ)
+        self.scratch = newMessage(HOLD)
         cdef epoll_event event
         event.events = EPOLLIN
         event.data.ptr = NULL
@@ -357,19 +424,26 @@ cdef class Loop:
             close(self.epoll)
         if self.commandsFd >= 0:
             close(self.commandsFd)
+        destroyCodec(&self.codec)
         free(self.byDescriptor)
         free(self.room)
+        free(self.scratch)
+        free(self.answers)
+        free(self.inflated)
 
     # For the reactor's thread.
 
-    def lend(self, int fd, uint64_t number, bytes data):
+    def lend(self, int fd, uint64_t number, bytes data, deflate=None):
         """Serve the socket `fd`, which must not block, and which the caller leaves alone until
         `number` is returned; first `data`, which was read from it. No number is lent twice at a
-        time."""
+        time. `deflate`, if permessage-deflate without context takeover was negotiated, is the
+        window bits and the memory level to compress with."""
         cdef Command *command = newCommand(LEND, len(data))
         self.lent += 1
         command.fd = fd
         command.number = number
+        if deflate is not None:
+            command.windowBits, command.memLevel = deflate
         command.dataSize = len(data)
         memcpy(command + 1, <const uint8_t *>data, command.dataSize)
         self.send(command)
@@ -407,10 +481,12 @@ cdef class Loop:
         - `("message", number, size, isBinary, preview)`: one of those that were granted. `size` is
           in bytes, and `preview` its beginning.
         - `("frame", number, header, isSent)`: one that was received, or sent, with `logsFrames`.
-        - `("returned", number, why, unjudged, unsent, isInside)`: the connection is the caller's
-          again, who writes the bytes `unsent`, and reads the bytes `unjudged` before what the
-          socket has. With `isInside` it is inside a frame, to its client and from it: no other
-          frame can be sent any more, and what comes cannot be understood.
+        - `("returned", number, why, begun, small, unjudged, unsent, isInside)`: the connection is
+          the caller's again, who writes the bytes `unsent`, and reads the bytes `unjudged` before
+          what the socket has. Before these, the bytes `begun`: one fragment, as a client sends it,
+          that stands for those of the message that had begun; it counts as `small` bytes of the
+          fragment allowance. With `isInside` the connection is inside a frame, to its client and
+          from it: no other frame can be sent any more, and what comes cannot be understood.
         - `("alive",)`: the answer to `check`.
         """
         cdef Event *event = <Event *>takeAll(&self.events)
@@ -428,10 +504,13 @@ cdef class Loop:
                 events.append(("alive",))
             else:
                 self.lent -= 1
+                begun = PyBytes_FromStringAndSize(extra, event.begunSize)
+                extra += event.begunSize
                 unjudged = PyBytes_FromStringAndSize(extra, event.unjudgedSize)
-                unsent = PyBytes_FromStringAndSize(extra + event.unjudgedSize, event.unsentSize)
-                events.append(("returned", event.number, REASONS[event.reason], unjudged, unsent,
-                               event.isInside))
+                extra += event.unjudgedSize
+                unsent = PyBytes_FromStringAndSize(extra, event.unsentSize)
+                events.append(("returned", event.number, REASONS[event.reason], begun, event.small,
+                               unjudged, unsent, event.isInside))
             event = <Event *>discard(&event.entry)
         return events
 
@@ -475,16 +554,23 @@ cdef class Loop:
     cdef int serve(self, int milliseconds, bint hasClock) noexcept nogil:
         cdef epoll_event ready[READY]
         cdef double before = self.now
+        if self.waiting.after != &self.waiting:
+            milliseconds = 0
         cdef int count = epoll_wait(self.epoll, ready, READY, milliseconds)
+        cdef uint64_t share = max(TURN // max(count, 1), LEAST)
         cdef bint isCommanded = False
         cdef Connection *c
         cdef int i
+        self.work = 0
         if hasClock:
             self.readClock()
         for i in range(count):
             c = <Connection *>ready[i].data.ptr
+            self.workUntil = self.work + share
             if c == NULL:
                 isCommanded = True
+            elif isWaiting(c) and not isBlocked(&c.stream):
+                pass  # The socket has failed, or has been shut down: its turn will tell.
             elif isBlocked(&c.stream) and ready[i].events & EPOLLRDHUP and not isPassing(c):
                 # The client's FIN, behind bytes that are not read: the reactor has a deadline for
                 # that.
@@ -497,6 +583,7 @@ cdef class Loop:
         # Not before: a command may return a connection that `ready` points to.
         if isCommanded:
             self.execute()
+        self.serveWaiting()
         # Fewer than fit, and no signal: nothing else was ready. See keepAlive().
         if 0 <= count < READY:
             self.caughtUp = before
@@ -505,6 +592,7 @@ cdef class Loop:
             self.isThrottled = False
             self.updateInterestOfAll(&self.active)
             self.updateInterestOfAll(&self.silent)
+            self.updateInterestOfAll(&self.waiting)
         if self.hasCounts:
             self.hasCounts = False
             pthread_mutex_lock(&self.events.lock)
@@ -515,6 +603,23 @@ cdef class Loop:
             self.hasEvents = False
             eventfd_write(self.eventsFd, 1)
         return count
+
+    cdef void serveWaiting(self) noexcept nogil:
+        """Let those that wait go on: the first in any case, and others while there is time."""
+        cdef Connection *last = self.waiting.before
+        cdef Connection *c
+        cdef bint isLast = last == &self.waiting
+        while not isLast:
+            c = self.waiting.after
+            isLast = c == last
+            unlink(c)
+            append(&self.active, c)
+            c.since = self.now
+            c.isSilent = False
+            self.workUntil = self.work + SLICE
+            self.echo(c, restOf(c.rest), restOf(c.rest) + restSize(c.rest))
+            if self.work >= TURN:
+                break
 
     cdef void execute(self) noexcept nogil:
         cdef eventfd_t times = 0
@@ -543,6 +648,7 @@ cdef class Loop:
         if not self.going:
             self.returnAll(&self.active)
             self.returnAll(&self.silent)
+            self.returnAll(&self.waiting)
 
     cdef void adopt(self, Command *command) noexcept nogil:
         cdef Connection *c = <Connection *>allocate(sizeof(Connection))
@@ -552,6 +658,11 @@ cdef class Loop:
         memset(c, 0, sizeof(Connection))
         c.stream.fd = fd
         c.number = command.number
+        c.windowBits = command.windowBits
+        c.memLevel = command.memLevel
+        if c.windowBits and self.answers == NULL:
+            self.answers = <uint8_t *>allocate(READ + ANSWER)
+            self.inflated = <uint8_t *>allocate(HOLD)
         c.since = self.now
         append(&self.active, c)
         if fd >= size:
@@ -560,6 +671,7 @@ cdef class Loop:
                 self.byDescriptor, self.descriptors * sizeof(Connection *))
             memset(self.byDescriptor + size, 0, (self.descriptors - size) * sizeof(Connection *))
         self.byDescriptor[fd] = c
+        self.workUntil = self.work + LEAST
         if self.updateInterest(c):
             self.echo(c, data, data + command.dataSize)
         else:
@@ -571,9 +683,12 @@ cdef class Loop:
         cdef uint32_t interest
         cdef epoll_event event
         if not isBlocked(&c.stream):
-            interest = EPOLLIN
+            # EPOLLET alone: nothing. 0 would stand for a connection that epoll does not know.
+            interest = EPOLLET if isWaiting(c) else EPOLLIN
         elif not isPassing(c):
             interest = EPOLLOUT | EPOLLRDHUP
+        elif isWaiting(c):
+            interest = EPOLLOUT
         elif self.buffered < self.maxBuffered:
             interest = EPOLLOUT | EPOLLIN
         else:
@@ -603,24 +718,32 @@ cdef class Loop:
 
     cdef void receive(self, Connection *c) noexcept nogil:
         """Read once, and send back what that has brought."""
-        cdef uint8_t *at = self.room + HEADER
-        cdef size_t most = READ if self.buffered < self.maxBuffered else READ_LITTLE
+        cdef uint8_t *at = self.room + CONTROL_FRAME
+        cdef size_t most = READ_DEFLATED if c.windowBits else READ
         cdef size_t before
+        if self.buffered >= self.maxBuffered:
+            most = READ_LITTLE
         if isBlocked(&c.stream):
             if most == READ_LITTLE:
                 self.updateInterest(c)  # It is not read ahead any more.
                 return
-            most = min(c.frame.left, <uint64_t>READ)  # No further frame is begun.
+            most = min(c.frame.left, <uint64_t>most)  # No further frame is begun.
         cdef ssize_t size = readStream(&c.stream, at, most)
         if size > 0:
             self.noteActivity(c)
+            # What has come of a header, or of a control frame, is put before the rest of it.
             if c.frame.left == 0:
-                # What has come of a header is put before the rest of it.
                 before = c.frame.headerSize
                 memcpy(at - before, c.frame.header, before)
                 at -= before
                 size += before
                 c.frame.headerSize = 0
+            if c.rest != NULL:
+                before = restSize(c.rest)
+                memcpy(at - before, restOf(c.rest), before)
+                at -= before
+                size += before
+                self.dropRest(c)
             self.echo(c, at, at + size)
         elif size == ENDED:
             # The reactor will read the FIN again.
@@ -629,17 +752,21 @@ cdef class Loop:
             self.returnConnection(c, LOST)
 
     cdef void echo(self, Connection *c, uint8_t *at, uint8_t *end) noexcept nogil:
-        """Send back what is plain from `at` to `end`. If not all is, return the connection."""
+        """Send back what is ordinary from `at` to `end`, as far as the slice goes, and keep the
+        rest. If something is not ordinary, return the connection."""
         cdef Frame *frame = &c.frame
-        cdef uint8_t *out = at
-        cdef uint8_t *to = at
+        cdef uint8_t *out = self.answers if c.windowBits else at
+        cdef uint8_t *to = out
         cdef uint8_t *payload
-        cdef uint8_t *whole = NULL    # The echo of a buffered frame that has got its end.
-        cdef size_t wholeSize = 0
+        cdef Message *whole = NULL    # One that was collected, and has got its end, ...
+        cdef size_t before = 0        # ... behind so many bytes of `out`.
         cdef uint8_t *undone = NULL   # Payload of a frame the echo of which is taken back.
         cdef size_t undoneSize = 0
         cdef size_t size
-        cdef bint begins
+        cdef bint begins, isCollected, isDeflated
+        cdef bint isSliced = False
+        cdef bint isShort = False
+        cdef bint wasBlocked = isBlocked(&c.stream)
         cdef Header header
         cdef Reason reason = NONE
         while at < end:
@@ -648,8 +775,12 @@ cdef class Loop:
                 if c.isRecalled:
                     reason = RECALLED
                     break
+                if (self.work >= self.workUntil or wasBlocked
+                        or c.windowBits and to - out > READ):
+                    isSliced = True
+                    break
                 size = end - at
-                header = parseHeader(at, size, self.maxMessage, 0)
+                header = parseHeader(at, size, self.maxMessage, RSV1 if c.windowBits else 0)
                 if header.state == NOT_PLAIN:
                     reason = UNUSUAL
                     break
@@ -659,34 +790,42 @@ cdef class Loop:
                     at = end
                     break
                 size -= header.size
-                if header.opcode & CONTROL and header.payloadSize > size:
-                    reason = UNUSUAL
-                    break
-                if (size < header.payloadSize <= BUFFERED
-                        and self.buffered + BUFFERED > self.maxBuffered):
-                    reason = FULL
-                    break
+                if header.first & CONTROL:
+                    if size < header.payloadSize:
+                        isShort = True
+                        break
+                elif (size < header.payloadSize or c.message != NULL
+                        or not isWholeMessage(&header)):
+                    reason = self.collect(c, &header, size)
+                    if reason != NONE:
+                        break
                 beginFrame(frame, &header, at)
                 at += header.size
-                if frame.size <= size or frame.size > BUFFERED:
-                    to = writeEchoHeader(frame, to)
-                else:
-                    c.buffer = <uint8_t *>allocate(HEADER + frame.size)
-                    self.addBuffered(HEADER + frame.size)
-                    writeEchoHeader(frame, c.buffer)
 
+            isCollected = c.message != NULL and not opcodeOf(frame) & CONTROL
+            isDeflated = not isCollected and frame.header[0] & RSV1
             size = min(frame.left, <uint64_t>(end - at))
-            payload = to
-            if c.buffer != NULL:
-                payload = c.buffer + echoHeaderSize(frame) + (frame.size - frame.left)
+            if isCollected:
+                payload = payloadOf(c.message) + c.message.size + (frame.size - frame.left)
+                if begins:
+                    frame.isText = c.message.isText
+                    frame.text = c.message.text
+            elif isDeflated:
+                payload = at
+            else:
+                if begins:
+                    to = writeEchoHeader(frame, to)
+                payload = to
+                if c.windowBits:
+                    size = min(size, <size_t>(out + READ + ANSWER - to))
             if not unmaskPayload(frame, payload, at, size):
-                if c.buffer == NULL and not begins:
+                if not isCollected and not begins:
                     reason = NOT_UTF8
                     break
                 reason = UNUSUAL
                 at += size
                 frame.left -= size
-                if c.buffer == NULL:
+                if not isCollected:
                     to -= echoHeaderSize(frame)
                     undone = payload
                     undoneSize = size
@@ -694,57 +833,219 @@ cdef class Loop:
                 break
             at += size
             frame.left -= size
-            if c.buffer == NULL:
+            self.work += FRAME_WORK + size // 4
+            if not isCollected and not isDeflated:
                 to += size
                 if begins and frame.left:
-                    c.message = newMessage(c)
+                    c.passing = newReport(c, opcodeOf(frame) == BINARY, frame.size)
                     if self.logsFrames:
                         self.reportFrame(c, frame.header, frame.headerSize, False)
-                if c.message != NULL:
-                    addPreview(c.message, payload, size)
-            if frame.left == 0:
-                if c.buffer != NULL:
-                    whole = c.buffer
-                    wholeSize = echoHeaderSize(frame) + frame.size
-                    payload = whole + echoHeaderSize(frame)
-                    c.buffer = NULL
-                    self.addBuffered(-<int64_t>(HEADER + frame.size))
-                if self.logsFrames and c.message == NULL:  # Else it was when it began to pass.
-                    self.reportFrame(c, frame.header, frame.headerSize, False)
-                if not opcodeOf(frame) & CONTROL:
-                    self.endMessage(c, payload)
-                elif opcodeOf(frame) == PONG:
-                    to = payload - echoHeaderSize(frame)  # Nothing answers a pong.
-                if self.logsFrames:
-                    self.reportEcho(c)
-                frame.headerSize = 0
+                if c.passing != NULL:
+                    addPreview(c.passing, payload, size)
+            if frame.left:
+                isSliced = at < end
+                break
 
-        if (whole != NULL or to > out) and not self.write(c, whole, wholeSize, out, to - out):
+            if self.logsFrames and c.passing == NULL:  # Else it was when it began to pass.
+                self.reportFrame(c, frame.header, frame.headerSize, False)
+            if isCollected:
+                if isFinal(frame):
+                    if c.message.first & RSV1:
+                        payload = self.answer(c, c.message.first, payloadOf(c.message),
+                                              c.message.size + frame.size, to)
+                        if payload == NULL:
+                            reason = UNUSUAL
+                            break
+                        to = payload
+                        self.forgetMessage(c)
+                    else:
+                        c.message.size += frame.size
+                        self.endMessage(c, c.message.first & 15 == BINARY, payloadOf(c.message),
+                                        c.message.size)
+                        if c.message == self.scratch:
+                            size = payloadOf(c.message) + c.message.size - headerOf(c.message)
+                            memcpy(to, headerOf(c.message), size)
+                            to += size
+                            c.message = NULL
+                        else:
+                            whole = c.message
+                            before = to - out
+                            c.message = NULL
+                else:
+                    c.message.isBegun = True
+                    c.message.size += frame.size
+                    c.message.small += shortfall(frame.header[0], frame.size)
+                    c.message.text = frame.text
+            elif isDeflated:
+                payload = self.answer(c, frame.header[0], at - size, size, to)
+                if payload == NULL:
+                    undone = at - size
+                    undoneSize = size
+                    reason = UNUSUAL
+                    break
+                to = payload
+            elif not opcodeOf(frame) & CONTROL:
+                self.endMessage(c, opcodeOf(frame) == BINARY, payload, frame.size)
+            elif opcodeOf(frame) == PONG:
+                to = payload - echoHeaderSize(frame)  # Nothing answers a pong.
+            if self.logsFrames:
+                self.reportEcho(c)
+            endFrame(frame)
+
+        if whole != NULL:
+            if before and not self.write(c, NULL, 0, out, before):
+                reason = LOST
+            elif not self.write(c, headerOf(whole), headerSizeOf(whole.size) + whole.size,
+                                out + before, to - out - before):
+                reason = LOST
+            self.freeMessage(whole)
+        elif to > out and not self.write(c, NULL, 0, out, to - out):
             reason = LOST
-        free(whole)
+        if reason == NONE and c.message == self.scratch:
+            reason = self.keepMessage(c)
         if reason == NONE and c.isRecalled and not isPassing(c):
             reason = RECALLED
         if (reason == NONE and isBlocked(&c.stream) and not isPassing(c)
                 and self.buffered > self.maxBuffered):
             reason = FULL
-        if reason == NONE and not self.updateInterest(c):
-            reason = LOST
+        if reason == NONE:
+            if isSliced or isShort:
+                self.keepRest(c, at, end - at, isShort)
+            elif c.rest != NULL:
+                self.dropRest(c)
+            if not self.updateInterest(c):
+                reason = LOST
         if reason != NONE:
             self.returnUnjudged(c, reason, undone, undoneSize, at, end - at)
 
-    cdef void endMessage(self, Connection *c, const uint8_t *payload) noexcept nogil:
-        """A message is complete. `payload` is all of it, unless it has passed."""
-        cdef Event *message = c.message
+    cdef Reason collect(self, Connection *c, const Header *header, size_t there) noexcept nogil:
+        """Have the frame with this `header`, of whose payload `there` bytes have come, collected if
+        it must be. Returns why the loop cannot do that; NONE if it can, or need not."""
+        cdef bint isLarge = header.payloadSize > HOLD
+        if isWholeMessage(header) and c.message == NULL and isLarge:
+            return NONE  # It passes.
+        if self.logsFrames and not isWholeMessage(header):
+            return UNUSUAL
+        if isLarge or (header.first & 15 == CONTINUATION) != (c.message != NULL):
+            return UNUSUAL
+        if c.message != NULL:
+            if (c.message.size + header.payloadSize > min(<uint64_t>HOLD, self.maxMessage)
+                    or c.message.small + shortfall(header.first, header.payloadSize)
+                    > self.fragmentAllowance):
+                return UNUSUAL
+            return self.makeRoom(c, c.message.size + header.payloadSize)
+        if not header.first & FIN:
+            c.message = self.scratch
+        elif there >= header.payloadSize:
+            return NONE  # It is compressed, and all there.
+        elif self.buffered + memoryOf(header.payloadSize) > self.maxBuffered:
+            return FULL
+        else:
+            c.message = newMessage(header.payloadSize)
+            self.addBuffered(memoryOf(header.payloadSize))
+        clearMessage(c.message, header.first)
+        return NONE
+
+    cdef Reason makeRoom(self, Connection *c, size_t size) noexcept nogil:
+        """Let the payload of the message be of so many bytes. Returns FULL if it cannot."""
+        cdef Message *message = c.message
+        cdef size_t room
+        if size <= message.room:
+            return NONE
+        room = min(2 * size, <size_t>HOLD)
+        if self.buffered + memoryOf(room) > self.maxBuffered:
+            return FULL
+        c.message = copyMessage(message, message.size, room)
+        self.addBuffered(memoryOf(room))
+        self.freeMessage(message)
+        return NONE
+
+    cdef Reason keepMessage(self, Connection *c) noexcept nogil:
+        """What was collected in `scratch` has no end yet. Returns FULL if it cannot be kept."""
+        cdef size_t size = c.message.size + (c.frame.size - c.frame.left)
+        cdef size_t room = c.message.size + c.frame.size
+        if self.buffered + memoryOf(room) > self.maxBuffered:
+            return FULL
+        c.message = copyMessage(self.scratch, size, room)
+        self.addBuffered(memoryOf(room))
+        return NONE
+
+    cdef void forgetMessage(self, Connection *c) noexcept nogil:
+        if c.message != self.scratch:
+            self.freeMessage(c.message)
         c.message = NULL
+
+    cdef void freeMessage(self, Message *message) noexcept nogil:
+        self.addBuffered(-<int64_t>memoryOf(message.room))
+        free(message)
+
+    cdef void keepRest(self, Connection *c, const uint8_t *at, size_t size,
+                       bint isShort) noexcept nogil:
+        """Keep `size` bytes that are not answered yet. If there was a rest, they are the end of
+        it."""
+        cdef Rest *before = c.rest
+        if before != NULL and not isShort:
+            before.at = before.end - size
+        else:
+            c.rest = newRest(at, size)
+            c.rest.isShort = isShort
+            self.addBuffered(size)
+            if before != NULL:
+                self.freeRest(before)
+        if not isShort and not isBlocked(&c.stream):
+            unlink(c)
+            append(&self.waiting, c)
+
+    cdef void dropRest(self, Connection *c) noexcept nogil:
+        self.freeRest(c.rest)
+        c.rest = NULL
+
+    cdef void freeRest(self, Rest *rest) noexcept nogil:
+        self.addBuffered(-<int64_t>rest.room)
+        free(rest)
+
+    cdef uint8_t *answer(self, Connection *c, int first, const uint8_t *payload, size_t size,
+                         uint8_t *to) noexcept nogil:
+        """Inflate a message, and write its echo, compressed, to `to`, where there are ANSWER bytes
+        of room. `first` is the first byte of its first frame. Returns the end of the echo; NULL if
+        something is unusual about the message."""
+        cdef bint isBinary = first & 15 == BINARY
+        cdef utf8_state text
+        cdef int64_t inflated
+        cdef size_t deflated
+        self.work += DEFLATE_WORK
+        inflated = inflateMessage(&self.codec, payload, size, self.inflated,
+                                  min(<uint64_t>HOLD, self.maxMessage))
+        if inflated < 0:
+            return NULL
+        self.work += DEFLATE_BYTE_WORK * inflated
+        text.due = 0
+        if not isBinary and (not validate_utf8(&text, self.inflated, inflated) or text.due):
+            return NULL
+        deflated = deflateMessage(&self.codec, self.inflated, inflated, c.windowBits, c.memLevel,
+                                  to + ECHO_HEADER, ANSWER - ECHO_HEADER)
+        self.endMessage(c, isBinary, self.inflated, inflated)
+        # Only now the size of the header is known.
+        payload = to + ECHO_HEADER
+        to = writeHeader(to, FIN | first, deflated)
+        memmove(to, payload, deflated)
+        return to + deflated
+
+    cdef void endMessage(self, Connection *c, bint isBinary, const uint8_t *payload,
+                         uint64_t size) noexcept nogil:
+        """A message is complete. `payload` is all of it, unless it has passed."""
+        cdef Event *report = c.passing
+        c.passing = NULL
         if self.granted:
             self.granted -= 1
-            if message == NULL:
-                message = newMessage(c)
-                addPreview(message, payload, c.frame.size)
-            self.report(message)
+            self.work += REPORT_WORK
+            if report == NULL:
+                report = newReport(c, isBinary, size)
+                addPreview(report, payload, size)
+            self.report(report)
         else:
-            free(message)
-            countMessage(&self.counts, &c.frame)
+            free(report)
+            countMessage(&self.counts, isBinary, size)
             self.hasCounts = True
 
     cdef void reportFrame(self, Connection *c, const uint8_t *header, size_t size,
@@ -783,6 +1084,9 @@ cdef class Loop:
             self.returnConnection(c, LOST)
         elif not isBlocked(&c.stream):
             self.addBuffered(-<int64_t>before)
+            if isWaiting(c):
+                unlink(c)
+                append(&self.waiting, c)
             if not self.updateInterest(c):
                 self.returnConnection(c, LOST)
 
@@ -800,46 +1104,56 @@ cdef class Loop:
 
     cdef void returnUnjudged(self, Connection *c, Reason reason,
                              const uint8_t *payload, size_t payloadSize,
-                             const uint8_t *rest, size_t restSize) noexcept nogil:
+                             const uint8_t *rest, size_t size) noexcept nogil:
         """Return the connection, and forget it. Unjudged are the header in `c.frame`, `payload`
-        (which is unmasked; that of a buffered frame if there is one), and `rest`, which was read
-        behind it."""
+        (which is unmasked; that of a collected message if there is one), and `rest`, which was read
+        behind it; NULL: that of the connection."""
         cdef Frame *frame = &c.frame
         cdef bint isInside = isPassing(c)
         cdef size_t headerSize = 0 if isInside else frame.headerSize
         cdef Event *event
         cdef uint8_t *to
-        if c.buffer != NULL:
-            payload = c.buffer + echoHeaderSize(frame)
+        if c.message != NULL:
+            payload = payloadOf(c.message) + c.message.size
             payloadSize = frame.size - frame.left
-        cdef size_t unjudgedSize = headerSize + payloadSize + restSize
-        event = newEvent(RETURNED, unjudgedSize + unsentSize(&c.stream))
+        if rest == NULL and c.rest != NULL:
+            rest = restOf(c.rest)
+            size = restSize(c.rest)
+        cdef size_t begunSize = fragmentSize(c.message)
+        cdef size_t unjudgedSize = headerSize + payloadSize + size
+        event = newEvent(RETURNED, begunSize + unjudgedSize + unsentSize(&c.stream))
         event.number = c.number
         event.isInside = isInside
         event.reason = reason
+        event.begunSize = begunSize
         event.unjudgedSize = unjudgedSize
         event.unsentSize = unsentSize(&c.stream)
         to = <uint8_t *>(event + 1)
+        if begunSize:
+            event.small = c.message.small
+            writeFragment(to, c.message)
+            to += begunSize
         memcpy(to, frame.header, headerSize)
         to += headerSize
         if payloadSize:
             maskAgain(frame, to, payload, payloadSize)
             to += payloadSize
-        if restSize:
-            memcpy(to, rest, restSize)
-            to += restSize
+        if size:
+            memcpy(to, rest, size)
+            to += size
         if event.unsentSize:
             memcpy(to, c.stream.unsent + c.stream.unsentAt, event.unsentSize)
 
         epoll_ctl(self.epoll, EPOLL_CTL_DEL, c.stream.fd, NULL)
         self.byDescriptor[c.stream.fd] = NULL
         unlink(c)
-        if c.buffer != NULL:
-            self.addBuffered(-<int64_t>(HEADER + frame.size))
+        if c.message != NULL:
+            self.forgetMessage(c)
+        if c.rest != NULL:
+            self.dropRest(c)
         self.addBuffered(-<int64_t>c.stream.unsentRoom)
         discardUnsent(&c.stream)
-        free(c.buffer)
-        free(c.message)
+        free(c.passing)
         free(c)
         # Last: from here on the descriptor may be closed, and be another connection's.
         self.report(event)
@@ -869,9 +1183,12 @@ cdef class Loop:
     cdef void keepAlive(self) noexcept nogil:
         cdef Connection *c = self.active.after
         cdef uint64_t left
+        cdef int looked = 0
         if not self.pingInterval:
             return
-        while c != &self.active and self.now >= c.since + self.pingInterval:
+        while (c != &self.active and self.now >= c.since + self.pingInterval
+                and looked < SILENT):
+            looked += 1
             unlink(c)
             append(&self.silent, c)
             c.isSilent = True
@@ -881,7 +1198,9 @@ cdef class Loop:
             self.ping(c)
             c = self.active.after
         c = self.silent.after
-        while c != &self.silent and self.caughtUp >= c.since + self.pingTimeout / 2:
+        while (c != &self.silent and self.caughtUp >= c.since + self.pingTimeout / 2
+                and looked < 2 * SILENT):
+            looked += 1
             left = unacknowledged(&c.stream)
             if left >= c.unacknowledgedThen and c.isLate:
                 self.returnConnection(c, UNANSWERED)

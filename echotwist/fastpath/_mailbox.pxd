@@ -51,6 +51,8 @@ cdef struct Command:
     uint64_t number       # LEND, RECALL: the connection's
     bint atOnce           # RECALL
     uint64_t messages     # GRANT
+    int windowBits        # LEND: of permessage-deflate; 0 without it
+    int memLevel          # LEND
     size_t dataSize       # LEND: bytes already read from the socket; they follow
 
 
@@ -83,8 +85,10 @@ cdef struct Event:
     bint isSent           # FRAME: not received
     Reason reason         # RETURNED
     bint isInside         # RETURNED: inside a frame
-    # RETURNED: bytes that are not judged yet, and then bytes that are not sent yet; they follow.
-    size_t unjudgedSize, unsentSize
+    size_t small          # RETURNED: what the fragments of a message that has begun count for
+    # RETURNED: bytes of a fragment that stands for those, bytes that are not judged yet, and bytes
+    # that are not sent yet; they follow.
+    size_t begunSize, unjudgedSize, unsentSize
 
 
 cdef inline Command *newCommand(CommandKind kind, size_t extra) noexcept nogil:

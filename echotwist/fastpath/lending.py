@@ -51,7 +51,7 @@ def _whyNot() -> str:
 whyNot = _whyNot()
 
 if not whyNot:
-    from echotwist.fastpath._loop import Loop, echoFrames, parseCompressedFrame
+    from echotwist.fastpath._loop import Loop, echoFrames, hasZlib, parseCompressedFrame
 
 
 HANG = 10.0
@@ -72,7 +72,9 @@ class Connection(Protocol):
     address: str
     transport: Any
 
-    def returned(self, why: str, unjudged: bytes, unsent: bytes, isInside: bool) -> None:
+    def returned(
+        self, why: str, begun: bytes, small: int, unjudged: bytes, unsent: bytes, isInside: bool
+    ) -> None:
         """The connection belongs to the reactor again. The arguments are those of a "returned"
         event; see `Loop.takeEvents`."""
 
@@ -123,6 +125,7 @@ class FastPath:
             for _ in range(self.threads):
                 loop = Loop(
                     limits.maxMessage,
+                    limits.fragmentAllowance,
                     # The other half is the reactor's.
                     limits.bufferBudget // 2 // self.threads,
                     limits.pingInterval,
@@ -156,12 +159,14 @@ class FastPath:
         os.close(self._eventsFd)
         self._eventsFd = -1
 
-    def lend(self, connection: Connection, data: bytes) -> None:
+    def lend(
+        self, connection: Connection, data: bytes, deflate: tuple[int, int] | None = None
+    ) -> None:
         """Have a loop serve `connection`, from `data` on, which was read from it. The caller must
-        have stopped reading."""
+        have stopped reading. `deflate` is as `Loop.lend` has it."""
         loop = min((loop for loop, _ in self._running), key=lambda loop: loop.lent)
         self._lent[connection.number] = connection, loop
-        loop.lend(_descriptorOf(connection), connection.number, data)
+        loop.lend(_descriptorOf(connection), connection.number, data, deflate)
 
     def recall(self, connection: Connection, atOnce: bool) -> None:
         """Have `connection` returned: at once, or when the frame that passes has ended. The loop

@@ -15,6 +15,7 @@ NAMES = (
     "_frame.pxd",
     "_mailbox.pxd",
     "_memory.pxd",
+    "_message.pxd",
     "_octets.h",
     "_stream.pxd",
     "_zlib.h",

@@ -338,11 +338,14 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
 
     def lend(self, fastPath: FastPath, data: bytes) -> None:
         """Have `fastPath` serve it, from `data` on."""
+        deflate = None
+        if self._perMessageCompress is not None:
+            deflate = self._perMessageCompress.parameters
         self.transport.pauseProducing()
         self._clearTimer()  # The loop keeps it alive.
         self.context.budget.forget(self)
         self._handTo(Owner.LOOP)
-        fastPath.lend(self, data)
+        fastPath.lend(self, data, deflate)
 
     def _whenReturned(self, call: Callable[[], None], atOnce: bool) -> None:
         """Call it once the reactor owns the connection: now, or after a recall. Everything that
@@ -354,7 +357,9 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
             self._onReturn = call
             self.fastPath.recall(self, atOnce)
 
-    def returned(self, why: str, unjudged: bytes, unsent: bytes, isInside: bool) -> None:
+    def returned(
+        self, why: str, begun: bytes, small: int, unjudged: bytes, unsent: bytes, isInside: bool
+    ) -> None:
         """Back from the fast path; see `Loop.takeEvents`."""
         self._handTo(Owner.REACTOR)
         onReturn, self._onReturn = self._onReturn, None
@@ -377,6 +382,9 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
             if self.keepalive is not None and onReturn is None:
                 self.heard = self.context.reactor.seconds()
                 self.keepalive.watch(self)
+            if begun:
+                self._read(begun)
+                self._smallLeft = self.context.limits.fragmentAllowance - small
             if unjudged:
                 self._read(unjudged)
         self.context.budget.account(self)

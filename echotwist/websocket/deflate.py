@@ -84,6 +84,11 @@ class Deflate(PerMessageDeflate):
         return bool(self.server_no_context_takeover and self.client_no_context_takeover)
 
     @property
+    def parameters(self) -> tuple[int, int]:
+        """What to compress with: the bits of the window, and zlib's memory level."""
+        return self.server_max_window_bits, self.mem_level
+
+    @property
     def buffered(self) -> int:
         """Bytes of memory that an unfinished message takes, beside its payload. With context
         takeover they are there all the time; the option's help says what that costs."""

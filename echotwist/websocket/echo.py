@@ -1,12 +1,13 @@
 """The echo: what comes in goes out.
 
 `Echo.onMessage` is the whole echo. The rest is a faster way for the frames that Autobahn need not
-judge, which are nearly all that an echo receives: whole text and binary messages.
+judge, which are nearly all that an echo receives: text and binary messages, and pings.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from echotwist.fastpath import lending
 from echotwist.fastpath.lending import FastPath
 from echotwist.websocket.connection import Connection
 from echotwist.wire.transport import isAtRest, isPlain, send
@@ -17,11 +18,14 @@ _PLAIN = (0x81, 0x82)
 _COMPRESSED = (0xC1, 0xC2)
 """The same, compressed (RFC 7692, 6.1)."""
 
+_ORDINARY = (*_PLAIN, 0x01, 0x02, 0x89, 0x8A)
+"""Also the first fragment of a message, a ping, and a pong."""
+
 
 class Shortcut(NamedTuple):
     """A way past Autobahn for messages that begin with one of these bytes."""
 
-    firstBytes: tuple[int, int]
+    firstBytes: tuple[int, ...]
 
     take: Callable[["Echo", FastPath, bytes], bytes]
     """Takes what was read. Echoes what it can at its beginning and returns the rest, for Autobahn;
@@ -41,10 +45,13 @@ class Echo(Connection):
         super().onOpen()
         if self.fastPath is None:
             return
-        if self._perMessageCompress is None:
-            self._shortcut = LENT if isPlain(self.transport) else ECHOED_IN_PLACE
-        elif self._perMessageCompress.noContextTakeover:
-            self._shortcut = INFLATED
+        deflate = self._perMessageCompress
+        isLendable = isPlain(self.transport)
+        if deflate is None:
+            self._shortcut = LENT if isLendable else ECHOED_IN_PLACE
+        elif deflate.noContextTakeover:
+            canDeflate = isLendable and lending.hasZlib
+            self._shortcut = LENT_DEFLATED if canDeflate else INFLATED
 
     def dataReceived(self, data: bytes) -> None:
         if (
@@ -100,8 +107,11 @@ def _echoCompressed(echo: Echo, fastPath: FastPath, data: bytes) -> bytes:
     return data
 
 
-LENT = Shortcut(_PLAIN, _lend)
-"""A thread of the fast path serves the connection until something comes that is not plain."""
+LENT = Shortcut(_ORDINARY, _lend)
+"""A thread of the fast path serves the connection until something unusual comes."""
+
+LENT_DEFLATED = Shortcut((*_ORDINARY, *_COMPRESSED, 0x41, 0x42), _lend)
+"""The same, with permessage-deflate; also the first fragment of a compressed message."""
 
 ECHOED_IN_PLACE = Shortcut(_PLAIN, _echoPlain)
 """The fast path echoes what the reactor has read. For TLS, which is the reactor's."""

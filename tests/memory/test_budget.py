@@ -334,7 +334,7 @@ def deflated(payload: bytes) -> bytes:
 
 def test_the_inflater_of_a_message_counts_as_buffered() -> None:
     """Ten thousand clients that sent one byte each once cost half a gigabyte of windows."""
-    service = Service(*POOR)
+    service = Service(*POOR, lends=False)
     client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
     client.send(frame(TEXT, deflated(b"x") + b"\0\0\xff\xff", fin=False, rsv=4))
     assert service.context.budget.buffered == INFLATOR + 1
@@ -344,7 +344,7 @@ def test_the_inflater_of_a_message_counts_as_buffered() -> None:
 
 
 def test_the_inflater_of_a_refused_message_is_freed() -> None:
-    service = Service(*POOR)
+    service = Service(*POOR, lends=False)
     client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
     client.send(frame(TEXT, deflated(b"x"), fin=False, rsv=4))
     client.protocol.endOverBudget()

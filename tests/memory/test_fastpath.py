@@ -7,6 +7,7 @@ import resource
 import sys
 import zlib
 from pathlib import Path
+from socket import socketpair
 from typing import Any
 
 import pytest
@@ -366,13 +367,160 @@ def test_unsent_echoes_go_out_before_the_close(service: Service, lent: Client) -
     assert last == GOING_AWAY
 
 
-def test_a_connection_is_lent_again_after_a_fragmented_message(lent: Client) -> None:
+def test_a_connection_is_lent_again_after_a_large_fragmented_message(lent: Client) -> None:
+    payload = b"a" * (HOLD + 1)
     for _ in range(3):
-        lent.send(frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"b"))
+        lent.send(frame(TEXT, payload[:-1], fin=False) + frame(CONTINUATION, payload[-1:]))
         assert not lent.protocol.isLent
         lent.send(text("c"))
         assert lent.protocol.isLent
-        assert lent.frames() == [Frame(TEXT, b"ab"), Frame(TEXT, b"c")]
+        assert lent.frames() == [Frame(TEXT, payload), Frame(TEXT, b"c")]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [frame(PING, b"p"), frame(PONG, b"p"), frame(TEXT, b"a", fin=False),
+     frame(BINARY, b"", fin=False)],
+    ids=["ping", "pong", "text", "binary"],
+)  # fmt: skip
+def test_a_connection_is_lent_whatever_ordinary_frame_comes_first(
+    service: Service, first: bytes
+) -> None:
+    client = service.open()
+    client.send(first)
+    assert client.protocol.isLent
+
+
+def test_fragments_are_collected_by_the_loop(lent: Client) -> None:
+    """In one read or in several, with control frames between them."""
+    whole = frame(TEXT, b"a\xe2", fin=False) + frame(PING, b"p") + frame(CONTINUATION, b"\x82\xac")
+    answer = [Frame(PONG, b"p"), Frame(TEXT, "a€".encode())]
+    for segment in (None, 1, 2, 7, 9):
+        lent.send(whole, segment=segment)
+        assert lent.frames() == answer
+    lent.send(whole * 3)
+    assert lent.frames() == answer * 3
+    # The end of one that began in an earlier read, behind another answer and before a third.
+    lent.send(frame(BINARY, bytes(300), fin=False))
+    lent.send(frame(PING, b"1") + frame(CONTINUATION, bytes(300)) + text("2"))
+    assert lent.frames() == [Frame(PONG, b"1"), Frame(BINARY, bytes(600)), Frame(TEXT, b"2")]
+    assert lent.protocol.isLent
+
+
+def test_what_follows_fragments_wrongly_is_autobahns(lent: Client) -> None:
+    """With the fragments that the loop had collected."""
+    lent.send(frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"b", fin=False))
+    lent.send(text("no continuation"))
+    [failure] = lent.frames()
+    assert failure.payload[:2] == (1002).to_bytes(2, "big")
+
+
+def test_a_message_goes_on_with_autobahn_after_its_first_fragments(
+    service: Service, lent: Client
+) -> None:
+    """Here because of a recall; UTF-8 goes on, too."""
+    lent.send(frame(TEXT, b"a\xe2", fin=False) + frame(CONTINUATION, b"\x82", fin=False)[:-1])
+    service.fastPath.recall(lent.protocol, atOnce=True)
+    service.run()
+    assert not lent.protocol.isLent
+    lent.send(frame(CONTINUATION, b"\x82", fin=False)[-1:] + frame(CONTINUATION, b"\xac"))
+    assert lent.frames() == [Frame(TEXT, "a€".encode())]
+
+
+@pytest.mark.parametrize("isFast", [False, True])
+@pytest.mark.parametrize("split", [0, 500])
+def test_small_fragments_count_the_same_in_the_loop(isFast: bool, split: int) -> None:
+    """Also those before the connection was returned. 1,024 empty ones are allowed."""
+    service = Service("--max-message=1000", isFast=isFast)
+    client = service.open()
+    client.send(frame(TEXT, b"", fin=False) + frame(CONTINUATION, b"", fin=False) * 1000)
+    if split and isFast:
+        service.fastPath.recall(client.protocol, atOnce=True)
+        service.run()
+    client.send(frame(CONTINUATION, b"", fin=False) * 23)
+    assert client.frames() == []
+    client.send(frame(CONTINUATION, b"x", fin=False))
+    [failure] = client.frames()
+    assert failure.payload[2:] == b"a message has too many fragments under 64 bytes"
+
+
+def test_a_message_that_ends_with_an_allowed_small_fragment_is_echoed(lent: Client) -> None:
+    lent.send(frame(TEXT, b"x", fin=False) * 1)
+    lent.send(frame(CONTINUATION, b"", fin=False) * 3000 + frame(CONTINUATION, b"y"))
+    assert lent.frames() == [Frame(TEXT, b"xy")]
+    assert lent.protocol.isLent
+
+
+# Slices.
+
+
+def test_input_that_takes_long_is_answered_in_slices(service: Service, lent: Client) -> None:
+    """So that those who ask for little need not wait for the end of it."""
+    other = service.open()
+    other.send(text("lend me too"))
+    other.received()
+    flood = frame(PING, b"") * 30_000
+    lent.socket.arriving += flood
+    lent.socket.move()
+    other.socket.arriving += text("quick")
+    other.socket.move()
+    for _ in range(3):
+        service._turnLoops()
+        other.socket.move()
+    assert other.frames() == [Frame(TEXT, b"quick")]
+    lent.socket.move()
+    assert 0 < len(lent.received()) < 2 * 10_000
+    service.run()
+    assert lent.protocol.isLent
+
+
+def test_one_that_sends_without_end_delays_no_other(service: Service) -> None:
+    """Each slice is bounded: so many pings, compressed or fragmented messages at most."""
+    loop = Loop(1 << 20, 1 << 20, 1 << 30, 0, 0, os.eventfd(0))
+    pairs = [socketpair() for _ in range(2)]
+    tiny = frame(TEXT, deflated(b"x"), rsv=4)
+    for number, (ours, theirs) in enumerate(pairs):
+        theirs.send(tiny * 2000 if number else tiny)
+        loop.lend(ours.fileno(), number, b"", (15, 8))
+    for _ in range(3):
+        loop.turn(0)
+    sizes = [len(theirs.recv(1 << 20)) for _, theirs in pairs]
+    echo = len(tiny) - 4
+    assert sizes[0] == echo
+    assert echo <= sizes[1] < 300 * echo
+    while sizes[1] < 2000 * echo:
+        loop.turn(0)
+        sizes[1] += len(pairs[1][1].recv(1 << 20))
+    for ours, theirs in pairs:
+        ours.close()
+        theirs.close()
+
+
+@pytest.mark.parametrize("how", ["recall", "fin", "close", "unread"])
+def test_a_rest_that_waits_is_lost_in_no_case(lent: Client, how: str) -> None:
+    """What was read and not answered yet is returned, and Autobahn answers it."""
+    service = lent.service
+    flood = frame(PING, b"12") * 20_000
+    if how == "close":
+        flood += close(1000)
+    lent.socket.arriving += flood
+    if how == "unread":
+        lent.socket.window = 100
+    while lent.socket.move():
+        pass
+    service._turnLoops()
+    if how == "recall":
+        service.fastPath.recall(lent.protocol, atOnce=True)
+    elif how == "fin":
+        lent.socket.peerDone = True
+    service.run()
+    lent.socket.window = float("inf")
+    service.run()
+    frames = lent.frames()
+    assert frames[:20_000] == [Frame(PONG, b"12")] * 20_000
+    assert [f.opcode for f in frames[20_000:]] == ([CLOSE] if how == "close" else [])
+    service.fastPath.count()
+    assert service.fastPath.buffered == 0
 
 
 def test_loops_share_the_connections_evenly(service: Service) -> None:
@@ -383,14 +531,16 @@ def test_loops_share_the_connections_evenly(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [["--no-fast-path"], ["--no-compression"], []], ids=["off", "plain", "deflate"]
+    "options",
+    [["--no-fast-path"], ["--no-compression"], [], ["--context-takeover"]],
+    ids=["off", "plain", "deflate", "takeover"],
 )
-def test_only_uncompressed_connections_are_lent(options: list[str]) -> None:
+def test_connections_without_context_takeover_are_lent(options: list[str]) -> None:
     service = Service(*options, isFast="--no-fast-path" not in options)
     client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
     client.send(text("x"))
     assert len(client.frames()) == 1
-    assert client.protocol.isLent == (options == ["--no-compression"])
+    assert client.protocol.isLent == (options in (["--no-compression"], []))
 
 
 # The log.
@@ -428,12 +578,16 @@ def test_what_a_loop_reports_at_once_is_bounded_at_a_high_log_rate(log: Any) -> 
     """100,000 lines would keep the reactor busy for seconds."""
     service = Service("--log-rate=100000", isFast=True)
     client = service.open()
-    client.send(text("x") * 5000)
-    assert len(log.lines()) == 1 + 1000
-    client.send(text("y") * 10)
-    assert len(log.lines()) == 1 + 1010
-    service.advance(1)
-    assert "4,000 messages (4,000 bytes)" in log.lines()[-1]
+    client.send(text("lend me"))
+    before = len(log.lines())
+    client.socket.arriving += text("x") * 5000
+    while client.socket.move():
+        pass
+    for loop, _ in service.fastPath._running:
+        for _ in range(100):
+            loop.turn(0)
+    service.fastPath.doRead()
+    assert len(log.lines()) == before + 1000
 
 
 @pytest.mark.parametrize("cut", [14, 15, 100, 273, 274])
@@ -586,7 +740,7 @@ def test_a_process_that_was_stopped_does_not_count_as_hanging() -> None:
 
 def test_a_loop_that_cannot_be_made_closes_nothing() -> None:
     with pytest.raises(OverflowError):
-        Loop(-1, 0, 0, 0, 0)
+        Loop(-1, 0, 0, 0, 0, 0)
     os.fstat(0)
 
 
@@ -598,7 +752,7 @@ def test_without_descriptors_a_loop_is_an_error() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, hard))
         try:
             with pytest.raises(OSError, match="Too many open files"):
-                Loop(1, 0, 0, 0, 0)
+                Loop(1, 0, 0, 0, 0, 0)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -708,12 +862,13 @@ def test_a_frame_outside_the_fast_path_may_be_segmented() -> None:
 def test_no_connection_is_lent_while_an_echo_of_autobahns_waits(service: Service) -> None:
     client = service.open()
     client.socket.window = 0
-    client.send(frame(BINARY, bytes(50_000), fin=False) + frame(CONTINUATION, b""))
+    large = bytes(HOLD + 1)
+    client.send(frame(BINARY, large, fin=False) + frame(CONTINUATION, b""))
     client.send(text("x"))
     assert not client.protocol.isLent
     client.socket.window = float("inf")
     service.run()
-    assert client.frames() == [Frame(BINARY, bytes(50_000)), Frame(TEXT, b"x")]
+    assert client.frames() == [Frame(BINARY, large), Frame(TEXT, b"x")]
 
 
 DEFLATE = {"Sec_WebSocket_Extensions": "permessage-deflate"}

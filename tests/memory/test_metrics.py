@@ -78,7 +78,7 @@ def test_metrics_tell_the_share_of_the_fast_path() -> None:
     client.send(text("a") * 3)
     assert samples(service)["echotwist_fastpath_messages_total"] == (3 if isFast else 0)
     assert samples(service)["echotwist_fastpath_connections"] == (1 if isFast else 0)
-    client.send(frame(TEXT, b"one", fin=False))
+    client.send(frame(TEXT, bytes(70_000), fin=False))
     assert samples(service)["echotwist_fastpath_connections"] == 0
     client.send(frame(CONTINUATION, b"two"))
     assert samples(service)["echotwist_fastpath_messages_total"] == (3 if isFast else 0)

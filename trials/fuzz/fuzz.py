@@ -126,7 +126,7 @@ def theLoop() -> Any:
     """One for all inputs: after each of them it has nothing left."""
     from echotwist.fastpath._loop import Loop
 
-    return Loop(MOST, 1 << 30, 0, 0, os.eventfd(0))
+    return Loop(MOST, MOST, 1 << 30, 0, 0, os.eventfd(0))
 
 
 def loop(data: bytes) -> None:
