@@ -64,6 +64,9 @@ class EchoService(ListenService):
         super()._ready()
         if self.fastPath is not None:
             _log.info("fast path: threads: {count}", count=self.fastPath.threads)
+            if lending.whyNotDeflate:
+                why = lending.whyNotDeflate
+                _log.info("compressed messages stay with the reactor: {why}", why=why)
         else:
             why = lending.whyNot or "it is turned off"
             _log.info("no fast path, {why}: Autobahn echoes everything", why=why)

@@ -35,9 +35,11 @@ def build(folder: Path, *flags: str, compiler: str = "gcc") -> dict[str, str]:
             *(
                 "-DPy_LIMITED_API=0x030B0000",
                 f'-DSOURCES="{identity(folder / "echotwist/fastpath")}"',
+                "-DHAS_ZLIB=1",
             ),
             *("-I" + sysconfig.get_path("include"), source.with_suffix(".c")),
             *("-o", folder / f"echotwist/fastpath/_loop{sysconfig.get_config_var('EXT_SUFFIX')}"),
+            "-lz",
         ],
         check=True,
     )

@@ -50,8 +50,14 @@ def _whyNot() -> str:
 
 whyNot = _whyNot()
 
+whyNotDeflate = whyNot
+"""Why the loops cannot serve compressed messages; empty if they can."""
+
 if not whyNot:
     from echotwist.fastpath._loop import Loop, echoFrames, hasZlib, parseCompressedFrame
+
+    if not hasZlib:
+        whyNotDeflate = "the fast path was compiled without zlib"
 
 
 HANG = 10.0

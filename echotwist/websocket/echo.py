@@ -50,7 +50,7 @@ class Echo(Connection):
         if deflate is None:
             self._shortcut = LENT if isLendable else ECHOED_IN_PLACE
         elif deflate.noContextTakeover:
-            canDeflate = isLendable and lending.hasZlib
+            canDeflate = isLendable and not lending.whyNotDeflate
             self._shortcut = LENT_DEFLATED if canDeflate else INFLATED
 
     def dataReceived(self, data: bytes) -> None:

@@ -821,6 +821,19 @@ def test_without_the_compiled_part_there_is_no_fast_path(monkeypatch: pytest.Mon
     assert client.frames() == [Frame(TEXT, b"x")]
 
 
+def test_a_fast_path_without_zlib_leaves_compressed_messages_to_the_reactor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_loop, "hasZlib", False)
+    module = importedAgain()
+    assert module.whyNot == ""
+    assert module.whyNotDeflate == "the fast path was compiled without zlib"
+    monkeypatch.setattr(lending, "whyNotDeflate", module.whyNotDeflate)
+    client = Service(isFast=True).open(**DEFLATE)
+    client.send(frame(TEXT, deflated(b"x"), rsv=4))
+    assert inflated(client.frames()) == [b"x"]
+
+
 def test_the_fast_path_has_a_log_prefix(service: Service) -> None:
     fastPath = service.fastPath
     assert fastPath.logPrefix() == "echotwist fast path"

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from zope.interface import implementer
 
 from echotwist import fatal
+from echotwist.fastpath import lending
 from echotwist.fatal import Fatal
 from echotwist.listen.ports import DualStackEndpoint, ListenSpec
 from echotwist.testing.frames import CLOSE, TEXT, Frame, binary, close, text
@@ -129,6 +130,22 @@ def test_listening_addresses_are_logged_when_the_reactor_runs(
         else f"fast path: threads: {len(os.sched_getaffinity(0))}",
         f"taking up to {service.context.limits.maxConnections:,} connections",
     ]
+
+
+def test_a_fast_path_without_zlib_says_so_at_the_start(
+    log: Any, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(lending, "whyNotDeflate", "it has none")
+    service = listening("fd", Port(UNIXAddress(None)))
+    service.tree.privilegedStartService()
+    service.start()
+    said = "compressed messages stay with the reactor: it has none"
+    if way == "Autobahn":
+        assert said not in log.lines()
+    else:
+        threads = f"fast path: threads: {len(os.sched_getaffinity(0))}"
+        assert log.lines()[1:3] == [threads, said]
 
 
 def test_it_listens_once_with_and_without_privileges() -> None:

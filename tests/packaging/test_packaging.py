@@ -118,6 +118,7 @@ def test_an_installation_works_from_any_folder(
     log, page = served([twistd, "-n", "--pidfile=", "echotwist", "--port=0"], empty)
     assert page == (ROOT / "echotwist/resources/websockets.html").read_bytes()
     assert "fast path: threads: " in log
+    assert "compressed messages stay" not in log
     assert "Traceback" not in log
     assert list(empty.iterdir()) == []
 
@@ -152,6 +153,23 @@ def test_without_a_compiler_autobahn_echoes(
     twistd = venv(tmp_path / "venv", copy, cwd=tmp_path)
     log, _ = served([twistd, "-n", "--pidfile=", "echotwist", "--port=0"], tmp_path)
     assert "no fast path, it is not compiled here: Autobahn echoes everything" in log
+
+
+def test_without_zlibs_header_compressed_messages_stay_with_the_reactor(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = tmp_path / "headers"
+    headers.mkdir()
+    (headers / "zlib.h").write_text("#error\n")  # Found before the system's.
+    monkeypatch.setenv("CFLAGS", f"-I{headers}")
+    copy = tmp_path / "copy"
+    run("git", "clone", "--quiet", clone, copy, cwd=tmp_path)
+    twistd = venv(tmp_path / "venv", copy, cwd=tmp_path)
+    log, _ = served([twistd, "-n", "--pidfile=", "echotwist", "--port=0"], tmp_path)
+    assert "fast path: threads: " in log
+    assert (
+        "compressed messages stay with the reactor: the fast path was compiled without zlib" in log
+    )
 
 
 def test_leftovers_of_an_earlier_build_are_not_in_the_wheel(clone: Path, tmp_path: Path) -> None:

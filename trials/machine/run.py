@@ -50,7 +50,8 @@ PYTHON = ["python3", "python3-venv", "libpython3-dev"]
 
 MACHINE = [
     "systemd", "systemd-sysv", "dbus", "linux-image-cloud-amd64", "initramfs-tools", "gcc",
-    "libc6-dev", "logrotate", "openssl", "podman", "podman-docker", "netavark", "iptables",
+    "libc6-dev", "zlib1g-dev", "logrotate", "openssl", "podman", "podman-docker", "netavark",
+    "iptables",
 ]  # fmt: skip
 """What the machine has beside."""
 

@@ -100,6 +100,8 @@ def echoes(process: subprocess.Popen[bytes], log: Path) -> None:
     admin = re.search(r"AdminSite starting on (\d+)", text)
     if url is None or admin is None or "fast path: threads: " not in text:
         raise Failed(f"{text}\nthe service did not start with the fast path")
+    if "compressed messages stay" in text:
+        raise Failed(f"{text}\nthe wheel was built without zlib")
     messages: Sequence[str | bytes] = ("hello", "", bytes(range(256)), "ä" * 100_000)
     # Without compression, as only plain frames take the fast path.
     with connect(url[1], compression=None, open_timeout=20, close_timeout=20) as client:
