@@ -1,4 +1,4 @@
-"""The data plane: threads that echo plain frames, compiled; _loop.pyx says how."""
+"""The data plane: threads that echo ordinary messages, compiled; _loop.pyx says how."""
 
 from typing import Literal
 
@@ -14,6 +14,7 @@ class Loop:
     def __init__(
         self,
         maxMessage: int,
+        fragmentAllowance: int,
         maxBuffered: int,
         pingInterval: float,
         pingTimeout: float,
@@ -22,7 +23,9 @@ class Loop:
     ) -> None: ...
     @property
     def lent(self) -> int: ...
-    def lend(self, fd: int, number: int, data: bytes) -> None: ...
+    def lend(
+        self, fd: int, number: int, data: bytes, deflate: tuple[int, int] | None = None
+    ) -> None: ...
     def recall(self, fd: int, number: int, atOnce: bool) -> None: ...
     def grant(self, messages: int) -> None: ...
     def check(self) -> None: ...
@@ -32,7 +35,7 @@ class Loop:
     ) -> list[
         tuple[Literal["message"], int, int, bool, bytes]
         | tuple[Literal["frame"], int, bytes, bool]
-        | tuple[Literal["returned"], int, str, bytes, bytes, bool]
+        | tuple[Literal["returned"], int, str, bytes, int, bytes, bytes, bool]
         | tuple[Literal["alive"]]
     ]: ...
     def takeCounts(self) -> tuple[Messages, int, int]: ...
