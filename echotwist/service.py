@@ -9,11 +9,12 @@ from twisted.internet.defer import DeferredList, inlineCallbacks
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from echotwist.fastpath import lending
+from echotwist.fastpath import lending, openssl
 from echotwist.fastpath.lending import FastPath
 from echotwist.fatal import Fatal
 from echotwist.http.channel import Channel
 from echotwist.listen.ports import ListenService, ListenSpec
+from echotwist.listen.tls import certificatesOf
 from echotwist.websocket.connections import Connections, Member
 from echotwist.wire.context import Context
 
@@ -67,6 +68,9 @@ class EchoService(ListenService):
             if lending.whyNotDeflate:
                 why = lending.whyNotDeflate
                 _log.info("compressed messages stay with the reactor: {why}", why=why)
+            hasTls = certificatesOf(spec.endpoint for spec in self._specs)
+            if hasTls and (why := openssl.whyNot()):
+                _log.info("TLS stays with the reactor: {why}", why=why)
         else:
             why = lending.whyNot or "it is turned off"
             _log.info("no fast path, {why}: Autobahn echoes everything", why=why)

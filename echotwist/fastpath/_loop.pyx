@@ -17,6 +17,8 @@ The rest of the sources, which are compiled into this one extension:
 
     _mailbox.pxd   commands and events, and how they cross from one thread to the other
     _stream.pxd    the socket: bytes in, bytes out, and what it does not take yet
+    _tls.pxd       TLS on the way to the socket and from it
+    _openssl.h     the functions of OpenSSL
     _frame.pxd     a frame: its header, unmasking, UTF-8, the header of its echo
     _message.pxd   what is held between two reads: a message without its end, and unread input
     _deflate.pxd   the payload of a compressed message
@@ -78,7 +80,7 @@ Why hostile bytes do no harm:
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport errno
 from libc.math cimport INFINITY, ceil
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove, memset
 
@@ -105,8 +107,12 @@ from echotwist.fastpath._message cimport (
     newMessage, newRest, payloadOf, restOf, restSize, writeFragment,
 )
 from echotwist.fastpath._stream cimport (
-    AGAIN, ENDED, Stream, discardUnsent, flushStream, isBlocked, readStream, unacknowledged,
-    unsentSize, writeStream,
+    AGAIN, ENDED, ENDING, Stream, discardUnsent, flushStream, isBlocked, isEnding, readStream,
+    unacknowledged, unsentSize, writeStream,
+)
+from echotwist.fastpath._tls cimport (
+    CIPHERTEXT, OPENSSL_FUNCTIONS, RECORD, Tls, decrypt, encrypt, newTls, takeCiphertext,
+    use_openssl,
 )
 
 import os
@@ -292,7 +298,7 @@ cdef void append(Connection *ring, Connection *c) noexcept nogil:
 
 def echoFrames(bytes data, uint64_t maxMessage):
     """The echo of the plain frames that `data` begins with and that end in it, for connections
-    that cannot be lent, because of TLS.
+    with TLS that cannot be lent.
 
     `maxMessage` is in bytes. Returns the echo, the number of bytes of `data` that it answers, and
     what it counts; see `messagesOf`.
@@ -348,6 +354,34 @@ def parseCompressedFrame(bytes data, uint64_t maxPayload):
     return header.first & 15 == BINARY, message, header.size + header.payloadSize
 
 
+def useOpenssl(list addresses):
+    """Use the functions at these `addresses`; see openssl.py. To be called before a connection with
+    TLS is lent."""
+    cdef uintptr_t pointers[OPENSSL_FUNCTIONS]
+    cdef int i
+    for i in range(OPENSSL_FUNCTIONS):
+        pointers[i] = addresses[i]
+    use_openssl(pointers)
+
+
+def echoOverTls(tuple addresses, bytes data):
+    """The ciphertext of the echo of `data`, ciphertext of less than a record, as a loop would read
+    and write it. `addresses` are of the objects of a connection."""
+    cdef uintptr_t ssl, into, outof
+    ssl, into, outof = addresses
+    cdef uint8_t *scratch = <uint8_t *>allocate(CIPHERTEXT + 2 * RECORD)
+    cdef Tls *tls = newTls(<void *>ssl, <void *>into, <void *>outof, scratch)
+    cdef uint8_t *plain = scratch + CIPHERTEXT
+    cdef size_t size = decrypt(tls, plain, data, len(data))
+    if size:
+        encrypt(tls, plain, size)
+    size = takeCiphertext(tls, 0)
+    echo = PyBytes_FromStringAndSize(<char *>scratch, size)
+    free(tls)
+    free(scratch)
+    return echo
+
+
 cdef class Loop:
     """Serves the connections that it is lent.
 
@@ -370,6 +404,7 @@ cdef class Loop:
     cdef double caughtUp              # Everything that had come by then has been read.
     cdef bint going, hasEvents, logsFrames
     cdef uint8_t *room                # CONTROL_FRAME bytes, and then READ.
+    cdef uint8_t *ciphertext          # CIPHERTEXT bytes; NULL before the first use.
     cdef uint8_t *answers, *inflated  # READ + ANSWER bytes; HOLD bytes. NULL before the first use.
     cdef Codec codec
     cdef Message *scratch             # Collects a message until the end of a read.
@@ -428,22 +463,28 @@ cdef class Loop:
         free(self.byDescriptor)
         free(self.room)
         free(self.scratch)
+        free(self.ciphertext)
         free(self.answers)
         free(self.inflated)
 
     # For the reactor's thread.
 
-    def lend(self, int fd, uint64_t number, bytes data, deflate=None):
+    def lend(self, int fd, uint64_t number, bytes data, deflate=None, tls=None):
         """Serve the socket `fd`, which must not block, and which the caller leaves alone until
         `number` is returned; first `data`, which was read from it. No number is lent twice at a
         time. `deflate`, if permessage-deflate without context takeover was negotiated, is the
-        window bits and the memory level to compress with."""
+        window bits and the memory level to compress with. `tls`, of a connection with TLS, is the
+        addresses of its objects; see openssl.py. `data` is what they have given."""
         cdef Command *command = newCommand(LEND, len(data))
+        cdef uintptr_t ssl, into, outof
         self.lent += 1
         command.fd = fd
         command.number = number
         if deflate is not None:
             command.windowBits, command.memLevel = deflate
+        if tls is not None:
+            ssl, into, outof = tls
+            command.ssl, command.into, command.outof = <void *>ssl, <void *>into, <void *>outof
         command.dataSize = len(data)
         memcpy(command + 1, <const uint8_t *>data, command.dataSize)
         self.send(command)
@@ -482,7 +523,7 @@ cdef class Loop:
           in bytes, and `preview` its beginning.
         - `("frame", number, header, isSent)`: one that was received, or sent, with `logsFrames`.
         - `("returned", number, why, begun, small, unjudged, unsent, isInside)`: the connection is
-          the caller's again, who writes the bytes `unsent`, and reads the bytes `unjudged` before
+          the caller's again, who writes the bytes `unsent` to the socket, and reads `unjudged` before
           what the socket has. Before these, the bytes `begun`: one fragment, as a client sends it,
           that stands for those of the message that had begun; it counts as `small` bytes of the
           fragment allowance. With `isInside` the connection is inside a frame, to its client and
@@ -658,6 +699,10 @@ cdef class Loop:
         memset(c, 0, sizeof(Connection))
         c.stream.fd = fd
         c.number = command.number
+        if command.ssl != NULL:
+            if self.ciphertext == NULL:
+                self.ciphertext = <uint8_t *>allocate(CIPHERTEXT)
+            c.stream.tls = newTls(command.ssl, command.into, command.outof, self.ciphertext)
         c.windowBits = command.windowBits
         c.memLevel = command.memLevel
         if c.windowBits and self.answers == NULL:
@@ -745,8 +790,8 @@ cdef class Loop:
                 size += before
                 self.dropRest(c)
             self.echo(c, at, at + size)
-        elif size == ENDED:
-            # The reactor will read the FIN again.
+        elif size == ENDED or size == ENDING:
+            # The reactor will read the FIN again, and Twisted's TLS what ends it.
             self.returnConnection(c, UNUSUAL)
         elif size != AGAIN:
             self.returnConnection(c, LOST)
@@ -905,6 +950,8 @@ cdef class Loop:
             reason = self.keepMessage(c)
         if reason == NONE and c.isRecalled and not isPassing(c):
             reason = RECALLED
+        if reason == NONE and isEnding(&c.stream):
+            reason = UNUSUAL
         if (reason == NONE and isBlocked(&c.stream) and not isPassing(c)
                 and self.buffered > self.maxBuffered):
             reason = FULL
@@ -1154,6 +1201,7 @@ cdef class Loop:
         self.addBuffered(-<int64_t>c.stream.unsentRoom)
         discardUnsent(&c.stream)
         free(c.passing)
+        free(c.stream.tls)
         free(c)
         # Last: from here on the descriptor may be closed, and be another connection's.
         self.report(event)

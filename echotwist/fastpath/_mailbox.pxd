@@ -53,6 +53,9 @@ cdef struct Command:
     uint64_t messages     # GRANT
     int windowBits        # LEND: of permessage-deflate; 0 without it
     int memLevel          # LEND
+    void *ssl             # LEND: of TLS, and the two it reads from and writes to; NULL without it
+    void *into
+    void *outof
     size_t dataSize       # LEND: bytes already read from the socket; they follow
 
 

@@ -1,10 +1,10 @@
 """The seam between a loop and a socket: nothing else reads from it, writes to it or queries its state.
 
-The loop sees a stream of bytes that may fail, end, or take no more for now. Today a stream is a
-plain TCP socket; one that decrypts and encrypts would differ here, and not in the loop. Only epoll
-uses the descriptor beside it.
+The loop sees a stream of bytes that may fail, end, or take no more for now. With TLS it is
+decrypted and encrypted here. Only epoll uses the descriptor beside it.
 
-What the socket does not take is buffered here until flushStream() has sent it.
+What the socket does not take is buffered here until flushStream() has sent it; with TLS, that is
+ciphertext.
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -13,6 +13,9 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from echotwist.fastpath._memory cimport allocate
+from echotwist.fastpath._tls cimport (
+    CIPHERTEXT, READ_TLS, RECORD, RECORD_OVERHEAD, Tls, decrypt, encrypt, takeCiphertext,
+)
 
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -38,10 +41,12 @@ cdef enum:
     ENDED = 0     # The client's FIN.
     AGAIN = -1    # Nothing is there yet.
     FAILED = -2
+    ENDING = -3   # TLS ends; Twisted knows how.
 
 
 cdef struct Stream:
     int fd
+    Tls *tls              # NULL without TLS
     # What the socket did not take: `unsentRoom` bytes of memory, of which those from `unsentAt` to
     # `unsentEnd` are to be sent. NULL and zeros if it took everything.
     uint8_t *unsent
@@ -65,23 +70,76 @@ cdef inline uint64_t unacknowledged(const Stream *stream) noexcept nogil:
     return queued + unsentSize(stream)
 
 
+cdef inline bint isEnding(const Stream *stream) noexcept nogil:
+    """Whether readStream() will say ENDING: all that came before has been read."""
+    return stream.tls != NULL and stream.tls.isEnding
+
+
 cdef inline bint isTransient() noexcept nogil:
     """Whether the call that has just failed may succeed later."""
     return errno == EAGAIN or errno == EINTR
 
 
 cdef inline ssize_t readStream(Stream *stream, uint8_t *to, size_t most) noexcept nogil:
-    """Read up to `most` bytes. Returns how many came; else ENDED, AGAIN or FAILED."""
-    cdef ssize_t size = recv(stream.fd, to, most, 0)
+    """Read up to `most` bytes; with TLS, these and what they complete, a RECORD at most. Returns
+    how many came; else ENDED, AGAIN, FAILED or ENDING."""
+    cdef ssize_t size
+    if stream.tls != NULL:
+        return readTls(stream, to, most)
+    size = recv(stream.fd, to, most, 0)
     if size >= 0:
         return size
     return AGAIN if isTransient() else FAILED
 
 
+cdef inline ssize_t readTls(Stream *stream, uint8_t *to, size_t most) noexcept nogil:
+    cdef Tls *tls = stream.tls
+    cdef ssize_t size = recv(stream.fd, tls.scratch, min(most, <size_t>READ_TLS), 0)
+    cdef size_t answer
+    if size == 0:
+        return ENDED
+    if size < 0:
+        return AGAIN if isTransient() else FAILED
+    size = decrypt(tls, to, tls.scratch, size)
+    # TLS may have something to say to that: an alert, or new keys.
+    answer = takeCiphertext(tls, 0)
+    if answer and not sendBytes(stream, NULL, 0, tls.scratch, answer):
+        return FAILED
+    if size:
+        return size
+    return ENDING if tls.isEnding else AGAIN
+
+
 cdef inline bint writeStream(Stream *stream, const uint8_t *first, size_t firstSize,
                              const uint8_t *second, size_t secondSize) noexcept nogil:
     """Send both parts, one after the other, by one call; `first` may be NULL. What the socket does
-    not take is buffered. Returns False if the socket has failed."""
+    not take is buffered. Returns False if the socket, or TLS, has failed."""
+    if stream.tls != NULL:
+        return writeTls(stream, first, firstSize) and writeTls(stream, second, secondSize)
+    return sendBytes(stream, first, firstSize, second, secondSize)
+
+
+cdef inline bint writeTls(Stream *stream, const uint8_t *data, size_t size) noexcept nogil:
+    cdef Tls *tls = stream.tls
+    cdef ssize_t done
+    cdef size_t ready = 0
+    while size:
+        done = encrypt(tls, data, size)
+        if done < 0:
+            return False
+        data += done
+        size -= done
+        ready += takeCiphertext(tls, ready)
+        if ready > CIPHERTEXT - (RECORD + RECORD_OVERHEAD) or not size:
+            if not sendBytes(stream, NULL, 0, tls.scratch, ready):
+                return False
+            ready = 0
+    return True
+
+
+cdef inline bint sendBytes(Stream *stream, const uint8_t *first, size_t firstSize,
+                           const uint8_t *second, size_t secondSize) noexcept nogil:
+    """As writeStream(), to the socket itself."""
     cdef iovec parts[2]
     cdef msghdr message
     cdef ssize_t sent

@@ -26,9 +26,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from echotwist.fastpath import openssl
 from echotwist.fastpath.sources import identity
 from echotwist.limits import Limits
 from echotwist.observe.journal import Journal
+from echotwist.wire.transport import descriptor, tlsOf
 
 
 def _whyNot() -> str:
@@ -165,6 +167,13 @@ class FastPath:
         os.close(self._eventsFd)
         self._eventsFd = -1
 
+    def canServe(self, transport: Any) -> bool:
+        """Whether a connection with this `transport` may be lent: what is below must be a socket,
+        perhaps with TLS on it."""
+        if descriptor(transport) < 0:
+            return False
+        return tlsOf(transport) is None or not openssl.whyNot()
+
     def lend(
         self, connection: Connection, data: bytes, deflate: tuple[int, int] | None = None
     ) -> None:
@@ -172,13 +181,16 @@ class FastPath:
         have stopped reading. `deflate` is as `Loop.lend` has it."""
         loop = min((loop for loop, _ in self._running), key=lambda loop: loop.lent)
         self._lent[connection.number] = connection, loop
-        loop.lend(_descriptorOf(connection), connection.number, data, deflate)
+        tls = tlsOf(connection.transport)
+        addresses = None if tls is None else openssl.addressesOf(tls.getHandle())
+        fd = descriptor(connection.transport)
+        loop.lend(fd, connection.number, data, deflate, addresses)
 
     def recall(self, connection: Connection, atOnce: bool) -> None:
         """Have `connection` returned: at once, or when the frame that passes has ended. The loop
         also returns it if it is recalled again and nothing of that frame has come since."""
         _, loop = self._lent[connection.number]
-        loop.recall(_descriptorOf(connection), connection.number, atOnce)
+        loop.recall(descriptor(connection.transport), connection.number, atOnce)
 
     def hanging(self) -> list[int]:
         """Ask each loop whether it still turns. Returns the numbers, from 1 on, of those that have
@@ -287,8 +299,3 @@ def _run(loop: "Loop") -> None:
     # Python runs signal handlers in the main thread, which a signal to this one would not wake.
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     loop.run()
-
-
-def _descriptorOf(connection: Connection) -> int:
-    fd: int = connection.transport.getHandle().fileno()
-    return fd

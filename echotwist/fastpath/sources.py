@@ -17,7 +17,9 @@ NAMES = (
     "_memory.pxd",
     "_message.pxd",
     "_octets.h",
+    "_openssl.h",
     "_stream.pxd",
+    "_tls.pxd",
     "_zlib.h",
 )
 """Files that the extension is compiled from."""

@@ -21,7 +21,7 @@ from twisted.internet.interfaces import (
     IStreamServerEndpoint,
 )
 from twisted.internet.protocol import connectionDone
-from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -29,6 +29,7 @@ from echotwist.http.answer import finalResponse
 from echotwist.listen.certificate import Certificate
 from echotwist.observe.journal import Journal
 from echotwist.wire.peer import nameOf
+from echotwist.wire.tls import LendableTls
 
 _PLAIN = ("http request", "https proxy request")
 """OpenSSL's reasons for plain HTTP where TLS is expected."""
@@ -84,12 +85,12 @@ def _reason(error: BaseException | None) -> str:
     return str(queue[0][-1]) if isinstance(queue, list) and queue else ""
 
 
-class Secured(BufferingTLSTransport):
+class Secured(LendableTls):
     """A connection with TLS.
 
     It reaches into Twisted's TLS (26.10, protocols/tls.py): `_handshakeDone`, `_reason`,
     `_tlsShutdownFinished`, `_shutdownTLS` of TLSMemoryBIOProtocol, and `_aggregator` of
-    BufferingTLSTransport, which `wire.transport` flushes as well.
+    BufferingTLSTransport. So does `wire.tls`.
     """
 
     factory: "TlsFactory"

@@ -49,9 +49,11 @@ from echotwist.wire.transport import (
     delivery,
     isHalfClosed,
     linger,
+    resumeTls,
     send,
     unacknowledged,
     unsent,
+    writeUnsent,
 )
 
 # IANA has registered it since, as Bad Gateway; Autobahn refuses it (26.10.2,
@@ -365,7 +367,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
         onReturn, self._onReturn = self._onReturn, None
         self.transport.resumeProducing()
         if unsent:
-            self.transport.write(unsent)
+            writeUnsent(self.transport, unsent)
         if why == "lost":
             self.transport.abortConnection()
         elif why == "unanswered":
@@ -387,6 +389,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
                 self._smallLeft = self.context.limits.fragmentAllowance - small
             if unjudged:
                 self._read(unjudged)
+            resumeTls(self.transport)
         self.context.budget.account(self)
         if onReturn is not None:
             onReturn()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from echotwist.fastpath import lending
 from echotwist.fastpath.lending import FastPath
 from echotwist.websocket.connection import Connection
-from echotwist.wire.transport import isAtRest, isPlain, send
+from echotwist.wire.transport import isAtRest, send
 
 _PLAIN = (0x81, 0x82)
 """The first byte of a text or binary message in one frame, not compressed (RFC 6455, 5.2)."""
@@ -46,7 +46,7 @@ class Echo(Connection):
         if self.fastPath is None:
             return
         deflate = self._perMessageCompress
-        isLendable = isPlain(self.transport)
+        isLendable = self.fastPath.canServe(self.transport)
         if deflate is None:
             self._shortcut = LENT if isLendable else ECHOED_IN_PLACE
         elif deflate.noContextTakeover:
@@ -114,10 +114,10 @@ LENT_DEFLATED = Shortcut((*_ORDINARY, *_COMPRESSED, 0x41, 0x42), _lend)
 """The same, with permessage-deflate; also the first fragment of a compressed message."""
 
 ECHOED_IN_PLACE = Shortcut(_PLAIN, _echoPlain)
-"""The fast path echoes what the reactor has read. For TLS, which is the reactor's."""
+"""The fast path echoes what the reactor has read. For TLS, where the loops cannot do it."""
 
 INFLATED = Shortcut(_COMPRESSED, _echoCompressed)
-"""The reactor inflates, and deflates, each message in one go."""
+"""The reactor inflates, and deflates, each message in one go. Where the loops cannot."""
 
 
 def _isUtf8(message: bytes) -> bool:

@@ -7,7 +7,8 @@ what nginx calls a lingering close: write what is left, say FIN, discard what st
 wait for the peer's FIN. A deadline aborts it once nothing moves: a slow client may take ten
 seconds to read eight megabytes of echo, and gets all of them.
 
-Private attributes of Twisted's transports are read here, and of its TLS in `listen.tls`, too.
+Private attributes of Twisted's transports are read here, and of its TLS in `wire.tls` and
+`listen.tls`.
 """
 
 import select
@@ -20,9 +21,9 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorTime, ISSLTransport
 from twisted.protocols.policies import ProtocolWrapper
-from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOProtocol
 
 from echotwist.wire.deadline import Deadline
+from echotwist.wire.tls import LendableTls
 
 _CLOSE_NOTIFY = 64
 """Bytes that a close_notify takes at most: 31 in TLS 1.2, 24 in TLS 1.3."""
@@ -36,14 +37,38 @@ def lowest(transport: Any) -> Any:
     return transport
 
 
-def isPlain(transport: Any) -> bool:
-    """Whether `transport` writes to a socket what it is given, without TLS."""
-    return not ISSLTransport.providedBy(transport) and transport.getHandle().fileno() >= 0
+def descriptor(transport: Any) -> int:
+    """The descriptor of the socket below; -1 if there is none."""
+    fd: int = lowest(transport).getHandle().fileno()
+    return fd
+
+
+def tlsOf(transport: Any) -> LendableTls | None:
+    """The TLS in or below `transport`; None without TLS."""
+    while isinstance(transport, ProtocolWrapper):
+        if isinstance(transport, LendableTls):
+            return transport
+        transport = transport.transport
+    return None
 
 
 def isAtRest(transport: Any) -> bool:
     """Whether nothing waits to be written, and no pending pause or close will change reading."""
-    return not (unsent(transport) or transport.producerPaused or transport.disconnecting)
+    if unsent(transport) or transport.producerPaused or transport.disconnecting:
+        return False
+    tls = tlsOf(transport)
+    return tls is None or tls.isAtRest()
+
+
+def writeUnsent(transport: Any, data: bytes) -> None:
+    """Write what is meant for the socket: with TLS it is encrypted already."""
+    lowest(transport).write(data)
+
+
+def resumeTls(transport: Any) -> None:
+    """See `LendableTls.resume`."""
+    if (tls := tlsOf(transport)) is not None:
+        tls.resume()
 
 
 def unsent(transport: Any) -> int:
@@ -105,14 +130,10 @@ def isHalfClosed(transport: Any) -> bool:
 def send(transport: Any, data: bytes) -> None:
     """Write, now if the kernel takes it.
 
-    `transport.write` keeps the data for the reactor's next turn, and Twisted's TLS keeps it for a
-    turn before that, in the hope of more.
+    `transport.write` keeps the data for the reactor's next turn.
     """
-    if isinstance(transport, BufferingTLSTransport) and not transport.disconnecting:
-        transport._aggregator.flush()  # Earlier writes come first.
-        TLSMemoryBIOProtocol.write(transport, data)
-        below: Any = transport.transport
-        below.doWrite()  # If this fails, so does the reactor's next write, which says so.
+    if isinstance(transport, LendableTls) and not transport.disconnecting:
+        transport.writeNow(data)
         return
     if not ISSLTransport.providedBy(transport) and not unsent(transport):
         sent = transport.writeSomeData(data)

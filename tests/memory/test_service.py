@@ -15,9 +15,10 @@ from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from zope.interface import implementer
 
 from echotwist import fatal
-from echotwist.fastpath import lending
+from echotwist.fastpath import lending, openssl
 from echotwist.fatal import Fatal
 from echotwist.listen.ports import DualStackEndpoint, ListenSpec
+from echotwist.listen.tls import TlsEndpoint
 from echotwist.testing.frames import CLOSE, TEXT, Frame, binary, close, text
 from echotwist.testing.raw import request
 
@@ -146,6 +147,23 @@ def test_a_fast_path_without_zlib_says_so_at_the_start(
     else:
         threads = f"fast path: threads: {len(os.sched_getaffinity(0))}"
         assert log.lines()[1:3] == [threads, said]
+
+
+@pytest.mark.parametrize("why", ["", "no such function"])
+@pytest.mark.parametrize("isTls", [False, True])
+def test_the_log_tells_when_the_loops_cannot_do_tls(
+    log: Any, monkeypatch: pytest.MonkeyPatch, way: str, why: str, isTls: bool
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(openssl, "whyNot", lambda: why)
+    service = listening("fd", Port(UNIXAddress(None)))
+    service.tree.privilegedStartService()
+    if isTls:
+        spec = service.echo._specs[0]
+        spec.endpoint = TlsEndpoint(service.reactor, spec.endpoint, None)  # type: ignore[arg-type]
+    service.start()
+    said = f"TLS stays with the reactor: {why}"
+    assert (said in log.lines()) == bool(way == "fast path" and isTls and why)
 
 
 def test_it_listens_once_with_and_without_privileges() -> None:

@@ -1,5 +1,6 @@
 """Clients that speak TLS to the service in memory, and certificates for it."""
 
+import contextlib
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import trustme
 from twisted.internet.task import Clock
+from twisted.protocols.policies import ProtocolWrapper
 
 from echotwist.listen.certificate import Certificate
 from echotwist.listen.proxy import ProxyFactory
@@ -93,6 +95,31 @@ class Peer:
                 self._in.write(self.client.received())
         raise AssertionError("nothing comes")
 
+    def send(self, data: bytes, segment: int | None = None) -> None:
+        """Send, in segments of so many bytes of ciphertext, and let the service act."""
+        self.tls.write(data)
+        self.client.send(self._out.read(), segment)
+
+    def received(self) -> bytes:
+        """What the service has sent since the last call."""
+        self._in.write(self.client.received())
+        data = b""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            while more := self.tls.read(2**16):
+                data += more
+        return data
+
+    def frames(self) -> list[Frame]:
+        return parse(self.received())
+
+    @property
+    def connection(self) -> Any:
+        """The service's `Connection`."""
+        protocol = self.client.protocol
+        while isinstance(protocol, ProtocolWrapper):
+            protocol = protocol.wrappedProtocol
+        return protocol
+
     @property
     def name(self) -> str:
         """The name in the certificate that the service showed."""
@@ -102,8 +129,8 @@ class Peer:
         self.call(self.tls.write, text(message))
         assert parse(self.call(self.tls.read, 1000)) == [Frame(TEXT, message.encode())]
 
-    def open(self) -> "Peer":
-        self.call(self.tls.write, request())
+    def open(self, **changes: Any) -> "Peer":
+        self.call(self.tls.write, request(**changes))
         assert self.call(self.tls.read, 1000).startswith(b"HTTP/1.1 101 ")
         return self
 

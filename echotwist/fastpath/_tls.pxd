@@ -1,0 +1,94 @@
+"""TLS, on the object that Twisted has made for a connection.
+
+OpenSSL reads ciphertext from one buffer in memory, `into`, and writes it to another, `outof`. A loop
+fills the one from the socket and empties the other into it, as Twisted does, but without Python. The
+objects stay as Twisted wants them: when the connection is returned, Twisted goes on with them.
+
+The two buffers keep whatever size they once had. So they are fed and emptied in small pieces.
+"""
+
+from libc.stdint cimport uint8_t, uintptr_t
+from libc.string cimport memset
+
+from echotwist.fastpath._memory cimport allocate
+
+
+cdef extern from "_openssl.h" nogil:
+    int SSL_ERROR_WANT_READ
+    void use_openssl(const uintptr_t *addresses)
+    int SSL_read "openssl.SSL_read" (void *ssl, void *buffer, int size)
+    int SSL_write "openssl.SSL_write" (void *ssl, const void *buffer, int size)
+    int SSL_get_error "openssl.SSL_get_error" (const void *ssl, int result)
+    int BIO_read "openssl.BIO_read" (void *bio, void *buffer, int size)
+    int BIO_write "openssl.BIO_write" (void *bio, const void *buffer, int size)
+    void ERR_clear_error "openssl.ERR_clear_error" ()
+
+
+cdef enum:
+    # How many use_openssl() takes.
+    OPENSSL_FUNCTIONS = 6
+    # Bytes of ciphertext that one read takes. It may be thousands of records of one byte each,
+    # which take half a microsecond each.
+    READ_TLS = 32 << 10
+    # Bytes of it that OpenSSL gets at a time.
+    FED = 8 << 10
+    # Bytes of payload of a record (RFC 8446, 5.1), and what encryption adds at most.
+    RECORD = 16 << 10
+    RECORD_OVERHEAD = 256
+    # Bytes of ciphertext that are sent at a time: of four records.
+    CIPHERTEXT = 4 * (RECORD + RECORD_OVERHEAD)
+
+
+cdef struct Tls:
+    void *ssl
+    void *into
+    void *outof
+    uint8_t *scratch      # CIPHERTEXT bytes, which all connections of a loop share
+    bint isEnding         # Twisted shall look: the client ends TLS, or it fails.
+
+
+cdef inline Tls *newTls(void *ssl, void *into, void *outof, uint8_t *scratch) noexcept nogil:
+    """free() releases it; the objects are Twisted's."""
+    cdef Tls *tls = <Tls *>allocate(sizeof(Tls))
+    memset(tls, 0, sizeof(Tls))
+    tls.ssl, tls.into, tls.outof = ssl, into, outof
+    tls.scratch = scratch
+    return tls
+
+
+cdef inline size_t decrypt(Tls *tls, uint8_t *to, const uint8_t *data, size_t size) noexcept nogil:
+    """Write to `to` what the ciphertext `data` completes: at most `size` bytes and a RECORD."""
+    cdef size_t decrypted = 0
+    cdef size_t fed
+    cdef int got
+    while size:
+        fed = min(size, <size_t>FED)
+        BIO_write(tls.into, data, fed)
+        data += fed
+        size -= fed
+        while not tls.isEnding:
+            got = SSL_read(tls.ssl, to + decrypted, RECORD)
+            if got > 0:
+                decrypted += got
+                continue
+            if SSL_get_error(tls.ssl, got) != SSL_ERROR_WANT_READ:
+                # Not what it said, but that it said something: it belongs to this thread.
+                ERR_clear_error()
+                tls.isEnding = True
+            break
+    return decrypted
+
+
+cdef inline ssize_t encrypt(Tls *tls, const uint8_t *data, size_t size) noexcept nogil:
+    """Encrypt up to a RECORD of `data`. Returns how many bytes that was; -1 if it fails."""
+    cdef int done = SSL_write(tls.ssl, data, min(size, <size_t>RECORD))
+    if done <= 0:
+        ERR_clear_error()
+        return -1
+    return done
+
+
+cdef inline size_t takeCiphertext(Tls *tls, size_t at) noexcept nogil:
+    """Move to `scratch`, from `at` on, what is to be sent. Returns how many bytes that was."""
+    cdef int got = BIO_read(tls.outof, tls.scratch + at, CIPHERTEXT - at)
+    return got if got > 0 else 0

@@ -1,0 +1,251 @@
+"""Connections with TLS, which a loop serves on the object that Twisted has."""
+
+import contextlib
+import ssl
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.libssl import OpensslPeer
+from support.memory import Service
+from support.secure import TLS12, Files, Peer, connected, issued
+
+from echotwist.fastpath import openssl
+from echotwist.listen.certificate import Certificate
+from echotwist.testing.frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    Frame,
+    binary,
+    close,
+    frame,
+    parse,
+    text,
+)
+
+pytestmark = pytest.mark.usefixtures("way")
+
+LARGE = bytes(range(256)) * 1200
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Certificate:
+    files = Files(tmp_path)
+    files.write(issued())
+    return files.certificate()
+
+
+@pytest.fixture(params=[TLS12, None], ids=["TLS 1.2", "TLS 1.3"])
+def peer(certificate: Certificate, request: pytest.FixtureRequest) -> Peer:
+    """An open connection; it is lent, if there is a fast path."""
+    return lent(Peer(certificate, version=request.param).open())
+
+
+def lent(peer: Peer) -> Peer:
+    peer.echo("lend me")
+    assert peer.connection.isLent == Service.isFast
+    return peer
+
+
+def closeOf(peer: Peer) -> int:
+    """The code of the close frame that came last."""
+    return int.from_bytes(peer.frames()[-1].payload[:2], "big")
+
+
+@pytest.mark.parametrize("segment", [None, 1, 1000])
+def test_every_kind_of_message_is_echoed_over_tls(peer: Peer, segment: int | None) -> None:
+    peer.send(
+        text("é") + binary(b"x" * 20_000) + frame(PING, b"p") + frame(TEXT, b"a", fin=False)
+        + frame(CONTINUATION, b"b"),
+        segment,
+    )  # fmt: skip
+    assert peer.frames() == [
+        Frame(TEXT, "é".encode()), Frame(BINARY, b"x" * 20_000), Frame(PONG, b"p"),
+        Frame(TEXT, b"ab"),
+    ]  # fmt: skip
+    assert peer.connection.isLent == Service.isFast
+
+
+@pytest.mark.parametrize("segment", [None, 30_000])
+def test_a_large_message_passes_over_tls(peer: Peer, segment: int | None) -> None:
+    peer.send(binary(LARGE) * 3 + text("behind"), segment)
+    assert peer.frames() == [Frame(BINARY, LARGE)] * 3 + [Frame(TEXT, b"behind")]
+
+
+def test_a_client_may_send_a_large_message_over_tls_before_it_reads(peer: Peer) -> None:
+    peer.client.socket.window = 0
+    peer.send(binary(LARGE) + text("next"))
+    assert peer.client.socket.arriving == b""
+    peer.client.socket.window = float("inf")
+    peer.client.service.run()
+    assert peer.frames() == [Frame(BINARY, LARGE), Frame(TEXT, b"next")]
+
+
+def test_a_slow_reader_gets_all_over_tls(peer: Peer) -> None:
+    peer.client.socket.window = 100
+    peer.tls.write(b"".join(binary(bytes([n]) * 40_000) for n in range(10)))
+    ciphertext = peer._out.read()
+    received = b""
+    for start in range(0, len(ciphertext), 50_000):
+        peer.client.socket.window += 3_000
+        peer.client.send(ciphertext[start : start + 50_000])
+        received += peer.received()
+    peer.client.socket.window = float("inf")
+    peer.client.service.run()
+    assert parse(received + peer.received()) == [
+        Frame(BINARY, bytes([n]) * 40_000) for n in range(10)
+    ]
+
+
+def test_compressed_messages_are_echoed_over_tls(certificate: Certificate) -> None:
+    peer = Peer(certificate).open(Sec_WebSocket_Extensions="permessage-deflate")
+    z = zlib.compressobj(wbits=-15)
+    payload = (z.compress(LARGE[:50_000]) + z.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    peer.send(frame(BINARY, payload, rsv=4))
+    [echo] = peer.frames()
+    assert echo.rsv == 4
+    assert zlib.decompress(echo.payload + b"\0\0\xff\xff\3\0", wbits=-15) == LARGE[:50_000]
+    assert peer.connection.isLent == Service.isFast
+
+
+@pytest.mark.parametrize("isProxied", [False, True])
+def test_a_connection_with_tls_is_lent_behind_a_proxy_too(
+    certificate: Certificate, isProxied: bool
+) -> None:
+    peer = Peer(certificate, isProxied=isProxied)
+    if isProxied:
+        peer.call(peer.tls.write, b"PROXY TCP4 192.0.2.7 192.0.2.1 5 6\r\n")
+    lent(peer.open())
+
+
+def test_an_error_over_tls_is_judged_by_autobahn(peer: Peer) -> None:
+    peer.send(text("before") + frame(TEXT, b"\xff"))
+    before, failure = peer.frames()
+    assert before == Frame(TEXT, b"before")
+    assert failure.payload[:2] == (1007).to_bytes(2, "big")
+
+
+def test_the_closing_handshake_over_tls(peer: Peer) -> None:
+    peer.send(text("before") + close(1000, "bye"))
+    assert peer.frames() == [Frame(TEXT, b"before"), Frame(CLOSE, b"\x03\xe8bye")]
+
+
+@pytest.mark.parametrize("how", ["close_notify", "FIN", "both"])
+def test_a_client_ends_tls(peer: Peer, how: str, log: Any) -> None:
+    """What came before is answered."""
+    peer.tls.write(text("last"))
+    if how != "FIN":
+        with contextlib.suppress(ssl.SSLWantReadError):
+            peer.tls.unwrap()
+    peer.client.send(peer._out.read())
+    if how != "close_notify":
+        peer.client.finish()
+    peer._in.write(peer.client.received())
+    assert peer.tls.read(100) == b"\x81\x04last"
+    peer.client.finish()
+    assert peer.client.socket.closed
+    assert log.lines()[-1].endswith("closed: 1006 'no closing handshake'")
+    service = peer.client.service
+    service.advance(2)
+    assert service.connections.open == set()
+    assert service.timers() == 0
+
+
+@pytest.mark.parametrize("at", [0, 3, 20, -1], ids=["type", "length", "payload", "tag"])
+def test_a_record_that_is_damaged_ends_the_connection(peer: Peer, at: int) -> None:
+    peer.tls.write(text("damaged"))
+    record = bytearray(peer._out.read())
+    record[at] ^= 0x55
+    peer.client.send(bytes(record))
+    peer.client.finish()
+    peer.client.service.advance(10)
+    assert peer.client.socket.closed
+    assert peer.client.service.connections.open == set()
+
+
+def test_a_drain_recalls_a_connection_with_tls(peer: Peer) -> None:
+    peer.client.service.echo.stopService()
+    peer.client.service.advance(0.1)
+    assert closeOf(peer) == 1001
+    peer.send(close(1001))
+    with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+        peer.tls.unwrap()
+    peer.client.send(peer._out.read())
+    peer.client.finish()
+    assert peer.client.socket.closed
+
+
+def test_echoes_that_wait_go_out_before_the_close(peer: Peer) -> None:
+    peer.client.socket.window = 1000
+    peer.send(binary(bytes(60_000)))
+    peer.client.service.echo.stopService()
+    peer.client.socket.window = float("inf")
+    peer.client.service.advance(0.1)
+    echo, goingAway = peer.frames()
+    assert echo == Frame(BINARY, bytes(60_000))
+    assert goingAway.opcode == CLOSE
+
+
+def test_keepalive_pings_over_tls(peer: Peer) -> None:
+    peer.client.service.advance(30)
+    assert peer.frames() == [Frame(PING, b"")]
+    peer.client.service.advance(20)
+    peer.client.service.advance(1)
+    assert peer.client.socket.closed
+
+
+def test_keys_are_updated_while_a_loop_has_the_connection(certificate: Certificate) -> None:
+    peer = OpensslPeer(connected(certificate))
+    peer.send(text("lend me"))
+    assert peer.received() == b"\x81\x07lend me"
+    for n in range(3):
+        peer.updateKeys()
+        peer.send(text(f"key {n}"))
+        assert peer.received() == f"\x81\x05key {n}".encode("latin-1")
+    # Twisted goes on with the new keys.
+    peer.send(close(1000))
+    assert peer.received() == b"\x88\x02\x03\xe8"
+
+
+def test_a_connection_goes_to_and_fro(peer: Peer) -> None:
+    """Twisted and the loop use the same keys and sequence numbers, in turn."""
+    large = b"y" * 70_000
+    for _ in range(5):
+        peer.send(text("loop") + frame(TEXT, large, fin=False) + frame(CONTINUATION, b""))
+        peer.send(text("loop"))
+        assert peer.frames() == [Frame(TEXT, b"loop"), Frame(TEXT, large), Frame(TEXT, b"loop")]
+
+
+# Whether it can be done here.
+
+
+@pytest.fixture
+def untried() -> Any:
+    openssl.whyNot.cache_clear()
+    yield
+    openssl.whyNot.cache_clear()
+
+
+@pytest.mark.usefixtures("untried")
+def test_tls_can_be_done_here() -> None:
+    assert openssl.whyNot() == ""
+
+
+@pytest.mark.usefixtures("untried")
+@pytest.mark.parametrize(
+    "name", ["SSL_read", "SSL_write", "SSL_get_error", "BIO_read", "BIO_write", "ERR_clear_error"]
+)
+def test_without_one_of_the_functions_tls_stays_with_twisted(
+    monkeypatch: pytest.MonkeyPatch, name: str, certificate: Certificate
+) -> None:
+    names = tuple(n if n != name else f"{name}_is_gone" for n in openssl._FUNCTIONS)
+    monkeypatch.setattr(openssl, "_FUNCTIONS", names)
+    assert f"{name}_is_gone" in openssl.whyNot()
+    peer = Peer(certificate).open()
+    peer.echo("not lent")
+    assert not peer.connection.isLent

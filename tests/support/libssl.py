@@ -1,0 +1,60 @@
+"""A client over the system's OpenSSL, for what Python's ssl cannot ask of it."""
+
+import ctypes
+from typing import Any
+
+from echotwist.testing.raw import request
+from support.memory import Client
+
+_POINTERS = ("TLS_client_method", "SSL_CTX_new", "SSL_new", "BIO_s_mem", "BIO_new")
+_SSL_KEY_UPDATE_REQUESTED = 1
+
+
+def _library() -> Any:
+    library = ctypes.CDLL("libssl.so.3")
+    for name in _POINTERS:
+        getattr(library, name).restype = ctypes.c_void_p
+    return library
+
+
+class OpensslPeer:
+    """A client that has shaken hands, TLS's and WebSocket's."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.lib = lib = _library()
+        context = ctypes.c_void_p(lib.SSL_CTX_new(ctypes.c_void_p(lib.TLS_client_method())))
+        self.ssl = ctypes.c_void_p(lib.SSL_new(context))
+        self._in, self._out = (
+            ctypes.c_void_p(lib.BIO_new(ctypes.c_void_p(lib.BIO_s_mem()))) for _ in range(2)
+        )
+        lib.SSL_set_bio(self.ssl, self._in, self._out)
+        lib.SSL_set_connect_state(self.ssl)
+        for _ in range(5):
+            lib.SSL_do_handshake(self.ssl)
+            self.move()
+        self.send(request())
+        assert self.received().startswith(b"HTTP/1.1 101 ")
+
+    def move(self) -> None:
+        buffer = ctypes.create_string_buffer(2**16)
+        while (n := self.lib.BIO_read(self._out, buffer, 2**16)) > 0:
+            self.client.send(buffer.raw[:n])
+        data = self.client.received()
+        self.lib.BIO_write(self._in, data, len(data))
+
+    def send(self, data: bytes) -> None:
+        assert self.lib.SSL_write(self.ssl, data, len(data)) == len(data)
+        self.move()
+
+    def received(self) -> bytes:
+        buffer = ctypes.create_string_buffer(2**16)
+        data = b""
+        while (n := self.lib.SSL_read(self.ssl, buffer, 2**16)) > 0:
+            data += buffer.raw[:n]
+        return data
+
+    def updateKeys(self) -> None:
+        """New keys, and ask the service for new ones (RFC 8446, 4.6.3)."""
+        assert self.lib.SSL_key_update(self.ssl, _SSL_KEY_UPDATE_REQUESTED) == 1
+        assert self.lib.SSL_do_handshake(self.ssl) == 1
