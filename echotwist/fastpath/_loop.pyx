@@ -203,10 +203,20 @@ REASONS = {
 }
 
 
+cdef enum Kind:
+    # Of a message, as a client sent it.
+    PLAIN_MESSAGE
+    FRAGMENTED
+    COMPRESSED            # in fragments or not
+    KINDS
+
+
 cdef struct Counts:
     # By whether they are binary.
     uint64_t messages[2]
     uint64_t bytes[2]
+    # By their Kind; then the same with TLS. These include the messages that the log gets.
+    uint64_t kinds[2 * KINDS]
     uint64_t pauses       # Times that a client did not read, and the loop stopped reading from it.
 
 
@@ -275,6 +285,8 @@ cdef void moveCounts(Counts *to, Counts *counts) noexcept nogil:
     for i in range(2):
         to.messages[i] += counts.messages[i]
         to.bytes[i] += counts.bytes[i]
+    for i in range(2 * KINDS):
+        to.kinds[i] += counts.kinds[i]
     to.pauses += counts.pauses
     memset(counts, 0, sizeof(Counts))
 
@@ -557,15 +569,18 @@ cdef class Loop:
 
     def takeCounts(self):
         """What was counted since the last call: the messages that the log did not get, see
-        `messagesOf`; and how often a client did not read, and the loop stopped reading from it.
-        Third, how many bytes are buffered now."""
+        `messagesOf`; all messages, by their kind: plain, fragmented, compressed, and the same three
+        with TLS; and how often a client did not read, and the loop stopped reading from it.
+        Last, how many bytes are buffered now."""
         cdef Counts counts
+        cdef int i
         memset(&counts, 0, sizeof(counts))
         pthread_mutex_lock(&self.events.lock)
         moveCounts(&counts, &self.publishedCounts)
         buffered = self.publishedBuffered
         pthread_mutex_unlock(&self.events.lock)
-        return messagesOf(&counts), counts.pauses, buffered
+        kinds = tuple([counts.kinds[i] for i in range(2 * KINDS)])
+        return messagesOf(&counts), kinds, counts.pauses, buffered
 
     # For the loop's thread.
 
@@ -905,7 +920,8 @@ cdef class Loop:
                         self.forgetMessage(c)
                     else:
                         c.message.size += frame.size
-                        self.endMessage(c, c.message.first & 15 == BINARY, payloadOf(c.message),
+                        self.endMessage(c, FRAGMENTED if c.message.isBegun else PLAIN_MESSAGE,
+                                        c.message.first & 15 == BINARY, payloadOf(c.message),
                                         c.message.size)
                         if c.message == self.scratch:
                             size = payloadOf(c.message) + c.message.size - headerOf(c.message)
@@ -930,7 +946,7 @@ cdef class Loop:
                     break
                 to = payload
             elif not opcodeOf(frame) & CONTROL:
-                self.endMessage(c, opcodeOf(frame) == BINARY, payload, frame.size)
+                self.endMessage(c, PLAIN_MESSAGE, opcodeOf(frame) == BINARY, payload, frame.size)
             elif opcodeOf(frame) == PONG:
                 to = payload - echoHeaderSize(frame)  # Nothing answers a pong.
             if self.logsFrames:
@@ -1071,18 +1087,20 @@ cdef class Loop:
             return NULL
         deflated = deflateMessage(&self.codec, self.inflated, inflated, c.windowBits, c.memLevel,
                                   to + ECHO_HEADER, ANSWER - ECHO_HEADER)
-        self.endMessage(c, isBinary, self.inflated, inflated)
+        self.endMessage(c, COMPRESSED, isBinary, self.inflated, inflated)
         # Only now the size of the header is known.
         payload = to + ECHO_HEADER
         to = writeHeader(to, FIN | first, deflated)
         memmove(to, payload, deflated)
         return to + deflated
 
-    cdef void endMessage(self, Connection *c, bint isBinary, const uint8_t *payload,
+    cdef void endMessage(self, Connection *c, int kind, bint isBinary, const uint8_t *payload,
                          uint64_t size) noexcept nogil:
         """A message is complete. `payload` is all of it, unless it has passed."""
         cdef Event *report = c.passing
         c.passing = NULL
+        self.counts.kinds[kind + (KINDS if c.stream.tls != NULL else 0)] += 1
+        self.hasCounts = True
         if self.granted:
             self.granted -= 1
             self.work += REPORT_WORK
@@ -1093,7 +1111,6 @@ cdef class Loop:
         else:
             free(report)
             countMessage(&self.counts, isBinary, size)
-            self.hasCounts = True
 
     cdef void reportFrame(self, Connection *c, const uint8_t *header, size_t size,
                           bint isSent) noexcept nogil:

@@ -16,6 +16,7 @@ Before the reactor does anything to a lent connection (to close it in a drain, s
 
 import os
 import signal
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
@@ -66,6 +67,9 @@ HANG = 10.0
 """Seconds without an answer after which a loop is said to hang. A turn takes milliseconds, whatever
 clients do; and on a machine that still works at all, the kernel keeps no thread waiting so long."""
 
+KINDS = ("plain", "fragmented", "compressed")
+"""Of messages, as the client sent them; in the order in which a loop counts them."""
+
 MAX_GRANT = 1000
 """Messages that one grant lets a loop report to the log, however high the log's rate is. A flood
 brings more than the reactor can print in a second, and it would do nothing else."""
@@ -109,8 +113,9 @@ class FastPath:
         self._hung: set[int] = set()
         self._eventsFd = -1
         self._grant = min(limits.logRate, MAX_GRANT)
-        self.messages = 0
-        """Messages that the loops have echoed since the start, as of the last `count`."""
+        self.messages = Counter({(kind, isTls): 0 for isTls in (False, True) for kind in KINDS})
+        """Messages that the loops have echoed since the start, as of the last `count`: by one of
+        KINDS, and whether they came over TLS."""
         self.buffered = 0
         """Bytes that the loops buffer for clients, as of the last `count`."""
 
@@ -261,7 +266,6 @@ class FastPath:
         kind, number, *rest = event
         if kind == "message":
             size, isBinary, preview = rest
-            self.messages += 1
             self._journal.message(connection, preview, isBinary, size)
         elif kind == "frame":
             header, isSent = rest
@@ -274,11 +278,11 @@ class FastPath:
         """Add to the journal what the loops have counted, and update `messages` and `buffered`."""
         self.buffered = 0
         for loop, _ in self._running:
-            messages, pauses, buffered = loop.takeCounts()
+            messages, kinds, pauses, buffered = loop.takeCounts()
             self.buffered += buffered
             self._journal.count(*messages)
             self._journal.totals.pauses += pauses
-            self.messages += messages[0] + messages[2]
+            self.messages.update(dict(zip(self.messages, kinds, strict=True)))
 
     def _nextSecond(self) -> None:
         self.count()

@@ -24,7 +24,7 @@ from twisted.logger import Logger
 from twisted.web.server import NOT_DONE_YET, Request
 
 from echotwist import __version__
-from echotwist.fastpath.lending import FastPath
+from echotwist.fastpath.lending import KINDS, FastPath
 from echotwist.http.answer import Answer, Exact
 from echotwist.http.site import EchoSite
 from echotwist.listen import tls
@@ -193,11 +193,13 @@ class EchoCollector(Collector):
             {(way, kind): count for way in directions
              for kind, count in (("text", totals.textBytes), ("binary", totals.binaryBytes))},
         )  # fmt: skip
-        yield CounterMetricFamily(
+        yield _byLabels(
             "echotwist_fastpath_messages",
-            "Messages echoed by the threads of the fast path.",
-            0 if fastPath is None else fastPath.messages,
-        )
+            "Messages echoed by the threads of the fast path, by how the client sent them.",
+            ["kind", "tls"],
+            {(kind, str(isTls).lower()): 0 if fastPath is None else fastPath.messages[kind, isTls]
+             for isTls in (False, True) for kind in KINDS},
+        )  # fmt: skip
         yield GaugeMetricFamily(
             "echotwist_fastpath_connections",
             "WebSocket connections served by the threads of the fast path.",

@@ -189,7 +189,7 @@ def loop(data: bytes) -> None:
     assert bytes(received + unsent) == echo + half
     assert isInside == bool(half)
     assert [m[2] for m in messages] == counts[:3]
-    (texts, textBytes, binaries, binaryBytes), _, buffered = loop.takeCounts()
+    (texts, textBytes, binaries, binaryBytes), _, _, buffered = loop.takeCounts()
     assert buffered == 0
     assert texts + binaries == len(counts[3:])
     assert textBytes + binaryBytes == sum(counts[3:])
