@@ -1,6 +1,6 @@
 /* The load: asks a WebSocket server for echoes, as fast as it answers, and checks every byte.
  *
- *     gcc -O2 -march=native -o load load.c -lz -lssl -lcrypto
+ *     gcc -O2 -march=native -o load load.c hostile.c -lz -lssl -lcrypto
  *     taskset -c 1 ./load --port 8080 --connections 50 --size 125 --pid $(pidof floor)
  *
  * (without OpenSSL's headers: add -DNO_TLS and leave out -lssl -lcrypto; --tls then says so.)
@@ -16,20 +16,27 @@
  *   one, so an echo that is lost, doubled, swapped or of somebody else is seen as a wrong byte.
  * - The compressed form of an echo is the server's to choose. The first of each message is
  *   inflated and compared; from then on the same bytes stand for the same text.
+ * - So is the way that a fragmented message, or a compressed one, is cut into frames: there the
+ *   frames are read one by one, joined, and compared by what they carry.
  *
  * A control frame in between (a ping) is no echo and ends the run: servers are to be told not to
- * ping a client that is busy, or to wait for longer than the run takes.
+ * ping a client that is busy, or to wait for longer than the run takes. With --pings the messages
+ * are pings, and their echoes are the pongs.
+ *
+ * With --mode newcomers it is one client that connects, upgrades, has one echo, closes, and comes
+ * again, while --hostile clients (hostile.c) keep the server busy from a thread that runs only
+ * when this one has nothing to do.
  *
  * The latency of a message is the time from the send() that it was part of, or would have been
  * had the socket taken it, to the recv() that brought the last byte of its echo.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
+#include "load.h"
 #include <errno.h>
 #include <getopt.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdarg.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,7 +49,6 @@
 #include <zlib.h>
 #ifndef NO_TLS
 #include <openssl/err.h>
-#include <openssl/ssl.h>
 #endif
 
 /* What one recv() may bring. It stays in the cache together with the echoes that it is compared
@@ -56,17 +62,21 @@
 /* Bytes of messages in a cycle: small enough for the innermost caches. */
 #define CYCLE (16 << 10)
 
+/* Bytes of an answer to the handshake, at most. */
+#define TEXT 4096
+
 /* Connections that are opened at the same time. Some servers keep a backlog of 50. */
 #define OPENING 32
 
 /* Seconds without any progress after which the server is taken for stuck. */
 #define STUCK 15
 
-#define SECOND 1000000000ull
+/* Seconds that the last newcomer is waited for when the others are measured. */
+#define LONGEST 20
 
 /* ---- Ends. */
 
-__attribute__((noreturn, format(printf, 2, 3))) static void end(int status, const char *format, ...)
+void end(int status, const char *format, ...)
 {
     va_list values;
     va_start(values, format);
@@ -76,18 +86,14 @@ __attribute__((noreturn, format(printf, 2, 3))) static void end(int status, cons
     exit(status);
 }
 
-#define USAGE 1  /* the arguments, or this machine */
-#define FAILED 2 /* the server, or the connection to it */
-#define WRONG 3  /* an echo that is none */
-
-static uint64_t now(void)
+uint64_t now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return t.tv_sec * SECOND + t.tv_nsec;
 }
 
-static void *room(size_t count, size_t size)
+void *room(size_t count, size_t size)
 {
     void *memory = calloc(count, size);
     if (memory == NULL)
@@ -97,8 +103,7 @@ static void *room(size_t count, size_t size)
 
 /* ---- What is asked for. */
 
-enum kind { BINARY, ASCII, TEXT3, JSON };
-enum mode { ECHO, HANDSHAKES, IDLE };
+enum mode { ECHO, HANDSHAKES, IDLE, NEWCOMERS };
 
 static struct {
     const char *host, *path;
@@ -111,10 +116,13 @@ static struct {
     double seconds, warmup;
     int pid;
     int deflate, tls;
+    int fragments, pings;
+    enum hostility hostility;
+    int hostiles;
     int heavy;
     size_t heavySize;
 } asked = {.host = "127.0.0.1", .path = "/", .connections = 50, .size = 125, .inflight = 1,
-           .seconds = 3, .warmup = 1, .heavySize = 4 << 20};
+           .seconds = 3, .warmup = 1, .fragments = 1, .hostiles = 20, .heavySize = 4 << 20};
 
 static const char manual[] =
     "usage: load --port N [options]; prints one line of JSON\n"
@@ -123,6 +131,7 @@ static const char manual[] =
     "  --mode echo           messages a second\n"
     "         handshakes     connections a second, each upgraded and closed; --connections at once\n"
     "         idle           memory of --connections that are open and silent\n"
+    "         newcomers      the wait of one client that connects, has an echo, and closes\n"
     "  --connections 50\n"
     "  --size 125            bytes of a message\n"
     "  --kind binary         or ascii, text3 (text of three-byte characters), json\n"
@@ -132,6 +141,12 @@ static const char manual[] =
     "  --pid N               of the server: its CPU time and memory are measured too\n"
     "  --deflate             permessage-deflate, without context takeover on both sides\n"
     "  --tls                 certificates are not verified\n"
+    "  --fragments 1         frames of a message; its echo may be cut otherwise\n"
+    "  --pings               pings instead of messages; --size is 125 at most\n"
+    "  --hostile KIND        beside newcomers, without pause: pings, fragments (messages of 3,000),\n"
+    "                        tiny-deflate (one byte each), deflate (64 KB of JSON each),\n"
+    "                        bomb (15 MB of zeros each), http (GET /, 300 at a time)\n"
+    "  --hostiles 20         so many clients do it\n"
     "  --heavy 0             connections beside those, with one message of --heavy-size 4194304\n"
     "                        under way on each; only the others' latency is then told\n";
 
@@ -164,13 +179,15 @@ static int choice(const char *text, const char *const *names, const char *name)
 static void parse(int count, char **arguments)
 {
     static const char *const kinds[] = {"binary", "ascii", "text3", "json", NULL};
-    static const char *const modes[] = {"echo", "handshakes", "idle", NULL};
+    static const char *const modes[] = {"echo", "handshakes", "idle", "newcomers", NULL};
     static const struct option options[] = {
         {"host", 1, 0, 'h'},      {"path", 1, 0, 'a'},    {"port", 1, 0, 'p'},
         {"mode", 1, 0, 'm'},      {"connections", 1, 0, 'c'}, {"size", 1, 0, 's'},
         {"kind", 1, 0, 'k'},      {"inflight", 1, 0, 'i'}, {"seconds", 1, 0, 't'},
         {"warmup", 1, 0, 'w'},    {"pid", 1, 0, 'P'},     {"deflate", 0, 0, 'd'},
         {"tls", 0, 0, 'T'},       {"heavy", 1, 0, 'H'},   {"heavy-size", 1, 0, 'S'},
+        {"fragments", 1, 0, 'f'}, {"pings", 0, 0, 'g'},   {"hostile", 1, 0, 'x'},
+        {"hostiles", 1, 0, 'X'},
         {"help", 0, 0, '?'},      {0}};
     int at, option;
     while ((option = getopt_long(count, arguments, "", options, &at)) != -1) {
@@ -189,6 +206,10 @@ static void parse(int count, char **arguments)
         case 'P': asked.pid = number(optarg, 1, 1 << 22, name); break;
         case 'd': asked.deflate = 1; break;
         case 'T': asked.tls = 1; break;
+        case 'f': asked.fragments = number(optarg, 1, 10000, name); break;
+        case 'g': asked.pings = 1; break;
+        case 'x': asked.hostility = 1 + choice(optarg, hostilities, name); break;
+        case 'X': asked.hostiles = number(optarg, 1, 1000, name); break;
         case 'H': asked.heavy = number(optarg, 0, 1000, name); break;
         case 'S': asked.heavySize = number(optarg, 16, 64 << 20, name); break;
         default: fputs(manual, stderr); exit(USAGE);
@@ -204,8 +225,16 @@ static void parse(int count, char **arguments)
         end(USAGE, "--host takes an address of the loopback: this is no tool to attack with");
     if (strpbrk(asked.path, " \r\n") || asked.path[0] != '/')
         end(USAGE, "--path takes a path such as /echo");
-    if (asked.heavy && (asked.mode != ECHO || asked.deflate))
-        end(USAGE, "--heavy goes with --mode echo, without --deflate");
+    if (asked.heavy && (asked.mode != ECHO || asked.deflate || asked.fragments > 1 || asked.pings))
+        end(USAGE, "--heavy goes with --mode echo, of plain messages in one piece");
+    if (asked.hostility && asked.mode != NEWCOMERS)
+        end(USAGE, "--hostile goes with --mode newcomers");
+    if (asked.pings && (asked.deflate || asked.fragments > 1 || asked.size > 125))
+        end(USAGE, "--pings are neither compressed nor fragmented, nor of more than 125 bytes");
+    if ((size_t)asked.fragments > asked.size)
+        end(USAGE, "--fragments takes the bytes of a message at most");
+    if (asked.mode == NEWCOMERS)
+        asked.connections = asked.inflight = 1;
 #ifdef NO_TLS
     if (asked.tls)
         end(USAGE, "--tls is not built: OpenSSL's headers were not there");
@@ -222,7 +251,8 @@ struct plan {
     uint8_t *frames;   /* those of the cycle, and then its first ones again, so that what is in
                           flight is always one piece */
     size_t *starts;    /* where each begins; starts[messages] is where the cycle ends */
-    uint8_t *echoes;   /* the same, of a server: not masked. Not for deflate */
+    uint8_t *echoes;   /* the same, of a server: not masked. NULL if it is for the server to say
+                          what they look like: then frames are read one by one */
     size_t echo, echoCycle;
     uint8_t **known;   /* the compressed echo of each message, once it was inflated and compared */
     size_t *knownLength;
@@ -260,7 +290,7 @@ static void fillJson(uint8_t *to, size_t size)
     free(text);
 }
 
-static void fill(uint8_t *to, size_t size, enum kind kind)
+void fill(uint8_t *to, size_t size, enum kind kind)
 {
     size_t i = 0;
     switch (kind) {
@@ -304,8 +334,29 @@ static size_t header(uint8_t *to, uint8_t first, uint8_t masked, size_t size)
     return 2 + bytes;
 }
 
+size_t frame(uint8_t *to, uint8_t first, const uint8_t *payload, size_t size)
+{
+    size_t h = header(to, first, 0x80, size);
+    uint32_t mask = random64();
+    memcpy(to + h, &mask, 4);
+    for (size_t i = 0; i < size; i++)
+        to[h + 4 + i] = payload[i] ^ to[h + (i & 3)];
+    return h + 4 + size;
+}
+
+size_t fragmented(uint8_t *to, uint8_t first, const uint8_t *payload, size_t size, int fragments)
+{
+    size_t length = 0;
+    for (int i = 0; i < fragments; i++) {
+        size_t from = size * i / fragments, until = size * (i + 1) / fragments;
+        uint8_t end = i == fragments - 1 ? 0x80 : 0;
+        length += frame(to + length, (i ? 0 : first) | end, payload + from, until - from);
+    }
+    return length;
+}
+
 /* RFC 7692, 7.2.1: deflate, flush, and take 00 00 ff ff away. */
-static size_t compressed(const uint8_t *from, size_t size, uint8_t *to, size_t space)
+size_t compressed(const uint8_t *from, size_t size, uint8_t *to, size_t space)
 {
     z_stream z = {.next_in = (uint8_t *)from, .avail_in = size, .next_out = to, .avail_out = space};
     if (deflateInit2(&z, 6, Z_DEFLATED, -15, 8, Z_DEFAULT_STRATEGY) != Z_OK)
@@ -316,8 +367,9 @@ static size_t compressed(const uint8_t *from, size_t size, uint8_t *to, size_t s
     return length;
 }
 
-static struct plan *newPlan(size_t size, enum kind kind, int inflight, int deflate)
+static struct plan *newPlan(size_t size, enum kind kind, int inflight)
 {
+    int deflate = asked.deflate;
     struct plan *plan = room(1, sizeof *plan);
     size_t cycle = CYCLE / size;
     plan->size = size;
@@ -326,13 +378,15 @@ static struct plan *newPlan(size_t size, enum kind kind, int inflight, int defla
      * next one; no more of the large ones, which would only be fetched from further away. */
     plan->messages = (int)cycle > inflight ? (int)cycle | 1 : inflight + 1;
     int all = plan->messages + inflight;
-    size_t space = size + size / 8 + 64;
+    size_t space = size + size / 8 + 64 + 14 * (size_t)asked.fragments;
     if (all * (space + size) * 2 > 2ull << 30)
         end(USAGE, "--size times --inflight is more than fits");
     plan->payloads = room(plan->messages, size);
     plan->frames = room(all, space);
     plan->starts = room(all + 1, sizeof *plan->starts);
-    uint8_t first = 0x80 | (kind == BINARY ? 2 : 1), head[14];
+    uint8_t first = kind == BINARY ? 2 : 1, head[14];
+    if (asked.pings)
+        first = 9;
     uint8_t *packed = room(1, space);
     for (int i = 0; i < all; i++) {
         uint8_t *at = plan->frames + plan->starts[i];
@@ -351,19 +405,16 @@ static struct plan *newPlan(size_t size, enum kind kind, int inflight, int defla
             length = compressed(payload, size, packed, space);
             from = packed;
         }
-        size_t h = header(at, first | (deflate ? 0x40 : 0), 0x80, length);
-        uint32_t mask = random64();
-        memcpy(at + h, &mask, 4);
-        for (size_t k = 0; k < length; k++)
-            at[h + 4 + k] = from[k] ^ at[h + (k & 3)];
-        plan->starts[i + 1] = plan->starts[i] + h + 4 + length;
+        plan->starts[i + 1] = plan->starts[i] + fragmented(at, first | (deflate ? 0x40 : 0), from,
+                                                           length, asked.fragments);
     }
     free(packed);
+    first = 0x80 | (asked.pings ? 10 : first);
     plan->echo = header(head, first, 0, size) + size;
     if (deflate) {
         plan->known = room(plan->messages, sizeof *plan->known);
         plan->knownLength = room(plan->messages, sizeof *plan->knownLength);
-    } else {
+    } else if (asked.fragments == 1) {
         plan->echoCycle = plan->messages * plan->echo;
         plan->echoes = room(plan->messages, plan->echo);
         for (int i = 0; i < plan->messages; i++) {
@@ -424,14 +475,17 @@ struct connection {
     uint64_t begun;          /* to connect */
     size_t sendAt, unsent;   /* where in the cycle of frames, and how many bytes are due */
     int isWaiting;           /* for the socket to take more */
-    size_t echoAt;           /* where in the cycle of echoes; with deflate: its message */
+    size_t echoAt;           /* where in the cycle of echoes; where frames are read: its message */
     size_t echoPart;         /* bytes of the echo that is due which have come */
     int next;                /* the message to send */
     int underway;
     struct batch *batches;   /* a ring of inflight + 1 */
     int firstBatch, lastBatch;
-    uint8_t *in;             /* an answer to the handshake, or compressed frames, not yet whole */
+    uint8_t *in;             /* an answer to the handshake, or frames, not yet whole */
     size_t inLength, inSpace;
+    uint8_t *joined;         /* the payloads of a fragmented echo */
+    size_t joinedLength;
+    uint8_t joinedFirst;     /* byte of its first frame; 0 if none is under way */
 #ifndef NO_TLS
     SSL *tls;
 #endif
@@ -443,18 +497,20 @@ static int measuring;
 static int unfinished;       /* connections that are being opened */
 static int opened;
 static uint64_t echoed, heavyEchoed, inflated, packedBytes;
-static uint64_t handshakes;
+static uint64_t handshakes, newcomers;
+static int unanswered;       /* newcomers that were not waited for any longer */
 static uint64_t progress;    /* when anything last moved */
 static uint8_t *buffer;
 static char request[1024];
 static int requestLength;
-static struct sockaddr_in server;
+struct sockaddr_in server;
 #ifndef NO_TLS
-static SSL_CTX *tlsContext;
+SSL_CTX *tlsContext;
 static char tlsName[128];
 #endif
 
 static void connectTo(struct connection *c);
+static void startClosing(struct connection *c);
 
 /* Returns the bytes, 0 at the end, -1 if there are none now. */
 static ssize_t take(struct connection *c, uint8_t *to, size_t space)
@@ -557,7 +613,9 @@ static void answered(struct connection *c, int messages, uint64_t at)
         if (batch->messages == 0)
             c->firstBatch = (c->firstBatch + 1) % (c->plan->inflight + 1);
     }
-    if (goOn)
+    if (asked.mode == NEWCOMERS)
+        startClosing(c);
+    else if (goOn)
         ask(c, messages, at);
 }
 
@@ -568,7 +626,7 @@ static void wrong(struct connection *c, const uint8_t *came, const uint8_t *due,
     while (i < length && came[i] == due[i])
         i++;
     size_t byte = (at + i) % c->plan->echo;
-    if (byte == 0 && (came[i] & 8))
+    if (byte == 0 && (came[i] & 8) && !asked.pings)
         end(WRONG, "connection %d: a control frame (%02x) came between two echoes", c->index,
             came[i]);
     end(WRONG, "wrong echo: connection %d, message %zu of the cycle, byte %zu of its frame: "
@@ -636,10 +694,43 @@ static void checkInflated(struct connection *c, size_t message, const uint8_t *d
     inflated++;
 }
 
-/* Frames of lengths that only the server knows. */
-static void checkDeflated(struct connection *c, const uint8_t *data, size_t length)
+static void checkMessage(struct connection *c, uint8_t first, const uint8_t *payload, size_t size)
 {
     const struct plan *plan = c->plan;
+    size_t message = c->echoAt;
+    if ((first & 15) != (asked.kind == BINARY ? 2 : 1))
+        end(WRONG, "connection %d: the echo has another type (%02x)", c->index, first);
+    if (first & 0x40) {
+        if (plan->knownLength[message] != size || plan->known[message] == NULL ||
+            memcmp(plan->known[message], payload, size))
+            checkInflated(c, message, payload, size);
+    } else if (size != plan->size || memcmp(payload, plan->payloads + message * size, size)) {
+        end(WRONG, "wrong echo: connection %d, message %zu of the cycle", c->index, message);
+    }
+    packedBytes += size;
+    c->echoAt = (c->echoAt + 1) % plan->messages;
+}
+
+/* The next frame of a fragmented echo. Returns whether it was the last one. */
+static int join(struct connection *c, uint8_t first, const uint8_t *payload, size_t size,
+                size_t most)
+{
+    if (c->joined == NULL)
+        c->joined = room(1, most);
+    if (c->joinedLength + size > most)
+        end(WRONG, "connection %d: the fragments of an echo are too long", c->index);
+    memcpy(c->joined + c->joinedLength, payload, size);
+    c->joinedLength += size;
+    if (c->joinedFirst == 0)
+        c->joinedFirst = first;
+    return first & 0x80;
+}
+
+/* Frames of lengths and numbers that only the server knows. */
+static void checkFrames(struct connection *c, const uint8_t *data, size_t length)
+{
+    const struct plan *plan = c->plan;
+    size_t most = plan->size + plan->size / 8 + 64;
     int messages = 0;
     if (c->inLength + length > c->inSpace) {
         c->inSpace = c->inLength + length;
@@ -652,6 +743,7 @@ static void checkDeflated(struct connection *c, const uint8_t *data, size_t leng
     size_t at = 0;
     while (c->inLength - at >= 2) {
         const uint8_t *frame = c->in + at;
+        uint8_t first = frame[0];
         size_t size = frame[1], head = 2;
         if (size >= 126) {
             head = size == 126 ? 4 : 10;
@@ -661,37 +753,38 @@ static void checkDeflated(struct connection *c, const uint8_t *data, size_t leng
             for (size_t i = 2; i < head; i++)
                 size = size << 8 | frame[i];
         }
-        if (frame[0] != 0xc1 && frame[0] != 0x81 && frame[0] != 0xc2 && frame[0] != 0x82)
-            end(WRONG, "connection %d: a frame that is no message in one piece (%02x)", c->index,
-                frame[0]);
-        if ((frame[0] & 15) != (asked.kind == BINARY ? 2 : 1))
-            end(WRONG, "connection %d: the echo has another type (%02x)", c->index, frame[0]);
-        if (frame[1] & 0x80 || size > plan->size + plan->size / 8 + 64)
+        int isNext = (first & 15) == 0;
+        if (first & (plan->known && !isNext ? 0x38 : 0x78) || isNext != (c->joinedFirst != 0))
+            end(WRONG, "connection %d: a frame that cannot be (%02x)", c->index, first);
+        if (frame[1] & 0x80 || size > most)
             end(WRONG, "connection %d: the header of an echo is wrong", c->index);
         if (c->inLength - at < head + size)
             break;
         if (messages == c->underway)
             end(WRONG, "connection %d: an echo came that nobody asked for", c->index);
-        const uint8_t *payload = frame + head;
-        size_t message = c->echoAt;
-        if (frame[0] & 0x40) {
-            if (plan->knownLength[message] != size || plan->known[message] == NULL ||
-                memcmp(plan->known[message], payload, size))
-                checkInflated(c, message, payload, size);
-            packedBytes += size;
-        } else {
-            if (size != plan->size || memcmp(payload, plan->payloads + message * size, size))
-                end(WRONG, "wrong echo: connection %d, message %zu of the cycle, not compressed",
-                    c->index, message);
-            packedBytes += size;
-        }
-        c->echoAt = (c->echoAt + 1) % plan->messages;
         at += head + size;
-        messages++;
+        if (first & 0x80 && !isNext) {
+            checkMessage(c, first, frame + head, size);
+            messages++;
+        } else if (join(c, first, frame + head, size, most)) {
+            checkMessage(c, c->joinedFirst, c->joined, c->joinedLength);
+            c->joinedLength = c->joinedFirst = 0;
+            messages++;
+        }
     }
     memmove(c->in, c->in + at, c->inLength -= at);
     if (messages)
         answered(c, messages, now());
+}
+
+/* An answer to the handshake, or a close frame. */
+static void readyForText(struct connection *c)
+{
+    if (c->inSpace >= TEXT)
+        return;
+    free(c->in);
+    c->inSpace = TEXT;
+    c->in = room(1, c->inSpace);
 }
 
 static void startClosing(struct connection *c)
@@ -701,6 +794,7 @@ static void startClosing(struct connection *c)
         end(FAILED, "connection %d: the socket did not take a close frame", c->index);
     c->state = CLOSING;
     c->inLength = 0;
+    readyForText(c);
 }
 
 static void upgraded(struct connection *c)
@@ -716,19 +810,20 @@ static void upgraded(struct connection *c)
     }
     c->state = OPEN;
     c->inLength = 0;
-    if (c->plan->known == NULL) {
+    if (c->plan->echoes) {
         free(c->in);
         c->in = NULL;
         c->inSpace = 0;
     }
     opened++;
     unfinished--;
-    c->batches = room(c->plan->inflight + 1, sizeof *c->batches);
+    if (c->batches == NULL)
+        c->batches = room(c->plan->inflight + 1, sizeof *c->batches);
     /* Each at another message, so that an echo on the wrong connection is a wrong one. */
     c->next = c->index * 7 % c->plan->messages;
     c->sendAt = c->plan->starts[c->next];
-    c->echoAt = c->plan->known ? (size_t)c->next : c->next * c->plan->echo;
-    if (asked.mode == IDLE)
+    c->echoAt = c->plan->echoes ? c->next * c->plan->echo : (size_t)c->next;
+    if (asked.mode == IDLE || asked.mode == NEWCOMERS)
         ask(c, 1, at);
 }
 
@@ -807,10 +902,7 @@ static void connected(struct connection *c)
 
 static void readHandshake(struct connection *c)
 {
-    if (c->in == NULL) {
-        c->inSpace = 4096;
-        c->in = room(1, c->inSpace);
-    }
+    readyForText(c);
     ssize_t n = take(c, c->in + c->inLength, c->inSpace - 1 - c->inLength);
     if (n == 0)
         end(FAILED, "connection %d: closed during the handshake", c->index);
@@ -839,6 +931,11 @@ static void readClose(struct connection *c)
     c->inLength = 0;
     c->state = UNUSED;
     progress = now();
+    if (asked.mode == NEWCOMERS) {
+        newcomers++;
+        if (measuring)
+            record(progress - c->begun, 1);
+    }
     if (goOn)
         connectTo(c);
 }
@@ -851,12 +948,14 @@ static void readEchoes(struct connection *c)
             end(FAILED, "connection %d: closed by the server", c->index);
         if (n < 0)
             return;
-        if (c->plan->known)
-            checkDeflated(c, buffer, n);
-        else
+        if (c->plan->echoes)
             check(c, buffer, n);
+        else
+            checkFrames(c, buffer, n);
         /* epoll does not see what OpenSSL has read already. */
-    } while (asked.tls);
+    } while (asked.tls && c->state == OPEN);
+    if (asked.tls && c->state == CLOSING)
+        readClose(c);
 }
 
 static void happened(struct connection *c, uint32_t events)
@@ -953,7 +1052,8 @@ static void turn(void)
      * server's, not ours. */
     if (heavyIsReady && epoll_wait(heavyEpoll, &heavy, 1, 0) == 1)
         happened(heavy.data.ptr, heavy.events);
-    if (now() > progress + STUCK * SECOND)
+    /* A newcomer's wait is the figure itself. */
+    if (asked.mode != NEWCOMERS && now() > progress + STUCK * SECOND)
         end(FAILED, "nothing has come back for %d seconds", STUCK);
 }
 
@@ -987,14 +1087,15 @@ static void rest(double seconds)
 }
 
 struct measurement {
-    uint64_t begun, echoed, heavyEchoed, handshakes, packedBytes;
+    uint64_t begun, echoed, heavyEchoed, handshakes, newcomers, packedBytes;
+    struct attack attack;
     double serverCpu, ownCpu;
 };
 
 static struct measurement measurement(void)
 {
-    return (struct measurement){now(), echoed, heavyEchoed, handshakes, packedBytes,
-                                serverCpu(), ownCpu()};
+    return (struct measurement){now(), echoed, heavyEchoed, handshakes, newcomers, packedBytes,
+                                attackSoFar(), serverCpu(), ownCpu()};
 }
 
 static void tell(const char *what, const struct measurement *from, const struct measurement *to,
@@ -1004,12 +1105,16 @@ static void tell(const char *what, const struct measurement *from, const struct 
     uint64_t all = events + (to->heavyEchoed - from->heavyEchoed);
     if (events == 0)
         end(FAILED, "nothing came back while it was measured");
-    printf("{\"%s_per_s\": %.1f, \"p50_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, ", what,
-           events / seconds, percentile(.5), percentile(.99), percentile(.999));
+    /* A newcomer may wait for seconds. */
+    const char *unit = asked.mode == NEWCOMERS ? "ms" : "us";
+    double scale = asked.mode == NEWCOMERS ? 1e3 : 1;
+    printf("{\"%s_per_s\": %.1f, \"p50_%s\": %.2f, \"p99_%s\": %.2f, \"p999_%s\": %.2f, ", what,
+           events / seconds, unit, percentile(.5) / scale, unit, percentile(.99) / scale, unit,
+           percentile(.999) / scale);
     if (asked.pid) {
         double cpu = to->serverCpu - from->serverCpu;
-        /* Two sizes have no common cost. */
-        if (all == events)
+        /* Two sizes have no common cost, nor have newcomers and what else is going on. */
+        if (all == events && !asked.hostility)
             printf("\"server_us\": %.4f, ", cpu * 1e6 / events);
         printf("\"server_utilisation\": %.3f, ", cpu / seconds);
     }
@@ -1022,6 +1127,12 @@ static void tell(const char *what, const struct measurement *from, const struct 
         printf("\"echo_size\": %.1f, \"inflated\": %llu, ",
                (to->packedBytes - from->packedBytes) / (double)events,
                (unsigned long long)inflated);
+    if (asked.hostility)
+        printf("\"hostile_mb_per_s\": %.2f, \"hostile_reconnects\": %llu, ",
+               (to->attack.bytes - from->attack.bytes) / seconds / 1e6,
+               (unsigned long long)(to->attack.reconnects - from->attack.reconnects));
+    if (asked.mode == NEWCOMERS)
+        printf("\"unanswered\": %d, ", unanswered);
 #ifndef NO_TLS
     if (asked.tls)
         printf("\"tls\": \"%s\", ", tlsName);
@@ -1072,6 +1183,32 @@ static void runHandshakes(void)
     tell("handshakes", &from, &to, to.handshakes - from.handshakes);
 }
 
+static void runNewcomers(void)
+{
+    struct connection *c = connections;
+    if (asked.hostility)
+        startHostiles(asked.hostility, asked.hostiles, asked.tls, asked.path);
+    goOn = 1;
+    connectTo(c);
+    turnUntil(now() + asked.warmup * SECOND);
+    measuring = 1;
+    struct measurement from = measurement(), to;
+    turnUntil(from.begun + asked.seconds * SECOND);
+    /* The one that is waiting is a wait, too, and it may be the longest. */
+    goOn = 0;
+    uint64_t last = now() + LONGEST * SECOND;
+    while (c->state != UNUSED && now() < last)
+        turn();
+    to = measurement();
+    if (c->state != UNUSED) {
+        unanswered = 1;
+        newcomers++;
+        record(now() - c->begun, 1);
+        to.newcomers++;
+    }
+    tell("newcomers", &from, &to, to.newcomers - from.newcomers);
+}
+
 static void runIdle(void)
 {
     /* The first ones make a server load what it loads once. They are not counted. */
@@ -1097,6 +1234,20 @@ static void runIdle(void)
            connectionCount - first, cpu / asked.seconds);
 }
 
+int upgradeRequest(char *to, size_t space, const char *path, int deflate)
+{
+    int length = snprintf(
+        to, space,
+        "GET %s HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s\r\n",
+        path, asked.host, asked.port,
+        deflate ? "Sec-WebSocket-Extensions: permessage-deflate; "
+                  "server_no_context_takeover; client_no_context_takeover\r\n" : "");
+    if (length >= (int)space)
+        end(USAGE, "--path is too long");
+    return length;
+}
+
 int main(int count, char **arguments)
 {
     parse(count, arguments);
@@ -1110,15 +1261,8 @@ int main(int count, char **arguments)
     server = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(asked.port)};
     if (inet_pton(AF_INET, asked.host, &server.sin_addr) != 1)
         end(USAGE, "--host takes an IPv4 address");
-    requestLength = snprintf(
-        request, sizeof request,
-        "GET %s HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s\r\n",
-        asked.path, asked.host, asked.port,
-        asked.deflate ? "Sec-WebSocket-Extensions: permessage-deflate; "
-                        "server_no_context_takeover; client_no_context_takeover\r\n" : "");
-    if (requestLength >= (int)sizeof request)
-        end(USAGE, "--path is too long");
+    requestLength = upgradeRequest(request, sizeof request, asked.path, asked.deflate);
+    signal(SIGPIPE, SIG_IGN); /* OpenSSL writes without MSG_NOSIGNAL. */
 #ifndef NO_TLS
     if (asked.tls) {
         tlsContext = SSL_CTX_new(TLS_client_method());
@@ -1132,10 +1276,10 @@ int main(int count, char **arguments)
     heavyEpoll = epoll_create1(0);
     struct epoll_event event = {.events = EPOLLIN};
     epoll_ctl(lightEpoll, EPOLL_CTL_ADD, heavyEpoll, &event);
-    struct plan *plan = newPlan(asked.size, asked.kind, asked.inflight, asked.deflate);
+    struct plan *plan = newPlan(asked.size, asked.kind, asked.inflight);
     struct plan *heavy = plan;
     if (asked.heavy) {
-        heavy = newPlan(asked.heavySize, asked.kind, 1, 0);
+        heavy = newPlan(asked.heavySize, asked.kind, 1);
         heavy->isHeavy = 1;
     }
     connections = room(connectionCount, sizeof *connections);
@@ -1148,6 +1292,7 @@ int main(int count, char **arguments)
     case ECHO: runEcho(); break;
     case HANDSHAKES: runHandshakes(); break;
     case IDLE: runIdle(); break;
+    case NEWCOMERS: runNewcomers(); break;
     }
     return 0;
 }
