@@ -7,7 +7,7 @@ from pathlib import Path
 import targets
 from results import Results
 from rows import Row
-from servers import Server
+from servers import UNMEASURED, Server
 from targets import OURS
 
 NAME = "performance.md"
@@ -44,6 +44,7 @@ def page(results: Results, rows: Sequence[Row], servers: Sequence[Server]) -> st
         "not: it is a bare loop in C, without what a service must do. "
         "The µs are processor time of the server for each. "
         "A ratio is the median of the ratios of the rounds.",
+        unmeasured(),
         "## Targets",
         "Of echotwist, and where it says *as fast as*, how many times, by processor time.",
         targets.table(
@@ -57,6 +58,10 @@ def page(results: Results, rows: Sequence[Row], servers: Sequence[Server]) -> st
         parts.append("\n".join(f"- {text}" for text in results.notes))
     for row in rows:
         parts += [f"## {row.title[0].upper()}{row.title[1:]}", table(results, row, servers)]
+        if left := leftOut(row, servers):
+            parts.append(left)
+    if any(row.oneCore for row in rows):
+        parts += ["## What a second core brings", cores(results, rows, servers)]
     unchecked = [server.title for server in servers if not server.checksText]
     if unchecked and any(row.text for row in rows):
         parts.append(
@@ -71,8 +76,9 @@ def page(results: Results, rows: Sequence[Row], servers: Sequence[Server]) -> st
 
 def columns(results: Results) -> str:
     return (
-        f"Every figure is the median of the rounds ({results.rounds}), each of "
-        f"{results.seconds:g} s after {results.warmup:g} s that do not count; in parentheses are "
+        f"Every figure is the median of the rounds ({results.rounds}, or fewer where a row is slow "
+        f"and one figure has no parentheses), each of {results.seconds:g} s, or twice that for a "
+        f"newcomer's wait, after {results.warmup:g} s that do not count; in parentheses are "
         "the least and the most of the rounds. A round goes through all servers, one after the "
         "other, each started anew and pinned to one core; the load is pinned to another one and "
         "checks every byte of every echo. Megabytes are millions of bytes of payload, counted "
@@ -83,6 +89,11 @@ def columns(results: Results) -> str:
         "- **p50, p99** are latencies, from the `send` of a message to the `recv` of the last byte "
         "of its echo. The load sends the next message when an echo has come, so a slow server is "
         "sent less, and what was not sent has no latency.\n"
+        "- **A newcomer's wait** is that of a client that connects, upgrades, has one echo, and "
+        "closes, from the first packet to the last; then the next one comes. The others run on a "
+        "thread that has the load's core only when the newcomer does not want it. One that still "
+        "waits when the time is up is waited for, 20 s at most, so where few came, p99 is the "
+        "longest wait. **attack MB/s** is what the others got back.\n"
         "- **busy** is the share of its core that the server used, **load** that of the load. "
         f"Before the rounds, others used {max(results.others):.0%} of the cores at most."
     )
@@ -140,17 +151,23 @@ def mark(results: Results, row: Row, server: str) -> str:
 
 
 def table(results: Results, row: Row, servers: Sequence[Server]) -> str:
+    isMany = row.figure not in ("handshakes_per_s", "p99_ms")
     extras = {
-        "server_us": "µs/msg" if row.figure != "handshakes_per_s" else "µs/handshake",
+        "server_us": "µs/msg" if isMany else "µs/handshake",
         "p50_us": "p50 µs",
         "p99_us": "p99 µs",
+        "p50_ms": "p50 ms",
         "heavy_mb_per_s": "streamed MB/s",
+        "hostile_mb_per_s": "attack MB/s",
+        "hostile_reconnects": "attackers closed",
         "echo_size": "bytes of an echo",
         "before": "MB before",
         "server_utilisation": "busy",
         "load_utilisation": "load",
         "tls": "TLS",
     }
+    if row.figure == "p99_ms":
+        extras["count"] = "newcomers"
     ranked = ranking(results, row, servers)
     shown = {
         key: title
@@ -188,6 +205,50 @@ def table(results: Results, row: Row, servers: Sequence[Server]) -> str:
     ]
     lines += [f"| {title} | failed |{' |' * (len(head) - 2)}" for title in failed]
     return "\n".join(lines)
+
+
+def unmeasured() -> str:
+    lines = [f"- {name}: {why}." for name, why in UNMEASURED.items()]
+    return "\n".join(["So it says nothing of those that were not measured:", "", *lines])
+
+
+def leftOut(row: Row, servers: Sequence[Server]) -> str:
+    """Who does not do what the row needs."""
+    lines = []
+    for need in sorted(row.needed):
+        titles = [s.title for s in servers if need in s.lacks and s.name != FLOOR]
+        if titles:
+            lines.append(f"Left out, for want of {need}: {'; '.join(titles)}.")
+    return " ".join(lines)
+
+
+def cores(results: Results, rows: Sequence[Row], servers: Sequence[Server]) -> str:
+    """The rows on all cores beside the same on one. The load shares them."""
+    lines = [
+        "| load | server | on one core | on all | to one core | busy | load |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    titles = {row.name: row.title for row in rows}
+    for row in rows:
+        for server in ranking(results, row, servers) if row.oneCore else []:
+            before = results.median(row.oneCore, server.name, row.figure)
+            after = results.median(row.name, server.name, row.figure)
+            to = results.between((row.name, server.name), (row.oneCore, server.name), row.figure)
+            if before is None or after is None or to is None:
+                continue
+            busy = results.median(row.name, server.name, "server_utilisation")
+            load = results.median(row.name, server.name, "load_utilisation")
+            lines.append(
+                f"| {titles.get(row.oneCore, row.oneCore)} | {server.title} "
+                f"| {number(before)} {row.unit} | {number(after)} {row.unit} | {to:.2f}× "
+                f"| {busy or 0:.0%} | {load or 0:.0%} |"
+            )
+    told = (
+        "The load has no core of its own there: what it uses, of two cores, is not the server's. "
+        "Servers that use one core in one process are left out; they scale by more processes, as "
+        "all of these do."
+    )
+    return "\n".join([told, "", *lines])
 
 
 def spreadOf(results: Results, row: Row, server: str) -> str:

@@ -27,6 +27,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import report
+import servers as serving
 from results import Measurement, Results
 from rows import ROWS, Row
 from servers import (
@@ -38,7 +39,6 @@ from servers import (
     Died,
     Missing,
     Server,
-    compiled,
     output,
     running,
 )
@@ -60,7 +60,7 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     results = Results(asked.seconds, asked.warmup, asked.rounds, machine(cores))
     try:
-        load = compiled("load")
+        load = serving.load()
     except Missing as e:
         raise SystemExit(f"the load cannot be built: {e}") from e
     servers = available(asked.peers, results)
@@ -76,11 +76,17 @@ def main() -> None:
             for server in servers
             if applies(row, server) and (certificate is not None or not row.tls)
         ]
-        minutes = len(plan) * asked.rounds * (asked.seconds + asked.warmup + 1.5) / 60
-        print(f"{asked.rounds} times {len(plan)} measurements: about {minutes:.0f} minutes")
+        minutes = sum(
+            min(asked.rounds, row.rounds or asked.rounds)
+            * (asked.seconds * row.stretch + asked.warmup + 1.5)
+            for row, _ in plan
+        ) / 60  # fmt: skip
+        print(f"{asked.rounds} rounds of {len(plan)} measurements: about {minutes:.0f} minutes")
         for number in range(1, asked.rounds + 1):
             noteOthers(results, cores)
             for row, server in plan:
+                if row.rounds is not None and number > row.rounds:
+                    continue
                 options = loadOptions(row, server, asked.seconds, asked.warmup, limit, results)
                 tls = certificate if row.tls else None
                 try:
@@ -118,18 +124,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--peers", nargs="+", choices=servers, metavar="SERVER", help=", ".join(servers)
     )
-    parser.add_argument("--seconds", type=float, help="measured each time; default 3")
-    parser.add_argument("--warmup", type=float, help="before that; default 1")
-    parser.add_argument("--rounds", type=int, help="default 5")
+    parser.add_argument("--seconds", type=float, help="measured each time; default 1.5")
+    parser.add_argument("--warmup", type=float, help="before that; default 0.5")
+    parser.add_argument("--rounds", type=int, help="default 3; slow rows have fewer")
     parser.add_argument("--quick", action="store_true", help="1 round of 1 second, 0.3 before it")
     parser.add_argument(
         "--output", type=Path, help="folder; default docs, or benchmarks/build if not all is run"
     )
     asked = parser.parse_args()
     isAll = not (asked.quick or asked.only or asked.peers)
-    asked.seconds = asked.seconds or (1 if asked.quick else 3)
-    asked.warmup = asked.warmup or (0.3 if asked.quick else 1)
-    asked.rounds = asked.rounds or (1 if asked.quick else 5)
+    asked.seconds = asked.seconds or (1 if asked.quick else 1.5)
+    asked.warmup = asked.warmup or (0.3 if asked.quick else 0.5)
+    asked.rounds = asked.rounds or (1 if asked.quick else 3)
     asked.output = asked.output or (HERE.parent / "docs" if isAll else BUILD)
     return asked
 
@@ -201,13 +207,14 @@ def selfSigned(folder: Path, load: Path, results: Results) -> Certificate | None
 def applies(row: Row, server: Server) -> bool:
     if server.name == "echotwist-log":
         return row.withLog
-    return (server.deflate or not row.deflate) and (server.tls or not row.tls)
+    return row.needed.isdisjoint(server.lacks)
 
 
 def loadOptions(
     row: Row, server: Server, seconds: float, warmup: float, limit: int, results: Results
 ) -> list[str]:
-    options = [f"--path={server.path}", *row.load, f"--seconds={seconds:g}", f"--warmup={warmup:g}"]
+    options = [f"--path={server.path}", *row.load, f"--seconds={seconds * row.stretch:g}",
+               f"--warmup={warmup:g}"]  # fmt: skip
     for i, option in enumerate(options):
         name, _, value = option.partition("=")
         if name == "--connections" and int(value) > limit - RESERVE:
@@ -227,7 +234,9 @@ def measure(
     tls: Certificate | None,
 ) -> Measurement:
     port = freePort()
-    with running(server, port, cores[0], folder, row.deflate, tls) as pid:
+    with running(
+        server, port, cores if row.oneCore else cores[:1], folder, row.deflate, tls
+    ) as pid:
         command: list[str | Path] = [
             "taskset", "-c", str(cores[-1]), load, f"--port={port}", f"--pid={pid}", *options
         ]  # fmt: skip
