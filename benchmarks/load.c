@@ -1113,8 +1113,8 @@ static void tell(const char *what, const struct measurement *from, const struct 
            percentile(.999) / scale);
     if (asked.pid) {
         double cpu = to->serverCpu - from->serverCpu;
-        /* Two sizes have no common cost, nor have newcomers and what else is going on. */
-        if (all == events && !asked.hostility)
+        /* Two sizes have no common cost, nor have newcomers and those who attack meanwhile. */
+        if (all == events && asked.mode != NEWCOMERS)
             printf("\"server_us\": %.4f, ", cpu * 1e6 / events);
         printf("\"server_utilisation\": %.3f, ", cpu / seconds);
     }

@@ -42,7 +42,9 @@ def page(results: Results, rows: Sequence[Row], servers: Sequence[Server]) -> st
         summary(results, rows, servers),
         "The best other is the best of the servers below that are made to be used. The floor is "
         "not: it is a bare loop in C, without what a service must do. "
-        "The µs are processor time of the server for each. "
+        "The µs are processor time of the server for each. Where there are any, the best is who "
+        "takes the least, and a ratio says how many times as fast echotwist is by them; that holds "
+        "also where the load is what is slow (†); elsewhere it compares the figures. "
         "A ratio is the median of the ratios of the rounds.",
         unmeasured(),
         "## Targets",
@@ -76,9 +78,9 @@ def page(results: Results, rows: Sequence[Row], servers: Sequence[Server]) -> st
 
 def columns(results: Results) -> str:
     return (
-        f"Every figure is the median of the rounds ({results.rounds}, or fewer where a row is slow "
-        f"and one figure has no parentheses), each of {results.seconds:g} s, or twice that for a "
-        f"newcomer's wait, after {results.warmup:g} s that do not count; in parentheses are "
+        f"Every figure is the median of the rounds ({results.rounds}; slow rows have fewer), each "
+        f"of {results.seconds:g} s, or twice that for a newcomer's wait, after "
+        f"{results.warmup:g} s that do not count; in parentheses are "
         "the least and the most of the rounds. A round goes through all servers, one after the "
         "other, each started anew and pinned to one core; the load is pinned to another one and "
         "checks every byte of every echo. Megabytes are millions of bytes of payload, counted "
@@ -105,6 +107,8 @@ def summary(results: Results, rows: Sequence[Row], servers: Sequence[Server]) ->
         "|---|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
+        if row.oneCore:  # Few servers have such a figure; they have a table of their own.
+            continue
         best = bestOf(results, row, servers)
         lines.append(
             " | ".join(
@@ -112,9 +116,9 @@ def summary(results: Results, rows: Sequence[Row], servers: Sequence[Server]) ->
                     f"| {row.title}",
                     cell(results, row, OURS),
                     f"{cell(results, row, best.name)}, {best.title}" if best else "",
-                    ratio(results, row, OURS, best.name) if best else "",
+                    speed(results, row, best.name) if best else "",
                     cell(results, row, FLOOR),
-                    f"{ratio(results, row, OURS, FLOOR)} |",
+                    f"{speed(results, row, FLOOR)} |",
                 ]
             )
         )
@@ -123,12 +127,14 @@ def summary(results: Results, rows: Sequence[Row], servers: Sequence[Server]) ->
 
 def bestOf(results: Results, row: Row, servers: Sequence[Server]) -> Server | None:
     """The best server of the row that is not echotwist."""
-    others = (
+    others = [
         server
         for server in ranking(results, row, servers)
         if not server.name.startswith(OURS) and server.name != FLOOR
-    )
-    return next(others, None)
+    ]
+    costs = {server.name: results.median(row.name, server.name, "server_us") for server in others}
+    # Of those that cost the same, or nothing that is known, the first stays the best.
+    return min(others, key=lambda server: costs[server.name] or 0.0, default=None)
 
 
 def cell(results: Results, row: Row, server: str) -> str:
@@ -143,6 +149,12 @@ def cell(results: Results, row: Row, server: str) -> str:
 def ratio(results: Results, row: Row, server: str, to: str) -> str:
     found = results.ratio(row.name, server, to, row.figure)
     return "" if found is None else f"{found:.2f}×"
+
+
+def speed(results: Results, row: Row, to: str) -> str:
+    """Of echotwist, by processor time if there is one."""
+    cost = results.ratio(row.name, OURS, to, "server_us")
+    return f"{1 / cost:.2f}×" if cost else ratio(results, row, OURS, to)
 
 
 def mark(results: Results, row: Row, server: str) -> str:
