@@ -72,7 +72,7 @@
 #define STUCK 15
 
 /* Seconds that the last newcomer is waited for when the others are measured. */
-#define LONGEST 20
+#define LONGEST 5
 
 /* ---- Ends. */
 

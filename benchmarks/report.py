@@ -94,8 +94,9 @@ def columns(results: Results) -> str:
         "- **A newcomer's wait** is that of a client that connects, upgrades, has one echo, and "
         "closes, from the first packet to the last; then the next one comes. The others run on a "
         "thread that has the load's core only when the newcomer does not want it. One that still "
-        "waits when the time is up is waited for, 20 s at most, so where few came, p99 is the "
-        "longest wait. **attack MB/s** is what the others got back.\n"
+        "waits when the time is up is waited for, 5 s at most, and then given up: its wait was "
+        "longer. Where few came, p99 is the longest wait. **attack MB/s** is what the others got "
+        "back.\n"
         "- **busy** is the share of its core that the server used, **load** that of the load. "
         f"Before the rounds, others used {max(results.others):.0%} of the cores at most."
     )
@@ -179,7 +180,7 @@ def table(results: Results, row: Row, servers: Sequence[Server]) -> str:
         "tls": "TLS",
     }
     if row.figure == "p99_ms":
-        extras["count"] = "newcomers"
+        extras |= {"count": "newcomers", "unanswered": "given up"}
     ranked = ranking(results, row, servers)
     shown = {
         key: title
@@ -205,6 +206,8 @@ def table(results: Results, row: Row, servers: Sequence[Server]) -> str:
                 cells.append("")
             elif key.endswith("utilisation"):
                 cells.append(f"{median:.0%}")
+            elif key in ("count", "unanswered", "hostile_reconnects"):
+                cells.append(f"{median:,.0f}")
             elif key == "before":
                 cells.append(f"{median / 1e6:.0f}")
             else:
