@@ -1,6 +1,6 @@
 /* The load: asks a WebSocket server for echoes, as fast as it answers, and checks every byte.
  *
- *     gcc -O2 -march=native -o load load.c hostile.c -lz -lssl -lcrypto
+ *     gcc -O2 -march=native -pthread -o load load.c hostile.c -lz -lssl -lcrypto
  *     taskset -c 1 ./load --port 8080 --connections 50 --size 125 --pid $(pidof floor)
  *
  * (without OpenSSL's headers: add -DNO_TLS and leave out -lssl -lcrypto; --tls then says so.)

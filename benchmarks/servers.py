@@ -23,6 +23,9 @@ PEERS = HERE / "peers"
 START = 20
 """Seconds that a server may take until it is ready."""
 
+END = 2
+"""Seconds that it may take to end. One that was attacked may still have much to do."""
+
 TWISTD = Path(sysconfig.get_path("scripts")) / "twistd"
 
 
@@ -341,7 +344,7 @@ def running(
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(END)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -7,7 +7,9 @@
  * Not tuned to lose: on libuv or libev, which Debian has too, a message costs as much or more, even
  * with 2,000 connections. The buffers for reading are 128 KiB instead of 4, those of
  * permessage-deflate 64 KiB instead of 1, and nothing is kept between messages. It checks UTF-8
- * because it is told to, and sets TCP_NODELAY by itself. No timeout but the system's, no log.
+ * because it is told to, and sets TCP_NODELAY by itself. No timeout but the system's, no log. Of a
+ * large message it copies what the socket does not take; to send that in pieces is to send
+ * fragments, which not every client of an echo expects.
  *
  *     libwebsockets [--deflate] [--cert FILE --key FILE] PORT
  */
