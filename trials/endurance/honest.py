@@ -1,13 +1,15 @@
-"""Clients that behave, in a process of their own, and how long their echoes take."""
+"""Clients that behave, and how long their echoes take."""
 
 import gc
-import multiprocessing
 import select
+import ssl
 import time
 from collections import deque
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import cast
 
+from endurance.beside import Beside
+from endurance.waits import Latency, Waits, favour
 from support.traffic import Peer
 
 from echotwist.testing.frames import TEXT, frame
@@ -18,62 +20,24 @@ INTERVAL = 0.1
 SIZE = 100
 """Bytes of a message."""
 
-
-@dataclass(frozen=True)
-class Latency:
-    """Of the echoes since the last question, in seconds. `due` are still to come."""
-
-    count: int
-    p50: float
-    p99: float
-    most: float
-    due: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.p50 * 1e3:.2f} ms, p99 {self.p99 * 1e3:.2f} ms, most {self.most * 1e3:.1f} ms "
-            f"of {self.count:,}"
-        )
+SLOWER = 5
+"""Times that their p99 may take, under an attack, of what it took before."""
 
 
-class Honest:
+class Honest(Beside):
     """Use with `with`. A client that is dropped, or gets not its own echo, is a failure."""
 
-    def __init__(self, port: int, count: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_run, args=(theirs, port, count), daemon=True)
-        self._process.start()
-        theirs.close()
+    def __init__(self, port: int, count: int, isTls: bool = False) -> None:
+        super().__init__(_talk, port, count, isTls)
 
     def latency(self) -> Latency:
-        self._pipe.send("latency")
-        assert self._pipe.poll(60), "the honest clients are stuck"
-        found = self._pipe.recv()
-        assert isinstance(found, Latency), found
-        return found
-
-    def __enter__(self) -> "Honest":
-        self.latency()  # All are connected.
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pipe.close()
-        self._process.join(10)
-        self._process.kill()
+        """Of the echoes since the last question."""
+        return cast("Latency", self.ask())
 
 
-def _run(pipe: Connection, port: int, count: int) -> None:
-    try:
-        _talk(pipe, port, count)
-    except EOFError:
-        pass  # It is over.
-    except BaseException as failure:
-        pipe.send(f"an honest client failed: {failure!r}")
-
-
-def _talk(pipe: Connection, port: int, count: int) -> None:
-    sockets = [Peer(port).socket for _ in range(count)]
+def _talk(pipe: Connection, port: int, count: int, isTls: bool) -> None:
+    favour()
+    sockets = [Peer(port, isTls).socket for _ in range(count)]
     gc.disable()  # A pause of this process is none of the service.
     message = frame(TEXT, b"h" * SIZE)
     echo = bytes([0x81, SIZE]) + b"h" * SIZE
@@ -82,9 +46,10 @@ def _talk(pipe: Connection, port: int, count: int) -> None:
     clients = {s.fileno(): (s, deque[float](), bytearray()) for s in sockets}
     for fd in clients:
         poll.register(fd, select.EPOLLIN)
-    took: list[float] = []
+    waits = Waits()
     turn = deque(clients.values())
     at = time.monotonic()
+    pipe.send(None)
     while True:
         now = time.monotonic()
         while at <= now:
@@ -96,27 +61,17 @@ def _talk(pipe: Connection, port: int, count: int) -> None:
         for fd, _ in poll.poll(max(at - time.monotonic(), 0)):
             if fd == pipe.fileno():
                 pipe.recv()
-                due = sum(len(sent) for _, sent, _ in clients.values())
-                took.sort()
-                some = took or [0.0]
-                pipe.send(
-                    Latency(
-                        len(took),
-                        some[len(some) // 2],
-                        some[len(some) * 99 // 100],
-                        some[-1],
-                        due,
-                    )
-                )
-                took.clear()
+                pipe.send(waits.latency(began for _, sent, _ in clients.values() for began in sent))
                 continue
             client, sent, rest = clients[fd]
-            data = client.recv(65536)
-            now = time.monotonic()
+            try:
+                data = client.recv(65536)
+            except ssl.SSLWantReadError:
+                continue  # A part of a record.
             assert data, "an honest client was dropped"
             rest += data
             while len(rest) >= len(echo):
                 # Pings do not come: it is never silent.
                 assert rest[: len(echo)] == echo, "another message came back"
                 del rest[: len(echo)]
-                took.append(now - sent.popleft())
+                waits.ended(sent.popleft())

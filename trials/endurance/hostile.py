@@ -6,16 +6,13 @@ from collections.abc import Sequence
 
 from endurance.figures import MB, Figure, atMost, exactly, told
 from endurance.herd import Herd, Kind
-from endurance.honest import Honest
+from endurance.honest import SLOWER, Honest
 from support.probe import eventually, works
 from support.process import Twistd
 
 from echotwist.testing.frames import BINARY, CONTINUATION, PING, TEXT, frame
 
 BUDGET = 128
-
-SLOWER = 5
-"""Times that the p99 of the honest may take of what it took before."""
 
 LATE = 0.5
 """Seconds that their p99 may be, also without the fast path."""

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from endurance import churn, clock, descriptors, disk, drain, hostile, killed, resolver
+from endurance import churn, clock, descriptors, disk, drain, hostile, killed, newcomer, resolver
 from endurance.figures import Figure, Trial, Unavailable
 from support.skipped import note
 
@@ -27,6 +27,10 @@ from echotwist import __version__
 TRIALS: dict[str, Trial] = {
     "memory budget": hostile.withFastPath,
     "memory budget, no fast path": hostile.withoutFastPath,
+    "newcomer": newcomer.plain,
+    "newcomer, TLS": newcomer.secure,
+    "newcomer, crowded": newcomer.crowded,
+    "newcomer, no fast path": newcomer.withoutFastPath,
     "churn": churn.churn,
     "drain": drain.withFastPath,
     "drain, no fast path": drain.withoutFastPath,
