@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import math
 import select
 import socket
 import time
@@ -45,10 +44,7 @@ class _Client:
 
 
 class Herd:
-    """`kinds` in turn, until there are `count`. One that is ended comes again; `rate` is how many
-    may come in a second."""
-
-    rate = math.inf
+    """`kinds` in turn, until there are `count`. One that is ended comes again."""
 
     def __init__(self, port: int, kinds: Sequence[Kind], count: int) -> None:
         self._port = port
@@ -70,13 +66,11 @@ class Herd:
         """Go on until `until` or for so many seconds; `each` is called often."""
         end = time.monotonic() + seconds
         look = 0.0
-        began, opened = time.monotonic(), self._addresses
         while (now := time.monotonic()) < end and not until():
             if now >= look:
                 each()
                 look = now + OFTEN
-            most = opened + (now - began) * self.rate
-            while self._due and self._opening < UNDERWAY and self._addresses <= most:
+            while self._due and self._opening < UNDERWAY:
                 self._open(self._due.popleft())
             for fd, events in self._poll.poll(OFTEN, 256):
                 self._serve(self._clients[fd], events)
