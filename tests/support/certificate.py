@@ -16,8 +16,10 @@ def tlsEndpoint(folder: Path, port: str = "0") -> str:
     return f"ssl:{port}:privateKey={key}:certKey={chain}"
 
 
-def unverified() -> ssl.SSLContext:
-    """A client's TLS that trusts everybody."""
+def unverified(version: ssl.TLSVersion | None = None) -> ssl.SSLContext:
+    """A client's TLS that trusts everybody; of this version if told."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if version is not None:
+        context.minimum_version = context.maximum_version = version
     return context

@@ -8,13 +8,13 @@ import ssl
 import struct
 import threading
 import time
-import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 
 from echotwist.testing.frames import BINARY, CONTINUATION, PING, PONG, TEXT, close, frame, take
 from echotwist.testing.raw import RawClient, request
 from support.certificate import unverified
+from support.deflate import OFFER, deflated, readable
 
 TIMEOUT = 30
 """Seconds for anything to happen; a client that waits for longer has failed."""
@@ -31,16 +31,21 @@ class Gone(Exception):
 class Peer:
     """One connection; all that comes back on it is compared with what was sent.
 
-    `isHarried`: the service may end it at any time; else it must not.
+    `isHarried`: the service may end it at any time; else it must not. `version` is that of TLS.
     """
 
     def __init__(
-        self, port: int, isTls: bool = False, isDeflated: bool = False, isHarried: bool = False
+        self,
+        port: int,
+        isTls: bool = False,
+        isDeflated: bool = False,
+        isHarried: bool = False,
+        version: ssl.TLSVersion | None = None,
     ) -> None:
         client = RawClient(
             f"ws{'s' * isTls}://127.0.0.1:{port}/echo",
             upgrade=False,
-            context=unverified() if isTls else None,
+            context=unverified(version) if isTls else None,
             timeout=TIMEOUT,
         )
         self.socket = client.socket
@@ -49,8 +54,7 @@ class Peer:
         self.pongs = 0
         self.codes: list[int] = []
         self.count: Counter[str] = Counter()
-        extensions = "permessage-deflate" if isDeflated else None
-        client.send(request(Sec_WebSocket_Extensions=extensions))
+        client.send(request(Sec_WebSocket_Extensions=OFFER if isDeflated else None))
         head = client.until(b"\r\n\r\n")
         if isHarried and head.startswith(b"HTTP/1.1 503 "):
             raise Gone  # It drains.
@@ -64,20 +68,30 @@ class Peer:
             raise Gone
         return data
 
-    def message(self, opcode: int, payload: bytes, pieces: int = 1) -> bytes:
-        """The frames of a message that is due from now on."""
+    def message(
+        self,
+        opcode: int,
+        payload: bytes,
+        pieces: int = 1,
+        pings: bool = False,
+        encode: Callable[[bytes], bytes] | None = deflated,
+    ) -> bytes:
+        """The frames of a message that is due from now on, with `pings` between them. `encode`
+        compresses it, on a connection that does; None, and it is sent as it is."""
         self.due.append((opcode, payload))
-        if self.isDeflated:
-            z = zlib.compressobj(1, wbits=-15)
-            payload = (z.compress(payload) + z.flush(zlib.Z_SYNC_FLUSH))[:-4]
+        if not self.isDeflated:
+            encode = None
+        if encode is not None:
+            payload = encode(payload)
         step = max(len(payload) // pieces, 1)
         cuts = [n * step for n in range(pieces)] + [len(payload)]
-        return b"".join(
+        self.pongs += pings * (pieces - 1)
+        return (frame(PING, b"between") if pings else b"").join(
             frame(
                 CONTINUATION if n else opcode,
                 payload[cuts[n] : cuts[n + 1]],
                 fin=n == pieces - 1,
-                rsv=4 if self.isDeflated and n == 0 else 0,
+                rsv=4 if encode is not None and n == 0 else 0,
             )
             for n in range(pieces)
         )
@@ -150,9 +164,9 @@ class Peer:
             case 8:  # CLOSE
                 self.codes.append(int.from_bytes(payload[:2], "big"))
             case opcode:
-                if found.rsv & 4:
-                    payload = zlib.decompress(payload + b"\0\0\xff\xff\3\0", wbits=-15)
                 assert found.fin
+                assert not found.rsv or self.isDeflated
+                payload = readable(found).payload
                 assert (opcode, payload) == self.due.popleft(), "another message came back"
                 self.count["messages"] += 1
                 self.count["bytes"] += len(payload)
@@ -179,10 +193,52 @@ def large(peer: Peer, random: random.Random) -> None:
 
 
 def fragments(peer: Peer, random: random.Random) -> None:
-    """Each has the connection returned, and what follows has it lent again."""
-    for n in range(random.randrange(1, 30)):
-        peer.send(peer.message(TEXT, b"fragments" * n, pieces=3) + peer.message(TEXT, b"one"))
+    """Few or many, of one byte or of thousands, cut inside characters, with pings between."""
+    for _ in range(random.randrange(1, 20)):
+        payload = ("aé€🙂"[random.randrange(4)] * random.choice([1, 7, 300, 40_000])).encode()
+        pieces = random.choice([2, 3, 40, min(len(payload), 1000)])
+        peer.send(peer.message(TEXT, payload, pieces, random.random() < 0.5))
+        peer.send(peer.message(TEXT, b"one"))
         if random.random() < 0.5:
+            peer.settle()
+    peer.settle()
+
+
+def compressed(peer: Peer, random: random.Random) -> None:
+    """In each way that a compressor has; on a connection without compression as they are."""
+
+    def encode(payload: bytes) -> bytes:
+        return deflated(
+            payload,
+            random.randrange(10),
+            bits=random.randrange(9, 16),
+            memory=random.randrange(1, 10),
+            strategy=random.randrange(5),
+            flushes=random.sample(range(len(payload) + 1), random.choice([0, 0, 1])),
+            isFinal=random.random() < 0.1,
+        )
+
+    for _ in range(random.randrange(1, 20)):
+        opcode, payload = random.choice(
+            [
+                (TEXT, b""),
+                (TEXT, "größer, 大きい, 🙂 ".encode() * random.randrange(50)),
+                (TEXT, b'{"id": 1, "name": "echo"}' * random.choice([40, 2600])),
+                (BINARY, random.randbytes(random.choice([1, 1000, 66_000]))),
+                (BINARY, bytes(random.choice([65_535, 65_537, 2 * 2**20]))),
+            ]
+        )
+        pieces = random.choice([1, 1, 1, 2, 5])
+        peer.send(
+            peer.message(
+                opcode,
+                payload,
+                pieces,
+                random.random() < 0.2,
+                None if random.random() < 0.2 else encode,
+            )
+        )
+        if random.random() < 0.3:
             peer.settle()
     peer.settle()
 
@@ -203,7 +259,7 @@ def slow(peer: Peer, random: random.Random) -> None:
 
 Open = Callable[..., Peer]
 
-TALKS = [small, small, large, fragments, pings, slow]
+TALKS = [small, small, large, fragments, compressed, pings, slow]
 
 
 def endOrderly(peer: Peer, random: random.Random) -> None:
@@ -211,8 +267,14 @@ def endOrderly(peer: Peer, random: random.Random) -> None:
 
 
 def endHalf(peer: Peer, random: random.Random) -> None:
-    """Leave inside a frame, small or streaming, by FIN or by a reset."""
-    whole = frame(BINARY, bytes(random.choice([10, 1000, 200_000])))
+    """Leave inside a frame, small or streaming, or a message, by FIN or by a reset."""
+    whole = random.choice(
+        [
+            frame(BINARY, bytes(random.choice([10, 1000, 200_000]))),
+            frame(TEXT, b"half", fin=False) + frame(CONTINUATION, b" of it", fin=False),
+            peer.message(TEXT, b"half of it" * random.choice([1, 10_000]), pieces=4),
+        ]
+    )
     peer.send(whole[: random.randrange(1, len(whole))])
     if random.random() < 0.5:
         peer.reset()
@@ -225,6 +287,7 @@ def endReset(peer: Peer, random: random.Random) -> None:
 
 
 def endMalformed(peer: Peer, random: random.Random) -> None:
+    begun = frame(TEXT, b"\xc3", fin=False)
     faults = [
         (frame(TEXT, b"x", rsv=2), 1002),
         (frame(3, b"x"), 1002),
@@ -232,7 +295,19 @@ def endMalformed(peer: Peer, random: random.Random) -> None:
         (frame(PING, bytes(126)), 1002),
         (frame(TEXT, b"\xed\xa0\x80"), 1007),
         (b"\x82\xff\x7f" + bytes(11), 1009),
+        (begun + frame(CONTINUATION, b"x"), 1007),
+        (begun + frame(CONTINUATION, b""), 1007),
+        (begun + frame(TEXT, b"x"), 1002),
+        (begun + frame(CONTINUATION, b"\xa9", rsv=4), 1002),
     ]
+    if peer.isDeflated:
+        faults += [
+            (frame(BINARY, b"\xff\xff\xff", rsv=4), 1007),
+            (frame(BINARY, deflated(bytes(1000))[:3], rsv=4), 1007),
+            (frame(TEXT, deflated(b"\xff"), rsv=4), 1007),
+            (frame(BINARY, deflated(bytes(17 * 2**20)), rsv=4), 1009),
+            (frame(PING, b"x", rsv=4), 1002),
+        ]
     peer.endsWith(*random.choice(faults))
 
 

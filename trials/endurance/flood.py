@@ -18,6 +18,7 @@ from typing import cast
 
 from endurance.beside import Beside
 from support.certificate import unverified
+from support.deflate import OFFER, deflated
 
 from echotwist.testing.frames import BINARY, CONTINUATION, PING, TEXT, frame
 from echotwist.testing.raw import RawClient
@@ -39,14 +40,10 @@ AGAIN = 0.05
 COMES = 60.0
 """Seconds within which all must have come in: those that came first hold up the others."""
 
-OFFER = "permessage-deflate; client_max_window_bits"
-"""As Chrome and Firefox have it."""
-
 
 def _deflated(payload: bytes) -> bytes:
     """The frame of a text, compressed as a browser does: zlib's default level and window."""
-    z = zlib.compressobj(wbits=-15)
-    return frame(TEXT, (z.compress(payload) + z.flush(zlib.Z_SYNC_FLUSH))[:-4], rsv=4)
+    return frame(TEXT, deflated(payload, zlib.Z_DEFAULT_COMPRESSION), rsv=4)
 
 
 def _records(size: int) -> bytes:

@@ -1,13 +1,13 @@
 """The memory budget, against ten thousand."""
 
 import time
-import zlib
 from collections.abc import Sequence
 
 from endurance.figures import MB, Figure, atMost, exactly, told
 from endurance.herd import Herd, Kind
 from endurance.honest import SLOWER, Honest
 from endurance.waits import Latency
+from support.deflate import deflated
 from support.probe import works
 from support.process import Twistd
 
@@ -32,11 +32,6 @@ EACH = 8 << 10
 """Bytes that the manual says a connection takes besides the budget."""
 
 
-def _deflated(size: int) -> bytes:
-    z = zlib.compressobj(9, wbits=-15)
-    return z.compress(bytes(size)) + z.flush(zlib.Z_SYNC_FLUSH)
-
-
 LARGE = (16 * MB).to_bytes(8, "big")
 
 KINDS = [
@@ -51,7 +46,8 @@ KINDS = [
          + frame(CONTINUATION, b"", fin=False) * 1_000),
     Kind("fragments of one byte", frame(BINARY, b"x", fin=False)
          + frame(CONTINUATION, b"x", fin=False) * 20_000),
-    Kind("256 KB deflated, without an end", frame(BINARY, _deflated(256 << 10), fin=False, rsv=4),
+    Kind("256 KB deflated, without an end",
+         frame(BINARY, deflated(bytes(256 << 10), 9), fin=False, rsv=4),
          extension="Sec-WebSocket-Extensions: permessage-deflate\r\n"),
 ]  # fmt: skip
 

@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from ssl import TLSVersion
 
 from support.certificate import tlsEndpoint
 from support.probe import eventually
@@ -43,9 +44,10 @@ def main(seconds: float) -> None:
                 for scheme in ("ws", "wss")
             )
             opens = [
-                *[partial(Peer, plain)] * 4,
-                partial(Peer, plain, isDeflated=True),
+                *[partial(Peer, plain)] * 3,
+                *[partial(Peer, plain, isDeflated=True)] * 2,
                 partial(Peer, secure, isTls=True),
+                partial(Peer, secure, isTls=True, version=TLSVersion.TLSv1_2),
                 partial(Peer, secure, isTls=True, isDeflated=True),
             ]
             descriptors, threads = service.descriptors(), threadsOf(service)
