@@ -118,6 +118,12 @@ class Twistd(LoggedProcess):
     def port(self) -> int:
         return int(self.url.rsplit(":", 1)[1].rstrip("/"))
 
+    def portOf(self, scheme: str) -> int:
+        """Of the echo that is reached by ws or by wss, if both are served."""
+        match = re.search(rf"{scheme}://[^:/]+:(\d+)/echo", self.log)
+        assert match, self.log
+        return int(match[1])
+
     def connect(self, host: str = "127.0.0.1", **options: Any) -> RawClient:
         """A client of bytes; `options` are RawClient's."""
         return RawClient(f"ws://{host}:{self.port}/echo", **options)

@@ -28,6 +28,10 @@ class Gone(Exception):
     """The service has ended the connection."""
 
 
+ENDED = (Gone, ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+"""How a client notices that. Any other error of TLS is one."""
+
+
 class Peer:
     """One connection; all that comes back on it is compared with what was sent.
 
@@ -323,7 +327,7 @@ def converse(open: Open, random: random.Random, isHarried: bool) -> Counter[str]
         for _ in range(random.randrange(1, 4)):
             random.choice(TALKS)(peer, random)
         random.choice(ENDS)(peer, random)
-    except (Gone, ConnectionError):
+    except ENDED:
         if not isHarried:
             raise
         count["ended by the service"] = peer is not None

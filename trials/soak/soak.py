@@ -39,10 +39,7 @@ def main(seconds: float) -> None:
         with Twistd(*listen, *times, "--threads=2", env=GIVING) as service:
             service.expect("taking up to")
             assert "fast path: threads: 2" in service.log, service.log
-            plain, secure = (
-                int(re.search(rf"{scheme}://[^:/]+:(\d+)/echo", service.log)[1])  # type: ignore[index]
-                for scheme in ("ws", "wss")
-            )
+            plain, secure = service.portOf("ws"), service.portOf("wss")
             opens = [
                 *[partial(Peer, plain)] * 3,
                 *[partial(Peer, plain, isDeflated=True)] * 2,
