@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from twisted.logger import globalLogPublisher
 
+from echotwist.testing.frames import take
+from support.deflate import readable
 from support.memory import Service
 from support.recorder import Recorder
 
@@ -18,7 +20,8 @@ def segments(data: bytes, sizes: list[int]) -> list[bytes]:
 
 @dataclass
 class Outcome:
-    """What a client and the operator saw."""
+    """What a client and the operator saw. `received` has the payload of compressed frames
+    inflated: in which way they were compressed is nobody's business."""
 
     received: bytes
     fin: bool
@@ -28,14 +31,31 @@ class Outcome:
     bytes: int
 
 
+def inflated(received: bytes) -> bytes:
+    """These frames, each compressed payload as what it says. Fails if one cannot be inflated."""
+    parts, start = [], 0
+    while (taken := take(received, start)) is not None:
+        found, end = taken
+        whole = received[start:end]
+        parts.append(whole[:1] + readable(found).payload if found.rsv & 4 else whole)
+        start = end
+    return b"".join(parts) + received[start:]
+
+
 def outcome(
-    stream: bytes, sizes: list[int], isFinished: bool, isFast: bool, **how: bool
+    stream: bytes,
+    sizes: list[int],
+    isFinished: bool,
+    isFast: bool,
+    offer: str | None = None,
+    **how: bool,
 ) -> Outcome:
+    """`offer` is the extension that the client offers, `how` is Service's."""
     recorder = Recorder()
     globalLogPublisher.addObserver(recorder)
     try:
         service = Service("--log-rate=4", "--max-message=1M", isFast=isFast, **how)
-        client = service.open()
+        client = service.open(Sec_WebSocket_Extensions=offer)
         for segment in segments(stream, sizes):
             client.send(segment)
         if isFinished:
@@ -57,7 +77,7 @@ def outcome(
     finally:
         globalLogPublisher.removeObserver(recorder)
     return Outcome(
-        client.received(),
+        inflated(client.received()),
         *state,
         len(messages) + sum(e["messages"] for e in counted),
         sum(e["size"] for e in messages) + sum(e["bytes"] for e in counted),
