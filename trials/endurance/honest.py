@@ -1,6 +1,7 @@
 """Clients that behave, and how long their echoes take."""
 
 import gc
+import math
 import select
 import ssl
 import time
@@ -24,11 +25,21 @@ SLOWER = 5
 """Times that their p99 may take, under an attack, of what it took before."""
 
 
+REST = 10.0
+"""Seconds to wait for echoes that are missing."""
+
+MISSING = "missing"
+
+
 class Honest(Beside):
     """Use with `with`. A client that is dropped, or gets not its own echo, is a failure."""
 
     def __init__(self, port: int, count: int, isTls: bool = False) -> None:
         super().__init__(_talk, port, count, isTls)
+
+    def missing(self) -> int:
+        """They stop. Returns how many echoes have not come until REST."""
+        return cast("int", self.ask(MISSING))
 
     def latency(self) -> Latency:
         """Of the echoes since the last question."""
@@ -49,18 +60,26 @@ def _talk(pipe: Connection, port: int, count: int, isTls: bool) -> None:
     waits = Waits()
     turn = deque(clients.values())
     at = time.monotonic()
+    until = math.inf
     pipe.send(None)
     while True:
         now = time.monotonic()
+        if until < math.inf:
+            due = sum(len(sent) for _, sent, _ in clients.values())
+            if not due or now > until:
+                pipe.send(due)
+                until = math.inf
         while at <= now:
             at += INTERVAL / count
             client, sent, _ = turn[0]
             turn.rotate(-1)
             sent.append(time.monotonic())
             assert client.send(message) == len(message), "an honest client is not read"
-        for fd, _ in poll.poll(max(at - time.monotonic(), 0)):
+        for fd, _ in poll.poll(min(max(at - time.monotonic(), 0), 1)):
             if fd == pipe.fileno():
-                pipe.recv()
+                if pipe.recv() == MISSING:
+                    at, until = math.inf, time.monotonic() + REST
+                    continue
                 pipe.send(waits.latency(began for _, sent, _ in clients.values() for began in sent))
                 continue
             client, sent, rest = clients[fd]

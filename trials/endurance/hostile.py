@@ -105,6 +105,7 @@ def _attack(share: float, *options: str) -> Sequence[Figure]:
             gone = time.monotonic() - closing
             time.sleep(1)
             after = honest.latency()
+            missing = honest.missing()
             works(service)
             left = service.memory()
         refusals = service.log.count("too much is waiting")
@@ -131,7 +132,7 @@ def _attack(share: float, *options: str) -> Sequence[Figure]:
         told("afterwards", after),
         *_notice("p99 while they come", building, idle, isFast=not options),
         *_notice("p99 while they stand", under, idle, isFast=not options),
-        exactly("echoes that did not come", max(after.due - 10, 0), 0),
+        exactly("echoes that did not come", missing, 0),
     ]
 
 

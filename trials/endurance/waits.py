@@ -12,13 +12,12 @@ FAVOUR = -5
 
 @dataclass(frozen=True)
 class Latency:
-    """Of what was waited for since the last question, in seconds. `due` is still to come."""
+    """Of what was waited for since the last question, in seconds."""
 
     count: int
     p50: float
     p99: float
     most: float
-    due: int
 
     def __str__(self) -> str:
         return (
@@ -42,7 +41,7 @@ class Waits:
     def latency(self, due: Iterable[float]) -> Latency:
         """`due` is when those began that have not ended."""
         now = time.monotonic()
-        waiting = [now - max(began, self._asked) for began in due]
+        waiting = (now - max(began, self._asked) for began in due)
         took = sorted(self._took)
         usual = took[len(took) // 2] if took else 0.0
         # One that has just begun tells nothing.
@@ -50,9 +49,7 @@ class Waits:
         # In place: a thread may be about to add one.
         del self._took[:]
         self._asked = now
-        return Latency(
-            len(took), took[len(took) // 2], took[len(took) * 99 // 100], took[-1], len(waiting)
-        )
+        return Latency(len(took), took[len(took) // 2], took[len(took) * 99 // 100], took[-1])
 
 
 def favour() -> None:

@@ -31,25 +31,34 @@ REPEAT = 0xF6
 stay small, and frames may be large."""
 
 
-def encoded(stream: bytes, sizes: list[int]) -> bytes:
+FINISHED, DEFLATED = 1, 32
+"""Bits of an input's first byte: the client says FIN behind its stream, and has negotiated
+permessage-deflate. Between them is how many sizes follow."""
+
+
+def encoded(stream: bytes, sizes: list[int], isDeflated: bool = False) -> bytes:
     """The input that means this. `stream` may have repetitions."""
-    return bytes([len(sizes) << 1, *b"".join(n.to_bytes(2, "big") for n in sizes)]) + stream
+    first = len(sizes) << 1 | DEFLATED * isDeflated
+    return bytes([first, *b"".join(n.to_bytes(2, "big") for n in sizes)]) + stream
 
 
-def decoded(data: bytes) -> tuple[bytes, list[int], bool]:
-    """A stream, where it is cut, and whether the client says FIN behind it."""
+def decoded(data: bytes) -> tuple[bytes, list[int], bool, bool]:
+    """A stream, where it is cut, whether the client says FIN behind it, and whether it may send
+    what is compressed."""
     if not data:
-        return b"", [], False
+        return b"", [], False, False
     start = 1 + 2 * (data[0] >> 1 & 15)
     sizes = [int.from_bytes(data[n : n + 2], "big") + 1 for n in range(1, start, 2)]
     first, *others = data[start:].split(bytes([REPEAT]))
     stream = bytearray(first)
     for other in others:
         stream += other[2:3] * (3 * int.from_bytes(other[:2], "big")) + other[3:]
-    return bytes(stream[:100_000]), sizes, bool(data[0] & 1)
+    return bytes(stream[:100_000]), sizes, bool(data[0] & FINISHED), bool(data[0] & DEFLATED)
 
 
 def seeds() -> list[bytes]:
+    from support.deflate import deflated
+
     from echotwist.testing.frames import (
         BINARY,
         CONTINUATION,
@@ -77,7 +86,36 @@ def seeds() -> list[bytes]:
         text("x") + b"\x82\xfe\x00\x7d" + bytes(4 + 125),
         text("x") + b"\x82\xff" + (65_535).to_bytes(8, "big") + bytes(4) + zeros,
     ]
-    return [encoded(s, cut) for s in streams for cut in ([], [0], [4, 9], [200, 30_000])]
+    begun = frame(TEXT, b"a\xc3", fin=False)
+    fragments = [
+        begun + frame(PING, b"p") + frame(CONTINUATION, b"\xa9") + text("x"),
+        begun + frame(CONTINUATION, b"", fin=False) * 20 + frame(CONTINUATION, b"\xa9b"),
+        begun + frame(CONTINUATION, b"b") + text("x"),
+        begun + text("x"),
+        begun + b"\0\xff" + (73_728).to_bytes(8, "big") + bytes(4) + zeros + text("behind it"),
+    ]
+    whole = deflated(b"hello " * 30)
+    compressed = [
+        frame(TEXT, whole, rsv=4) + text("not") + frame(BINARY, b"\0", rsv=4) + frame(TEXT, rsv=4),
+        frame(TEXT, whole[:5], fin=False, rsv=4)
+        + frame(PING)
+        + frame(CONTINUATION, whole[5:])
+        + frame(TEXT, deflated(b"x", isFinal=True), rsv=4),
+        frame(TEXT, deflated("aé€🙂".encode() * 30, 0, flushes=[4, 9]), rsv=4) + text("x"),
+        frame(BINARY, deflated(bytes(HOLD + 1)), rsv=4) + frame(TEXT, deflated(b"\xff"), rsv=4),
+        frame(BINARY, deflated(bytes(MOST + 1), 9), rsv=4) + text("x"),
+        frame(BINARY, whole[:-3], rsv=4) + text("x"),
+        frame(BINARY, whole, fin=False, rsv=4) + frame(CONTINUATION, b"", rsv=4),
+    ]
+    return [
+        encoded(stream, cut, isDeflated)
+        for some, isDeflated in (
+            (streams + fragments, False),
+            (streams[:4] + fragments + compressed, True),
+        )
+        for stream in some
+        for cut in ([], [0], [4, 9], [200, 30_000])
+    ]
 
 
 # The loop alone.
@@ -131,7 +169,7 @@ def theLoop() -> Any:
 
 def loop(data: bytes) -> None:
     """Every byte is echoed or given back; so is every message shown or counted."""
-    stream, sizes, isFinished = decoded(data)
+    stream, sizes, isFinished, _ = decoded(data)
     global number
     number += 1
     ours, theirs = socket.socketpair()
@@ -201,13 +239,19 @@ def loop(data: bytes) -> None:
 
 
 def ways(data: bytes) -> None:
-    from support.differential import outcome
+    from support.deflate import OFFER
+    from support.differential import Outcome, outcome
 
     from echotwist.testing.frames import CLOSE
 
-    stream, sizes, isFinished = decoded(data)
-    slow, fast = (outcome(stream, sizes, isFinished, isFast) for isFast in (False, True))
-    assert outcome(stream, sizes, isFinished, isFast=True, lends=False) == slow
+    stream, sizes, isFinished, isDeflated = decoded(data)
+
+    def come(isFast: bool, lends: bool = True) -> Outcome:
+        offer = OFFER if isDeflated else None
+        return outcome(stream, sizes, isFinished, isFast, offer, lends=lends)
+
+    slow, fast = come(False), come(True)
+    assert come(True, lends=False) == slow
     if fast == slow:
         return
     # A large frame that is cut off, or bad inside, is half echoed; all else is the same.
