@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Sequence
 
-from echotwist.testing.frames import Frame
+from echotwist.testing.frames import Frame, take
 
 OFFER = "permessage-deflate; client_max_window_bits"
 """As browsers have it."""
@@ -47,3 +47,15 @@ def readable(frame: Frame) -> Frame:
     if not frame.rsv & 4:
         return frame
     return Frame(frame.opcode, inflated(frame.payload), frame.fin, frame.rsv)
+
+
+def readableStream(received: bytes) -> bytes:
+    """Frames of a server, each compressed payload as what it says, behind the frame's first byte:
+    its length depends on how it was compressed."""
+    parts, start = [], 0
+    while (taken := take(received, start)) is not None:
+        found, end = taken
+        whole = received[start:end]
+        parts.append(whole[:1] + readable(found).payload if found.rsv & 4 else whole)
+        start = end
+    return b"".join(parts) + received[start:]

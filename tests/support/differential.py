@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from twisted.logger import globalLogPublisher
 
-from echotwist.testing.frames import take
-from support.deflate import readable
+from support.deflate import readableStream
 from support.memory import Service
 from support.recorder import Recorder
 
@@ -29,17 +28,6 @@ class Outcome:
     closed: bool
     messages: int
     bytes: int
-
-
-def inflated(received: bytes) -> bytes:
-    """These frames, each compressed payload as what it says. Fails if one cannot be inflated."""
-    parts, start = [], 0
-    while (taken := take(received, start)) is not None:
-        found, end = taken
-        whole = received[start:end]
-        parts.append(whole[:1] + readable(found).payload if found.rsv & 4 else whole)
-        start = end
-    return b"".join(parts) + received[start:]
 
 
 def outcome(
@@ -77,7 +65,7 @@ def outcome(
     finally:
         globalLogPublisher.removeObserver(recorder)
     return Outcome(
-        inflated(client.received()),
+        readableStream(client.received()),
         *state,
         len(messages) + sum(e["messages"] for e in counted),
         sum(e["size"] for e in messages) + sum(e["bytes"] for e in counted),
