@@ -35,11 +35,14 @@ class Shortcut(NamedTuple):
 class Echo(Connection):
     """A connection that echoes each message."""
 
+    _isMessageCompressed: bool  # Autobahn's.
     _shortcut: Shortcut | None = None
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         self.context.journal.message(self, payload, isBinary)
-        self.sendMessage(payload, isBinary)
+        # As it came: many clients leave small messages uncompressed, and so do the loops. Autobahn
+        # (26.10.2, websocket/protocol.py, `sendMessage`) would compress all.
+        self.sendMessage(payload, isBinary, doNotCompress=not self._isMessageCompressed)
 
     def onOpen(self) -> None:
         super().onOpen()

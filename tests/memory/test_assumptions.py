@@ -57,6 +57,13 @@ def test_autobahn_collects_messages_in_the_methods_that_are_replaced(client: Cli
         assert f"self.{name}(" in inspect.getsource(getattr(WebSocketAdapterProtocol, f"_{name}"))
 
 
+def test_autobahn_knows_whether_a_message_came_compressed() -> None:
+    """Echo.onMessage."""
+    source = inspect.getsource(WebSocketProtocol.onFrameBegin)
+    assert "self._isMessageCompressed = True" in source
+    assert "self._isMessageCompressed = False" in source
+
+
 def test_autobahn_handshake_echoes_no_client_text(service: Service) -> None:
     """It parses a request that `upgrade` composed, with no header of the client's but these."""
     client = service.connect()

@@ -561,6 +561,16 @@ def test_a_compressed_message_is_echoed_compressed(service: Service) -> None:
         assert inflated(echo.payload) == b"hello " * 100
 
 
+@pytest.mark.parametrize("options", [[], ["--context-takeover"]])
+def test_a_message_is_echoed_uncompressed_if_it_came_so(options: list[str]) -> None:
+    client = Service(*options).open(**DEFLATE)
+    fragments = frame(TEXT, b"hel", fin=False) + frame(CONTINUATION, b"lo")
+    client.send(text("hello") + frame(TEXT, deflated(b"hello"), rsv=4) + fragments)
+    plain, compressed, collected = client.frames()
+    assert plain == collected == Frame(TEXT, b"hello")
+    assert compressed.rsv == 4
+
+
 def test_an_empty_compressed_message_is_echoed(service: Service) -> None:
     client = service.open(**DEFLATE)
     client.send(frame(TEXT, b"\x00", rsv=4) + frame(TEXT, deflated(b"x"), rsv=4))
