@@ -271,6 +271,11 @@ cdef void countMessage(Counts *counts, bint isBinary, uint64_t size) noexcept no
     counts.bytes[isBinary] += size
 
 
+cdef inline bint isOutOfPlace(const Connection *c, int first) noexcept nogil:
+    """Whether a frame that begins with the byte `first` continues no message, or interrupts one."""
+    return not first & CONTROL and (first & 15 == CONTINUATION) != (c.message != NULL)
+
+
 cdef size_t shortfall(int first, uint64_t size) noexcept nogil:
     """What a frame counts for as a small fragment; see `limits.Limits.fragmentAllowance`. `first`
     is its first byte, and `size` that of its payload."""
@@ -600,7 +605,7 @@ cdef class Loop:
     def due(self):
         """When turn() next has something to do although nothing is ready, in seconds on its clock;
         infinity: never."""
-        return self.nextDue()
+        return self.nextDue() if self.waiting.after == &self.waiting else self.now
 
     cdef void readClock(self) noexcept nogil:
         cdef timespec time
@@ -845,6 +850,9 @@ cdef class Loop:
                     reason = UNUSUAL
                     break
                 if header.state == INCOMPLETE:
+                    if size >= 2 and isOutOfPlace(c, header.first):
+                        reason = UNUSUAL
+                        break
                     memcpy(frame.header, at, size)
                     frame.headerSize = size
                     at = end
@@ -989,7 +997,7 @@ cdef class Loop:
             return NONE  # It passes.
         if self.logsFrames and not isWholeMessage(header):
             return UNUSUAL
-        if isLarge or (header.first & 15 == CONTINUATION) != (c.message != NULL):
+        if isLarge or isOutOfPlace(c, header.first):
             return UNUSUAL
         if c.message != NULL:
             if (c.message.size + header.payloadSize > min(<uint64_t>HOLD, self.maxMessage)

@@ -177,6 +177,8 @@ calm = settings(suppress_health_check=list(HealthCheck), max_examples=2 * settin
 @example((None, text("x") + frame(PING, b"p") * 3000 + text("y")), [], False)
 @example((None, begun(b"a") + frame(CONTINUATION, b"b", fin=False) * 3000), [], True)
 @example((None, begun(b"\xe2") + frame(PING) + frame(CONTINUATION, b"\x82")), [8], True)
+@example((None, text("x") + b"\x00\xff\0\0"), [], False)
+@example((None, begun(b"a") + b"\x81\xfe\0"), [3], False)
 @example((OFFER, frame(TEXT, deflated(b"x"), rsv=4) * 3000), [], False)
 @example((OFFER, frame(TEXT, deflated(bytes(MOST + 1)), rsv=4) + text("x")), [100], False)
 def test_fragments_and_compression_come_to_the_same_in_all_ways(
