@@ -11,11 +11,13 @@ FOLDER keeps what was found for the next time, and is where an input that fails 
 `python trials/fuzz/fuzz.py 0 FOLDER` to run only what is there.
 """
 
+import codecs
 import os
 import socket
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,9 @@ HOLD = 65536
 
 MOST = 2**20
 """Bytes of the largest message."""
+
+SMALL = 64
+"""Bytes of a fragment below which it counts as small: for what it lacks."""
 
 REPEAT = 0xF6
 """Begins a repetition in an input: how often in two bytes, in threes, and which byte. So inputs
@@ -121,38 +126,85 @@ def seeds() -> list[bytes]:
 # The loop alone.
 
 
-def echoOf(stream: bytes) -> tuple[bytes, list[int], bytes]:
-    """The echo of frames that are plain, the sizes of the messages, and the echo of what has come
-    of a last one that is not whole."""
-    from echotwist.testing.frames import masked
+@dataclass
+class Answer:
+    """What must come of frames that the loop has answered."""
 
-    out = bytearray()
-    sizes: list[int] = []
+    echo: bytes = b""
+    """Frames, the payload of compressed ones inflated."""
+    sizes: list[int] = field(default_factory=list)
+    """Of the messages."""
+    half: bytes = b""
+    """The echo of what has come of a last one that passes."""
+    begun: bytes = b""
+    """The fragment that stands for those of a message without its end."""
+    small: int = 0
+    """What these count for as small fragments."""
+
+
+def isText(data: bytes, isWhole: bool) -> None:
+    codecs.getincrementaldecoder("utf-8")().decode(data, isWhole)
+
+
+def answerOf(stream: bytes, isDeflated: bool) -> Answer:
+    from support.deflate import inflated
+
+    from echotwist.testing.frames import CONTINUATION, TEXT, length, masked
+
+    answer = Answer()
+    first, collected = 0, b""
     while stream:
-        first, n, head = stream[0], stream[1] & 127, 2
-        assert first in (0x81, 0x82, 0x89, 0x8A), first
+        byte, n, head = stream[0], stream[1] & 127, 2
         assert stream[1] & 128
         if n > 125:
             head = 4 if n == 126 else 10
             n = int.from_bytes(stream[2:head], "big")
             assert n >= (126 if head == 4 else 65536)
-            assert first < 0x88
         assert n <= MOST
         mask, payload = stream[head : head + 4], stream[head + 4 : head + 4 + n]
         assert len(mask) == 4
         payload = masked(payload, mask)
-        echo = bytes([0x8A if first == 0x89 else first, stream[1] & 127]) + stream[2:head] + payload
-        if len(payload) < n:
-            assert n > HOLD
-            return bytes(out), sizes, echo
-        if first == 0x81:
-            payload.decode()
-        if first != 0x8A:
-            out += echo
-        if first < 0x88:
-            sizes.append(n)
+        echo = length(n, masked=False) + payload
+        isFinal, opcode = byte & 0x80, byte & 15
+        if byte in (0x89, 0x8A):
+            assert len(payload) == n <= 125
+            if byte == 0x89:
+                answer.echo += b"\x8a" + echo
+        elif byte in (0x81, 0x82) and not first:
+            if byte == 0x81:
+                isText(payload, len(payload) == n)
+            if len(payload) < n:
+                assert n > HOLD
+                answer.half = stream[:1] + echo
+                return answer
+            answer.echo += stream[:1] + echo
+            answer.sizes.append(n)
+        else:
+            assert len(payload) == n
+            assert bool(first) == (opcode == CONTINUATION)
+            assert byte & 0x70 in ((0, 0x40) if isDeflated and not first else (0,))
+            first = first or byte
+            collected += payload
+            assert len(collected) <= HOLD
+            if not isFinal or opcode == CONTINUATION:
+                answer.small += max(SMALL - n, 0)
+            if first == TEXT:
+                isText(collected, bool(isFinal))
+            if isFinal:
+                if first & 0x40:
+                    collected = inflated(collected)
+                    assert len(collected) <= HOLD
+                    if first & 15 == TEXT:
+                        collected.decode()
+                    answer.echo += bytes([0x80 | first]) + collected
+                else:
+                    answer.echo += bytes([0x80 | first]) + length(len(collected), False) + collected
+                answer.sizes.append(len(collected))
+                first, collected, answer.small = 0, b"", 0
         stream = stream[head + 4 + n :]
-    return bytes(out), sizes, b""
+    if first:
+        answer.begun = bytes([first]) + length(len(collected)) + bytes(4) + collected
+    return answer
 
 
 number = 0
@@ -169,7 +221,9 @@ def theLoop() -> Any:
 
 def loop(data: bytes) -> None:
     """Every byte is echoed or given back; so is every message shown or counted."""
-    stream, sizes, isFinished, _ = decoded(data)
+    from support.deflate import readableStream
+
+    stream, sizes, isFinished, isDeflated = decoded(data)
     global number
     number += 1
     ours, theirs = socket.socketpair()
@@ -184,7 +238,7 @@ def loop(data: bytes) -> None:
         """Returns whether the loop still has it."""
         ready = 1
         while ready:
-            ready = loop.turn(0)
+            ready = loop.turn(0) or loop.due() == 0
             try:
                 while more := theirs.recv(2**16):
                     received.extend(more)
@@ -196,7 +250,7 @@ def loop(data: bytes) -> None:
 
     cut = sizes[0] if sizes else len(stream)
     first, rest = stream[:cut], stream[cut:]
-    loop.lend(ours.fileno(), number, first)
+    loop.lend(ours.fileno(), number, first, (15, 8) if isDeflated else None)
     isLent = turn()
     for size in [*sizes[1:], len(rest)]:
         segment, rest = rest[:size], rest[size:]
@@ -211,7 +265,7 @@ def loop(data: bytes) -> None:
     elif isLent:
         loop.recall(ours.fileno(), number, True)
         assert not turn()
-    *messages, (kind, _, why, unjudged, unsent, isInside) = events
+    *messages, (kind, _, why, begun, small, unjudged, unsent, isInside) = events
     try:
         while more := ours.recv(2**16):
             unjudged += more
@@ -223,14 +277,15 @@ def loop(data: bytes) -> None:
     consumed = stream[: len(stream) - len(unjudged)]
     # What is bad in a frame half echoed is given back unmasked, for nobody to read.
     assert why == "not UTF-8" or consumed + unjudged == stream, "another byte is given back"
-    echo, counts, half = echoOf(consumed)
-    assert bytes(received + unsent) == echo + half
-    assert isInside == bool(half)
-    assert [m[2] for m in messages] == counts[:3]
+    answer = answerOf(consumed, isDeflated)
+    assert readableStream(received + unsent) == answer.echo + answer.half
+    assert (begun, small) == (answer.begun, answer.small)
+    assert isInside == bool(answer.half)
+    assert [m[2] for m in messages] == answer.sizes[:3]
     (texts, textBytes, binaries, binaryBytes), _, _, buffered = loop.takeCounts()
     assert buffered == 0
-    assert texts + binaries == len(counts[3:])
-    assert textBytes + binaryBytes == sum(counts[3:])
+    assert texts + binaries == len(answer.sizes[3:])
+    assert textBytes + binaryBytes == sum(answer.sizes[3:])
     for skt in (ours, theirs):
         skt.close()
 
