@@ -37,7 +37,8 @@ INFORMATIONAL = {"7.1.6", "7.13.1", "7.13.2"}
 
 RUNS: dict[str, tuple[int, float, list[str], list[str]]] = {
     # Cases, the least share of the fast path in the echoes, cases left out, options of the service.
-    "all": (517, 0.8, [], []),
+    # Sections 12 and 13 have messages of 128 KB, which are Autobahn's.
+    "all": (517, 0.7, [], []),
     "core": (247, 0.8, NOT_CORE, ["--no-compression"]),
     "tls": (247, 0.8, NOT_CORE, []),
     "autobahn": (247, 0, NOT_CORE, ["--no-fast-path"]),
