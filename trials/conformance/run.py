@@ -125,7 +125,7 @@ def echoed(admin: str) -> tuple[int, int]:
         asking.connect(admin)
         asking.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         answer = b"".join(iter(lambda: asking.recv(65536), b"")).decode()
-    fast = re.findall(r"^echotwist_fastpath_messages_total (\d+)", answer, re.M)
+    fast = re.findall(r"^echotwist_fastpath_messages_total{.*} (\d+)", answer, re.M)
     every = re.findall(r'^echotwist_messages_total{direction="sent",.*} (\d+)', answer, re.M)
     assert fast, answer
     assert every, answer
