@@ -12,30 +12,35 @@ count upwards, over sizes that fit one read of the socket, so that nothing overf
 #include <stdint.h>
 #include <string.h>
 
-typedef uint8_t block_of_32 __attribute__((vector_size(32)));
+/* The widest that every processor has. With vectors of 32 bytes, for which x86-64 needs AVX, gcc 12
+keeps `seen` on the stack: 12 GB/s instead of 50. */
+typedef uint8_t block_of_16 __attribute__((vector_size(16)));
 
 /* Unmask `length` bytes into `to`, which may be `from` itself or lie before it. `offset` is where
 they begin in the payload, in bytes. Returns whether any of them is not ASCII. */
 static int unmask(uint8_t *to, const uint8_t *from, size_t length, const uint8_t mask[4],
                   uint64_t offset)
 {
-    uint8_t turned[32];
-    for (int i = 0; i < 32; i++)
+    uint8_t turned[16];
+    for (int i = 0; i < 16; i++)
         turned[i] = mask[(offset + i) & 3];
 
     /* memcpy() is how C reads what is not aligned; it costs nothing. */
-    block_of_32 masks, block, seen = {0};
-    memcpy(&masks, turned, 32);
+    block_of_16 masks, first, second, seen = {0};
+    memcpy(&masks, turned, 16);
     size_t at = 0;
     for (; length - at >= 32; at += 32) {
-        memcpy(&block, from + at, 32);
-        block ^= masks;
-        seen |= block;
-        memcpy(to + at, &block, 32);
+        memcpy(&first, from + at, 16);
+        memcpy(&second, from + at + 16, 16);
+        first ^= masks;
+        second ^= masks;
+        seen |= first | second;
+        memcpy(to + at, &first, 16);
+        memcpy(to + at + 16, &second, 16);
     }
-    uint64_t words[4], word, masks8;
-    memcpy(words, &seen, 32);
-    uint64_t all = words[0] | words[1] | words[2] | words[3];
+    uint64_t words[2], word, masks8;
+    memcpy(words, &seen, 16);
+    uint64_t all = words[0] | words[1];
     memcpy(&masks8, turned, 8);
     for (; length - at >= 8; at += 8) {
         memcpy(&word, from + at, 8);
@@ -44,7 +49,7 @@ static int unmask(uint8_t *to, const uint8_t *from, size_t length, const uint8_t
         memcpy(to + at, &word, 8);
     }
     for (; at < length; at++) {
-        uint8_t byte = from[at] ^ turned[at & 31];
+        uint8_t byte = from[at] ^ turned[at & 15];
         all |= byte;
         to[at] = byte;
     }
