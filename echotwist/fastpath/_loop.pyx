@@ -16,7 +16,8 @@ as if it had read them itself.
 The rest of the sources, which are compiled into this one extension:
 
     _mailbox.pxd   commands and events, and how they cross from one thread to the other
-    _stream.pxd    the socket: bytes in, bytes out, and what it does not take yet
+    _stream.pxd    the socket: bytes in, bytes out
+    _unsent.pxd    what the socket did not take yet
     _tls.pxd       TLS on the way to the socket and from it
     _openssl.h     the functions of OpenSSL
     _frame.pxd     a frame: its header, unmasking, UTF-8, the header of its echo
@@ -68,7 +69,7 @@ Why hostile bytes do no harm:
   echo of one read and one collected message waits for a client. There is one exception: a client
   may send a message whole before it reads any of it, as simple clients do, so the rest of a frame
   that passes is read all the same, and waits. It is no larger than `maxMessage`, which Autobahn
-  would buffer, too; the memory for it, while it grows, is at most twice that.
+  would buffer, too; the memory for it is hardly more (_unsent.pxd).
 - `maxBuffered` bounds what is held for all connections together. Above it reads are short,
   nothing is read ahead, and a connection that would have to be held more is returned, for the
   reactor's `Budget` to decide.
@@ -107,13 +108,14 @@ from echotwist.fastpath._message cimport (
     newMessage, newRest, payloadOf, restOf, restSize, writeFragment,
 )
 from echotwist.fastpath._stream cimport (
-    AGAIN, ENDED, ENDING, Stream, discardUnsent, flushStream, isBlocked, isEnding, readStream,
-    unacknowledged, unsentSize, writeStream,
+    AGAIN, ENDED, ENDING, Stream, flushStream, isBlocked, isEnding, readStream, unacknowledged,
+    writeStream,
 )
 from echotwist.fastpath._tls cimport (
     CIPHERTEXT, OPENSSL_FUNCTIONS, RECORD, Tls, decrypt, encrypt, newTls, takeCiphertext,
     use_openssl,
 )
+from echotwist.fastpath._unsent cimport moveUnsent
 
 import os
 
@@ -793,7 +795,7 @@ cdef class Loop:
                 self.updateInterest(c)  # It is not read ahead any more.
                 return
             most = min(c.frame.left, <uint64_t>most)  # No further frame is begun.
-        cdef ssize_t size = readStream(&c.stream, at, most)
+        cdef ssize_t size = self.read(c, at, most)
         if size > 0:
             self.noteActivity(c)
             # What has come of a header, or of a control frame, is put before the rest of it.
@@ -813,7 +815,7 @@ cdef class Loop:
         elif size == ENDED or size == ENDING:
             # The reactor will read the FIN again, and Twisted's TLS what ends it.
             self.returnConnection(c, UNUSUAL)
-        elif size != AGAIN:
+        elif size != AGAIN or not self.updateInterest(c):
             self.returnConnection(c, LOST)
 
     cdef void echo(self, Connection *c, uint8_t *at, uint8_t *end) noexcept nogil:
@@ -1142,20 +1144,32 @@ cdef class Loop:
     cdef bint write(self, Connection *c, const uint8_t *first, size_t firstSize,
                     const uint8_t *second, size_t secondSize) noexcept nogil:
         """As `writeStream`, and count what that buffers."""
-        cdef size_t before = c.stream.unsentRoom
+        cdef size_t before = c.stream.unsent.memory
         cdef bint isWritten = writeStream(&c.stream, first, firstSize, second, secondSize)
-        if c.stream.unsentRoom != before:
-            self.addBuffered(<int64_t>(c.stream.unsentRoom - before))
-            if not before:
-                self.counts.pauses += 1
+        self.countUnsent(c, before)
         return isWritten
 
+    cdef ssize_t read(self, Connection *c, uint8_t *to, size_t most) noexcept nogil:
+        """As `readStream`, and count what that buffers: TLS may have an answer."""
+        cdef size_t before = c.stream.unsent.memory
+        cdef ssize_t size = readStream(&c.stream, to, most)
+        self.countUnsent(c, before)
+        return size
+
+    cdef void countUnsent(self, Connection *c, size_t before) noexcept nogil:
+        """Count what waits more, or less, than the `before` bytes of memory."""
+        if c.stream.unsent.memory != before:
+            self.addBuffered(<int64_t>(c.stream.unsent.memory - before))
+            if not before:
+                self.counts.pauses += 1
+
     cdef void sendUnsent(self, Connection *c) noexcept nogil:
-        cdef size_t before = c.stream.unsentRoom
-        if not flushStream(&c.stream):
+        cdef size_t before = c.stream.unsent.memory
+        cdef bint isSent = flushStream(&c.stream)
+        self.countUnsent(c, before)
+        if not isSent:
             self.returnConnection(c, LOST)
         elif not isBlocked(&c.stream):
-            self.addBuffered(-<int64_t>before)
             if isWaiting(c):
                 unlink(c)
                 append(&self.waiting, c)
@@ -1193,13 +1207,13 @@ cdef class Loop:
             size = restSize(c.rest)
         cdef size_t begunSize = fragmentSize(c.message)
         cdef size_t unjudgedSize = headerSize + payloadSize + size
-        event = newEvent(RETURNED, begunSize + unjudgedSize + unsentSize(&c.stream))
+        event = newEvent(RETURNED, begunSize + unjudgedSize + c.stream.unsent.size)
         event.number = c.number
         event.isInside = isInside
         event.reason = reason
         event.begunSize = begunSize
         event.unjudgedSize = unjudgedSize
-        event.unsentSize = unsentSize(&c.stream)
+        event.unsentSize = c.stream.unsent.size
         to = <uint8_t *>(event + 1)
         if begunSize:
             event.small = c.message.small
@@ -1213,8 +1227,9 @@ cdef class Loop:
         if size:
             memcpy(to, rest, size)
             to += size
-        if event.unsentSize:
-            memcpy(to, c.stream.unsent + c.stream.unsentAt, event.unsentSize)
+        if isBlocked(&c.stream):
+            self.addBuffered(-<int64_t>c.stream.unsent.memory)
+            moveUnsent(&c.stream.unsent, to)
 
         epoll_ctl(self.epoll, EPOLL_CTL_DEL, c.stream.fd, NULL)
         self.byDescriptor[c.stream.fd] = NULL
@@ -1223,8 +1238,6 @@ cdef class Loop:
             self.forgetMessage(c)
         if c.rest != NULL:
             self.dropRest(c)
-        self.addBuffered(-<int64_t>c.stream.unsentRoom)
-        discardUnsent(&c.stream)
         free(c.passing)
         free(c.stream.tls)
         free(c)

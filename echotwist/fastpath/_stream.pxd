@@ -3,25 +3,21 @@
 The loop sees a stream of bytes that may fail, end, or take no more for now. With TLS it is
 decrypted and encrypted here. Only epoll uses the descriptor beside it.
 
-What the socket does not take is buffered here until flushStream() has sent it; with TLS, that is
+What the socket does not take waits (_unsent.pxd) until flushStream() has sent it; with TLS, that is
 ciphertext.
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint64_t
-from libc.stdlib cimport free
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
-from echotwist.fastpath._memory cimport allocate
 from echotwist.fastpath._tls cimport (
     CIPHERTEXT, READ_TLS, RECORD, RECORD_OVERHEAD, Tls, decrypt, encrypt, takeCiphertext,
 )
+from echotwist.fastpath._unsent cimport Unsent, addUnsent, dropUnsent, iovec, partsOf
 
 
 cdef extern from "<sys/socket.h>" nogil:
-    struct iovec:
-        void *iov_base
-        size_t iov_len
     struct msghdr:
         iovec *msg_iov
         size_t msg_iovlen
@@ -43,23 +39,19 @@ cdef enum:
     FAILED = -2
     ENDING = -3   # TLS ends; Twisted knows how.
 
+    # Chunks that are sent by one call: up to 2 MiB.
+    PARTS = 32
+
 
 cdef struct Stream:
     int fd
     Tls *tls              # NULL without TLS
-    # What the socket did not take: `unsentRoom` bytes of memory, of which those from `unsentAt` to
-    # `unsentEnd` are to be sent. NULL and zeros if it took everything.
-    uint8_t *unsent
-    size_t unsentAt, unsentEnd, unsentRoom
+    Unsent unsent
 
 
 cdef inline bint isBlocked(const Stream *stream) noexcept nogil:
     """Whether bytes wait until the socket takes more."""
-    return stream.unsent != NULL
-
-
-cdef inline size_t unsentSize(const Stream *stream) noexcept nogil:
-    return stream.unsentEnd - stream.unsentAt
+    return stream.unsent.first != NULL
 
 
 cdef inline uint64_t unacknowledged(const Stream *stream) noexcept nogil:
@@ -67,7 +59,7 @@ cdef inline uint64_t unacknowledged(const Stream *stream) noexcept nogil:
     `echotwist.wire.transport.unacknowledged` counts them."""
     cdef int queued = 0
     ioctl(stream.fd, TIOCOUTQ, &queued)
-    return queued + unsentSize(stream)
+    return queued + stream.unsent.size
 
 
 cdef inline bint isEnding(const Stream *stream) noexcept nogil:
@@ -113,7 +105,7 @@ cdef inline ssize_t readTls(Stream *stream, uint8_t *to, size_t most) noexcept n
 cdef inline bint writeStream(Stream *stream, const uint8_t *first, size_t firstSize,
                              const uint8_t *second, size_t secondSize) noexcept nogil:
     """Send both parts, one after the other, by one call; `first` may be NULL. What the socket does
-    not take is buffered. Returns False if the socket, or TLS, has failed."""
+    not take waits. Returns False if the socket, or TLS, has failed."""
     if stream.tls != NULL:
         return writeTls(stream, first, firstSize) and writeTls(stream, second, secondSize)
     return sendBytes(stream, first, firstSize, second, secondSize)
@@ -142,66 +134,43 @@ cdef inline bint sendBytes(Stream *stream, const uint8_t *first, size_t firstSiz
     """As writeStream(), to the socket itself."""
     cdef iovec parts[2]
     cdef msghdr message
-    cdef ssize_t sent
+    cdef size_t size = firstSize + secondSize
     cdef size_t skipped
+    cdef ssize_t sent
+    parts[0].iov_base, parts[0].iov_len = <void *>first, firstSize
+    parts[1].iov_base, parts[1].iov_len = <void *>second, secondSize
     if isBlocked(stream):
         sent = 0
     elif first == NULL:
         sent = send(stream.fd, second, secondSize, MSG_NOSIGNAL)
     else:
         memset(&message, 0, sizeof(message))
-        parts[0].iov_base, parts[0].iov_len = <void *>first, firstSize
-        parts[1].iov_base, parts[1].iov_len = <void *>second, secondSize
         message.msg_iov, message.msg_iovlen = parts, 2
         sent = sendmsg(stream.fd, &message, MSG_NOSIGNAL)
-    if sent == <ssize_t>(firstSize + secondSize):
-        return True
     if sent < 0:
         if not isTransient():
             return False
         sent = 0
-    skipped = min(<size_t>sent, firstSize)
-    if skipped < firstSize:
-        keep(stream, first + skipped, firstSize - skipped)
-    skipped = sent - skipped
-    if skipped < secondSize:
-        keep(stream, second + skipped, secondSize - skipped)
+    if sent < <ssize_t>size:
+        skipped = min(<size_t>sent, firstSize)
+        parts[0].iov_base = <uint8_t *>parts[0].iov_base + skipped
+        parts[0].iov_len -= skipped
+        parts[1].iov_base = <uint8_t *>parts[1].iov_base + (sent - skipped)
+        parts[1].iov_len -= sent - skipped
+        addUnsent(&stream.unsent, parts, 2, size - sent)
     return True
 
 
 cdef inline bint flushStream(Stream *stream) noexcept nogil:
-    """Send what is buffered, as far as the socket takes it. Returns False if the socket has
-    failed."""
-    cdef ssize_t sent = send(stream.fd, stream.unsent + stream.unsentAt, unsentSize(stream),
-                             MSG_NOSIGNAL)
+    """Send what waits, as far as the socket takes it. Returns False if the socket has failed."""
+    cdef iovec parts[PARTS]
+    cdef msghdr message
+    cdef ssize_t sent
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = parts
+    message.msg_iovlen = partsOf(&stream.unsent, parts, PARTS)
+    sent = sendmsg(stream.fd, &message, MSG_NOSIGNAL)
     if sent < 0:
         return isTransient()
-    stream.unsentAt += sent
-    if stream.unsentAt == stream.unsentEnd:
-        discardUnsent(stream)
+    dropUnsent(&stream.unsent, sent)
     return True
-
-
-cdef inline void keep(Stream *stream, const uint8_t *data, size_t size) noexcept nogil:
-    cdef size_t kept = unsentSize(stream)
-    cdef size_t room
-    cdef uint8_t *larger
-    if stream.unsentRoom - stream.unsentEnd < size:
-        # Twice what is needed, so that on average each byte is copied once more.
-        room = kept + size if stream.unsent == NULL else 2 * (kept + size)
-        larger = <uint8_t *>allocate(room)
-        if kept:
-            memcpy(larger, stream.unsent + stream.unsentAt, kept)
-        free(stream.unsent)
-        stream.unsent = larger
-        stream.unsentAt = 0
-        stream.unsentEnd = kept
-        stream.unsentRoom = room
-    memcpy(stream.unsent + stream.unsentEnd, data, size)
-    stream.unsentEnd += size
-
-
-cdef inline void discardUnsent(Stream *stream) noexcept nogil:
-    free(stream.unsent)
-    stream.unsent = NULL
-    stream.unsentAt = stream.unsentEnd = stream.unsentRoom = 0

@@ -20,6 +20,7 @@ NAMES = (
     "_openssl.h",
     "_stream.pxd",
     "_tls.pxd",
+    "_unsent.pxd",
     "_zlib.h",
 )
 """Files that the extension is compiled from."""
