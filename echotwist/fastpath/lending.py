@@ -107,7 +107,8 @@ class FastPath:
         self._limits = limits
         self._journal = journal
         self._running: list[tuple[Loop, Thread]] = []
-        self._lent: dict[int, tuple[Connection, Loop]] = {}
+        self._lent: dict[Loop, dict[int, Connection]] = {}
+        """What each loop has, by number. A pair of connection and loop would take 64 bytes more."""
         self._checked: dict[int, float] = {}
         """When each loop that has not answered yet was asked, by its number."""
         self._hung: set[int] = set()
@@ -122,7 +123,7 @@ class FastPath:
     @property
     def lent(self) -> int:
         """Connections that the loops have."""
-        return len(self._lent)
+        return sum(map(len, self._lent.values()))
 
     @property
     def isRunning(self) -> bool:
@@ -150,6 +151,7 @@ class FastPath:
                 thread = self.Thread(target=_run, args=(loop,), daemon=True)
                 thread.start()
                 self._running.append((loop, thread))
+                self._lent[loop] = {}
                 loop.grant(self._grant)
         except (OSError, RuntimeError):
             self.stop()
@@ -168,6 +170,7 @@ class FastPath:
         self.count()
         self._journal.onSecondEnd = None
         self._running.clear()
+        self._lent.clear()
         self._reactor.removeReader(self)
         os.close(self._eventsFd)
         self._eventsFd = -1
@@ -185,7 +188,7 @@ class FastPath:
         """Have a loop serve `connection`, from `data` on, which was read from it. The caller must
         have stopped reading. `deflate` is as `Loop.lend` has it."""
         loop = min((loop for loop, _ in self._running), key=lambda loop: loop.lent)
-        self._lent[connection.number] = connection, loop
+        self._lent[loop][connection.number] = connection
         tls = tlsOf(connection.transport)
         addresses = None if tls is None else openssl.addressesOf(tls.getHandle())
         fd = descriptor(connection.transport)
@@ -194,7 +197,7 @@ class FastPath:
     def recall(self, connection: Connection, atOnce: bool) -> None:
         """Have `connection` returned: at once, or when the frame that passes has ended. The loop
         also returns it if it is recalled again and nothing of that frame has come since."""
-        _, loop = self._lent[connection.number]
+        loop = next(loop for loop, lent in self._lent.items() if connection.number in lent)
         loop.recall(descriptor(connection.transport), connection.number, atOnce)
 
     def hanging(self) -> list[int]:
@@ -246,13 +249,14 @@ class FastPath:
         with suppress(BlockingIOError):  # stop() and hanging() call this without an event.
             os.eventfd_read(self._eventsFd)
         for number, (loop, _) in enumerate(self._running, 1):
+            lent = self._lent[loop]
             for event in loop.takeEvents():
                 if event[0] == "alive":
                     self._answered(number)
                     continue
-                connection = self._lent[event[1]][0]
+                connection = lent[event[1]]
                 try:
-                    self._handle(event, connection)
+                    self._handle(event, connection, lent)
                 except Exception:
                     # As in the reactor, an error costs this connection and no other.
                     _log.failure(
@@ -262,7 +266,7 @@ class FastPath:
             if self._grant < self._limits.logRate and self._journal.isShowing:
                 loop.grant(self._grant)
 
-    def _handle(self, event: Any, connection: Connection) -> None:
+    def _handle(self, event: Any, connection: Connection, lent: dict[int, Connection]) -> None:
         kind, number, *rest = event
         if kind == "message":
             size, isBinary, preview = rest
@@ -271,7 +275,7 @@ class FastPath:
             header, isSent = rest
             self._journal.frame(connection, header, isSent=isSent)
         else:
-            del self._lent[number]
+            del lent[number]
             connection.returned(*rest)
 
     def count(self) -> None:

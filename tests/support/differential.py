@@ -57,7 +57,7 @@ def outcome(
         assert service.timers() == 0
         assert service.context.budget.buffered == 0
         if isFast:
-            assert service.fastPath._lent == {}
+            assert service.fastPath.lent == 0
             service.fastPath.count()
             assert service.fastPath.buffered == 0
         messages = [e for e in recorder.events if "preview" in e]
