@@ -4,12 +4,15 @@ An upgrade of either that changes one of these fails here, and says where to loo
 """
 
 import inspect
+import re
+import sys
 from typing import Any
 
 import pytest
 from autobahn.twisted.websocket import WebSocketAdapterProtocol
 from autobahn.websocket.compress import PERMESSAGE_COMPRESSION_EXTENSION, PerMessageDeflate
 from autobahn.websocket.protocol import WebSocketProtocol, WebSocketServerProtocol
+from autobahn.websocket.utf8validator import Utf8Validator
 from support.memory import Client, Service
 from twisted.application.app import AppLogger
 from twisted.internet import endpoints, tcp, unix
@@ -22,6 +25,7 @@ from twisted.scripts._twistd_unix import UnixApplicationRunner, UnixAppLogger
 from twisted.web.http import HTTPChannel
 
 from echotwist.listen.endpoints import parseArguments
+from echotwist.testing.frames import binary
 from echotwist.testing.raw import request
 from echotwist.websocket.connection import Connection
 from echotwist.websocket.deflate import Deflate
@@ -62,6 +66,56 @@ def test_autobahn_knows_whether_a_message_came_compressed() -> None:
     source = inspect.getsource(WebSocketProtocol.onFrameBegin)
     assert "self._isMessageCompressed = True" in source
     assert "self._isMessageCompressed = False" in source
+
+
+def test_an_open_connection_keeps_little_of_its_own(way: str, service: Service) -> None:
+    """Connection._forgetDefaults, and `_SPENT`: Autobahn may give it more after an upgrade, and
+    then this says what."""
+    client = service.open()
+    kept = vars(client.protocol)
+    assert kept.keys() <= {
+        *("address", "heard", "number", "opened", "state", "transport", "_shortcut", "_timer")
+    }
+    if way == "fast path":
+        client.send(binary(b"x"))
+        assert client.protocol.isLent
+        assert sys.getsizeof(kept) <= 272
+
+
+def test_autobahn_only_resolves_its_deferreds() -> None:
+    """Connection.is_open and .is_closed: nothing else is done to them, so `callback` is enough.
+    And Connection.__init__ replaces what makes them."""
+    source = inspect.getsource(WebSocketProtocol) + inspect.getsource(WebSocketServerProtocol)
+    for name in ("is_open", "is_closed"):
+        uses = re.findall(rf".*self\.{name}\b.*", source)
+        assert all(
+            f"txaio.resolve(self.{name}, " in use or f"self.{name} = txaio.create_future()" in use
+            for use in uses
+        )
+    made = re.findall(r"self\.(\w+)(?:: .*)? =", inspect.getsource(WebSocketProtocol.__init__))
+    assert made == ["is_closed", "is_open", "_transport_details"]
+    owners = {kind for kind in Connection.__mro__[1:] if "__init__" in vars(kind)}
+    assert owners == {WebSocketProtocol, object}
+
+
+def test_autobahn_resets_a_validator_before_a_text() -> None:
+    """Connection.utf8validator: a new one is as good."""
+    source = inspect.getsource(WebSocketProtocol)
+    assert source.count("self.utf8validator.validate(") == 1
+    assert source.count("self.utf8validator.reset()") == 1
+    assert source.count("self.utf8validator") == 3
+    new, used = Utf8Validator(), Utf8Validator()
+    used.validate(b"\xff")
+    used.reset()
+    assert new.validate(b"\xe2\x82") == used.validate(b"\xe2\x82") == (True, False, 2, 2)
+
+
+def test_nobody_reads_autobahns_statistics() -> None:
+    """Connection.trafficStats is one object for all."""
+    source = inspect.getsource(WebSocketProtocol)
+    assert source.count("self.trafficStats") == source.count("self.trafficStats = ") + len(
+        re.findall(r"self\.trafficStats\.\w+ \+= ", source)
+    )
 
 
 def test_autobahn_handshake_echoes_no_client_text(service: Service) -> None:
