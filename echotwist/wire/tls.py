@@ -9,24 +9,67 @@ lend the connection, gets everything at the end.
 from typing import Any
 
 from OpenSSL import SSL
+from OpenSSL._util import ffi, lib
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
+
+_lib: Any = lib
+_start: Any = ffi.new("char **")
+"""Where BIO_get_mem_data writes an address, which is not used."""
+
+_SMALL = 4096
+"""Bytes that a connection may read or write at a time without `renewBuffers`."""
+
+
+def renewBuffers(connection: Any) -> bool:
+    """Give pyOpenSSL's `connection` new memory BIOs if both are empty. Returns whether they were.
+    No loop may have it: it frees the old ones.
+
+    A memory BIO keeps room for the most that it ever had: the flight of certificates, 1 to 6 KB,
+    and later 54 KB for a message of 60 KB, as long as the client stays. OpenSSL has no way to
+    shrink one, and pyOpenSSL none to replace it (26.4, OpenSSL/SSL.py, `Connection.__init__`). One
+    pair for all connections would take even less, but if ever a byte stayed in it, it would be
+    another client's.
+    """
+    waiting = _lib.BIO_get_mem_data
+    if waiting(connection._into_ssl, _start) or waiting(connection._from_ssl, _start):
+        return False
+    connection._into_ssl = _lib.BIO_new(_lib.BIO_s_mem())
+    connection._from_ssl = _lib.BIO_new(_lib.BIO_s_mem())
+    _lib.SSL_set_bio(connection._ssl, connection._into_ssl, connection._from_ssl)
+    return True
 
 
 class LendableTls(BufferingTLSTransport):
     """A connection with TLS.
 
-    It reaches into Twisted's TLS (26.10, protocols/tls.py): `_tlsConnection`, `_lostTLSConnection`,
-    `_aborted`, `_appSendBuffer`, `_tlsShutdownFinished`, `_shutdownTLS`, `_flushReceiveBIO` and
-    `_flushSendBIO` of TLSMemoryBIOProtocol, `_aggregator` of BufferingTLSTransport, and the
-    `_buffer` of that.
+    It reaches into Twisted's TLS (26.10, protocols/tls.py): `_tlsConnection`, `_handshakeDone`,
+    `_lostTLSConnection`, `_aborted`, `_appSendBuffer`, `_tlsShutdownFinished`, `_shutdownTLS`,
+    `_write`, `_flushReceiveBIO` and `_flushSendBIO` of TLSMemoryBIOProtocol, `_aggregator` of
+    BufferingTLSTransport, and the `_buffer` of that.
     """
 
     transport: Any
 
     _isEnding = False
     """Whether OpenSSL has told the end, and the protocol has still to see what came before."""
+
+    _hasGrown = True
+    """Whether OpenSSL's buffers may be large; the handshake makes them grow."""
+
+    def dataReceived(self, data: bytes) -> None:
+        self._hasGrown = self._hasGrown or len(data) > _SMALL
+        super().dataReceived(data)
+
+    def _write(self, data: bytes) -> None:
+        super()._write(data)
+        self._hasGrown = self._hasGrown or len(data) > _SMALL
+        self._shrink()
+
+    def _shrink(self) -> None:
+        if self._hasGrown and self._handshakeDone and not self._lostTLSConnection:
+            self._hasGrown = not renewBuffers(self._tlsConnection)
 
     def isAtRest(self) -> bool:
         """Whether nothing waits to be encrypted, and nothing ends."""
@@ -65,6 +108,7 @@ class LendableTls(BufferingTLSTransport):
         self._flushSendBIO()
         data = b"".join(received)
         if end is None:
+            self._shrink()  # Not later: the protocol may lend the connection.
             self._deliver(data)
             return
         self._isEnding = True

@@ -13,11 +13,13 @@ from autobahn.twisted.websocket import WebSocketAdapterProtocol
 from autobahn.websocket.compress import PERMESSAGE_COMPRESSION_EXTENSION, PerMessageDeflate
 from autobahn.websocket.protocol import WebSocketProtocol, WebSocketServerProtocol
 from autobahn.websocket.utf8validator import Utf8Validator
+from OpenSSL import SSL
 from support.memory import Client, Service
 from twisted.application.app import AppLogger
 from twisted.internet import endpoints, tcp, unix
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IHalfCloseableDescriptor
+from twisted.internet.ssl import CertificateOptions
 from twisted.protocols.basic import LineReceiver
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.runner import procmon
@@ -205,6 +207,34 @@ def test_tls_ends_a_handshake_through_one_method() -> None:
     assert "self._reason = reason" in source
     # It does not abort: data that was written before still goes out.
     assert source.rstrip().endswith("self.transport.loseConnection()")
+
+
+def test_pyopenssl_makes_its_memory_bios_in_one_place() -> None:
+    """wire.tls.renewBuffers does the same again."""
+    made = inspect.getsource(SSL.Connection.__init__)
+    assert "self._into_ssl = _lib.BIO_new(_lib.BIO_s_mem())" in made
+    assert "self._from_ssl = _lib.BIO_new(_lib.BIO_s_mem())" in made
+    assert "_lib.SSL_set_bio(self._ssl, self._into_ssl, self._from_ssl)" in made
+    source = inspect.getsource(SSL.Connection)
+    assert len(re.findall(r"self\._(?:into|from)_ssl = ", source)) == 4  # Two for a socket.
+    # What it sets on them, it sets as the connection ends.
+    assert source.count("BIO_set_mem_eof_return") == 1
+    assert "BIO_set_mem_eof_return" in inspect.getsource(SSL.Connection.bio_shutdown)
+
+
+def test_tls_writes_through_one_method() -> None:
+    """LendableTls._write, which sees how much."""
+    source = inspect.getsource(TLSMemoryBIOProtocol)
+    assert source.count("self._tlsConnection.send(") == 1
+    assert "self._tlsConnection.send(" in inspect.getsource(TLSMemoryBIOProtocol._write)
+    assert TLSMemoryBIOProtocol._lostTLSConnection is False
+
+
+def test_twisted_has_openssl_keep_no_buffers_and_no_sessions() -> None:
+    """certificate.Certificate relies on it: 32 KB a connection, and a cache of 20,480 sessions."""
+    context = CertificateOptions().getContext()
+    assert context.set_mode(0) & SSL.MODE_RELEASE_BUFFERS
+    assert context.get_session_cache_mode() == SSL.SESS_CACHE_OFF
 
 
 def test_tls_reports_close_notify_through_one_method() -> None:

@@ -16,6 +16,7 @@ from echotwist.listen import tls
 from echotwist.listen.certificate import Certificate
 from echotwist.testing.frames import text
 from echotwist.testing.raw import request
+from echotwist.wire.tls import renewBuffers
 
 LOST = Failure(ConnectionLost())
 
@@ -318,3 +319,66 @@ def test_data_in_one_segment_with_close_notify_is_answered(
             answer += peer.tls.read(10_000)
     assert answer.endswith((b"\r\n\r\nok\n", b"\x81\x05hello"))
     assert not peer.client.socket.reset
+
+
+# OpenSSL's buffers.
+
+
+def secured(peer: Peer) -> Any:
+    connection: Any
+    (connection,) = peer.client.service.connections.open
+    return connection.transport
+
+
+def buffersOf(peer: Peer) -> list[Any]:
+    """They have addresses for values, and OpenSSL uses those of freed ones again."""
+    connection = secured(peer)._tlsConnection
+    return [connection._into_ssl, connection._from_ssl]
+
+
+def areSame(some: list[Any], others: list[Any]) -> bool:
+    return any(one is other for one, other in zip(some, others, strict=True))
+
+
+@pytest.mark.parametrize("version", [TLS12, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+def test_buffers_are_renewed_after_the_handshake_and_what_is_large(
+    certificate: Certificate, version: ssl.TLSVersion
+) -> None:
+    peer = Peer(certificate, version=version, options=["--no-fast-path"]).open()
+    peer.echo("small")
+    after = buffersOf(peer)
+    peer.echo("small")
+    assert areSame(buffersOf(peer), after)
+    large = text("x" * 60_000)
+    echoed = bytearray()
+    peer.call(peer.tls.write, large)
+    while len(echoed) < len(large) - 4:
+        echoed += peer.call(peer.tls.read, 100_000)
+    assert not areSame(buffersOf(peer), after)
+    peer.echo("small")
+
+
+def test_buffers_are_renewed_after_what_is_written(certificate: Certificate) -> None:
+    peer = Peer(certificate, options=["--no-fast-path"]).open()
+    peer.echo("small")
+    before = buffersOf(peer)
+    secured(peer).write(bytes(5000))
+    peer.client.service.advance(1)
+    assert len(peer.call(peer.tls.read, 5000)) == 5000
+    assert not areSame(buffersOf(peer), before)
+
+
+def test_buffers_with_something_in_them_stay() -> None:
+    connection = SSL.Connection(SSL.Context(SSL.TLS_METHOD))
+    connection.set_connect_state()
+    assert renewBuffers(connection)
+    with pytest.raises(SSL.WantReadError):
+        connection.do_handshake()
+    assert not renewBuffers(connection)
+    assert len(connection.bio_read(10_000)) > 100
+    assert renewBuffers(connection)
+    connection.bio_write(b"\x16")
+    assert not renewBuffers(connection)
+    with pytest.raises(SSL.WantReadError):
+        connection.do_handshake()
+    assert renewBuffers(connection)  # OpenSSL has taken the byte.
