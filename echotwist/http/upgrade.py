@@ -14,6 +14,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
+from autobahn.websocket.compress import PerMessageDeflateOffer
 from twisted.web.server import NOT_DONE_YET
 
 from echotwist.http.answer import Exact, Refused
@@ -119,8 +120,8 @@ class UpgradeResource(Exact):
         if values("Origin") and not self._allows(one("Origin"), host[1], host[2]):
             raise Refused(403, "the Origin is not allowed here")
         subprotocol = _subprotocol(values("Sec-WebSocket-Protocol"))
-        extensions = _deflateOffers(values("Sec-WebSocket-Extensions"))
-        return Handshake(key, subprotocol, extensions)
+        offers = _deflateOffers(values("Sec-WebSocket-Extensions"))
+        return Handshake(key, subprotocol, offers)
 
     def _allows(self, origin: str, host: str, port: str | None) -> bool:
         """Whether a page of `origin` may connect (RFC 6455, 10.2): the operator allowed it, or the
@@ -163,8 +164,8 @@ def _subprotocol(headers: list[str]) -> str | None:
     return offered[0]
 
 
-def _deflateOffers(values: list[str]) -> str:
-    """The offers of permessage-deflate that can be accepted, as one header value.
+def _deflateOffers(values: list[str]) -> list[PerMessageDeflateOffer]:
+    """The offers of permessage-deflate that can be accepted.
 
     Raises Refused for anything but a list of extensions (RFC 6455, 9.1).
     """
@@ -181,4 +182,4 @@ def _deflateOffers(values: list[str]) -> str:
             )
         if name.lower() == deflate.NAME and (offer := deflate.understood(given)):
             offers.append(offer)
-    return ", ".join(offers)
+    return offers

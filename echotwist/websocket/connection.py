@@ -18,20 +18,23 @@ module adds is that a connection costs what `limits` says and no more, whatever 
 
 A connection belongs to the reactor, or to a loop of the fast path that it was lent to; see `Owner`.
 
-Autobahn's own timers are off: they count whole seconds only (txaio 26.6.1). Of its private
-methods two are replaced, `_fail_connection` and `_closeConnection`, and two are called,
-`_connectionMade` and `_parseExtensionsHeader`; each says why.
+Autobahn judges frames, and what is usual about a connection is done here, since a handshake would
+cost twice as much otherwise: the opening handshake, which `upgrade` has vetted, a close frame that
+is in order, and the end. Autobahn's own timers are off: they count whole seconds only (txaio
+26.6.1). Of its private methods `_fail_connection` is replaced, and `_connectionMade` called, once
+for all connections; each says why.
 """
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from base64 import b64encode
+from collections.abc import Callable, Hashable, Sequence
 from enum import Enum, auto
 from functools import cached_property
-from typing import Any
+from hashlib import sha1
+from typing import Any, NamedTuple
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
-from autobahn.wamp.types import TransportDetails
-from autobahn.websocket.protocol import TrafficStats
+from autobahn.websocket.compress import PerMessageDeflateOffer
+from autobahn.websocket.protocol import WebSocketProtocol
 from autobahn.websocket.utf8validator import Utf8Validator
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import connectionDone
@@ -43,7 +46,7 @@ from echotwist import __version__
 from echotwist.fastpath.lending import FastPath
 from echotwist.limits import SMALL_FRAGMENT
 from echotwist.websocket.connections import Connections
-from echotwist.websocket.deflate import Accept
+from echotwist.websocket.deflate import Accept, Deflate
 from echotwist.websocket.framelog import FrameLog
 from echotwist.websocket.keepalive import Keepalive
 from echotwist.wire.context import Context
@@ -73,29 +76,11 @@ TRY_AGAIN_LATER = 1013
 _NOT_READ = (1006, "not read to the end")
 """What the log has of a connection that ended before its echo, or the close, was delivered."""
 
-_SPENT = frozenset(
-    {
-        "_wskey",
-        "http_response_data",
-        "send_queue",
-        "trafficStats",
-        "utf8validator",
-        "websocket_extensions",
-        "websocket_extensions_in_use",
-        "websocket_protocol_in_use",
-        "websocket_protocols",
-    }
-)
-"""What Autobahn keeps of the handshake, a queue for chopped writes, and what `Connection` has for
-all of them, or makes when it needs it: 1.4 KB a connection."""
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+"""RFC 6455, 1.3."""
 
-
-class _Unawaited:
-    """Takes the place of the Deferreds that Autobahn calls `is_open` and `is_closed`. Nobody here
-    waits for them. They take 400 bytes, and the result of the second is its connection: a circle,
-    which would keep half a message until Python happens to look for circles."""
-
-    def callback(self, result: object) -> None: ...
+_CLOSE = 0x88
+"""The first byte of a close frame (RFC 6455, 5.2)."""
 
 
 class Owner(Enum):
@@ -123,25 +108,29 @@ _NEXT = {
 }
 
 
-@dataclass(frozen=True)
-class Handshake:
+class Handshake(NamedTuple):
     """What a request to upgrade asks for, after `upgrade` has vetted it."""
 
     key: str
     subprotocol: str | None
-    extensions: str
-    """Offers of permessage-deflate, as a header has them; empty if there is none."""
+    offers: Sequence[PerMessageDeflateOffer]
+    """Of permessage-deflate, those that can be accepted."""
 
 
+# mypy compares bases only where there are several; Autobahn's own do not agree (26.10.2).
 @implementer(IHalfCloseableProtocol, IPushProducer)
-class Connection(ReadGate, WebSocketServerProtocol):
+class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
     """One WebSocket connection. Subclasses implement `onMessage`."""
 
     context: Context
     connections: Connections
     fastPath: FastPath | None
     keepalive: Keepalive | None
-    """None if the operator wants no pings. `ConnectionFactory` sets these four on the class."""
+    """None if the operator wants no pings."""
+
+    replyBeginning: bytes
+    """The response to each handshake, as far as it is always the same. `ConnectionFactory` sets
+    these five on the class, and what Autobahn gives a connection at first."""
 
     transport: Any  # Every one of Twisted's can do more than ITransport says.
 
@@ -162,16 +151,10 @@ class Connection(ReadGate, WebSocketServerProtocol):
 
     handshake: Handshake
     websocket_version = 13
+    perMessageCompressionAccept: Any
+    websocket_protocol_in_use: str | None = None
 
-    # What Autobahn and Twisted give to each connection, and is the same for all while they are
-    # open; see `_forgetDefaults`. Nobody reads the statistics.
-    autoPingPendingSeq = 0
-    connected = 1
-    data: Any = b""
-    is_closed = is_open = _Unawaited()
-    send_state = WebSocketServerProtocol.SEND_STATE_GROUND
-    trafficStats = TrafficStats()
-    _transport_details = TransportDetails()
+    connected = 1  # BaseProtocol's.
 
     _owner = Owner.REACTOR
     _onReturn: Callable[[], None] | None = None
@@ -182,65 +165,45 @@ class Connection(ReadGate, WebSocketServerProtocol):
     _timer: IDelayedCall | Deadline | None = None
     _out: list[bytes] | None = None
 
+    utf8validator: Any = cached_property(lambda self: Utf8Validator())
+    """Autobahn's. The fast path takes most of the text, so that most connections need none."""
+
     def __init__(self) -> None:
-        """Autobahn's makes what nobody here uses: `is_open`, `is_closed`, and what it takes to
-        call listeners of events (26.10.2, websocket/protocol.py, `WebSocketProtocol.__init__`)."""
+        """Autobahn's makes two Deferreds and more, which nobody here waits for (26.10.2,
+        websocket/protocol.py, `WebSocketProtocol.__init__`)."""
 
-    @property
-    def peer(self) -> str:  # type: ignore[override]
-        """Autobahn's name for it."""
-        return self.address
+    def makeConnection(self, transport: Any) -> None:
+        """Answer the request, and open.
 
-    @cached_property
-    def utf8validator(self) -> Any:  # type: ignore[override]
-        """Most connections never need one: the fast path validates on its own."""
-        return Utf8Validator()
-
-    def connectionMade(self) -> None:
-        """Autobahn's version asks TLS for a channel id, which we do not use, and raises when the
-        PROXY protocol is between (26.10.2, twisted/util.py, `create_transport_details`)."""
-        self._connectionMade()
-        self._shakeHands(self.handshake)
-
-    def _shakeHands(self, handshake: Handshake) -> None:
-        """Answer the request. Autobahn's `processHandshake` would parse it again, by other rules
-        than `upgrade`; it would then set these, and go on like this (26.10.2,
-        websocket/protocol.py)."""
+        Autobahn's `processHandshake` would parse the request again, by other rules than `upgrade`,
+        and its `succeedHandshake` says "WebSocket" where RFC 6455, 4.2.2 has "websocket", which
+        strict clients compare (26.10.2, websocket/protocol.py).
+        """
+        self.transport = transport
+        handshake = self.handshake
         del self.handshake
-        self._wskey = handshake.key
-        self.websocket_protocols = [handshake.subprotocol or ""]
-        self.websocket_extensions = self._parseExtensionsHeader(handshake.extensions)
+        lines = [self.replyBeginning]
+        if handshake.subprotocol is not None:
+            self.websocket_protocol_in_use = handshake.subprotocol
+            lines.append(b"Sec-WebSocket-Protocol: %b\r\n" % handshake.subprotocol.encode())
+        digest = sha1(handshake.key.encode() + _GUID, usedforsecurity=False).digest()
+        lines.append(b"Sec-WebSocket-Accept: %b\r\n" % b64encode(digest))
+        if handshake.offers and (accepted := self.perMessageCompressionAccept(handshake.offers)):
+            self._perMessageCompress = Deflate.create_from_offer_accept(True, accepted)
+            extension = accepted.get_extension_string().encode()
+            lines.append(b"Sec-WebSocket-Extensions: %b\r\n" % extension)
+        lines.append(b"\r\n")
         self.heard = self.context.reactor.seconds()
-        self._out = []
-        self.succeedHandshake(handshake.subprotocol)
-        # RFC 6455, 4.2.2: "websocket", which strict clients compare. Autobahn has no option for it
-        # (26.10.2, websocket/protocol.py, `succeedHandshake`). The client's text comes behind it.
-        self._out[0] = self._out[0].replace(b"Upgrade: WebSocket", b"Upgrade: websocket", 1)
+        self.state = self.STATE_OPEN
+        self._out = lines
+        self.onOpen()
         self._flush()
-        self._forgetDefaults()
 
     def onOpen(self) -> None:
         self.transport.registerProducer(self, True)
         self.connections.add(self)
         if self.keepalive is not None:
             self.keepalive.watch(self)
-
-    def _forgetDefaults(self) -> None:
-        """Keep only what is this connection's own.
-
-        Autobahn gives each connection more than forty attributes (26.10.2, websocket/protocol.py,
-        `_connectionMade` of both its classes). Those that are None or False now, or what the class
-        has, are read from the class as well. So ten at most are left, in a dict of 272 bytes; from
-        eleven on it has 464, and from 22 on 832 (CPython 3.11).
-        """
-        kind, kept = type(self), {}
-        for name, value in vars(self).items():
-            if value is None or value is False:
-                if getattr(kind, name, self) is not value:
-                    setattr(kind, name, value)
-            elif name not in _SPENT and getattr(kind, name, self) is not value:
-                kept[name] = value
-        self.__dict__ = kept
 
     # Reading. What one read gives rise to goes out in one piece.
 
@@ -253,10 +216,37 @@ class Connection(ReadGate, WebSocketServerProtocol):
         if self.state == self.STATE_CLOSED:
             return  # Autobahn would keep it.
         self.heard = self.context.reactor.seconds()
+        if data[0] == _CLOSE and self._answersClose(data):
+            return
         self._out = []
         self.data += data
         self.consumeData()
         self._flush()
+
+    def _answersClose(self, data: bytes) -> bool:
+        """Answer a close frame that is in order, if `data` is one and nothing else. Returns False
+        if it is anything else, for Autobahn, whose `onCloseFrame` would do the same (26.10.2,
+        websocket/protocol.py)."""
+        size = len(data) - 6
+        if not (0 <= size < 126 and data[1] == 0x80 | size and self.isBetweenMessages()):
+            return False
+        mask = data[2:6] * (size // 4 + 1)
+        payload = (int.from_bytes(data[6:]) ^ int.from_bytes(mask[:size])).to_bytes(size)
+        code = reason = None
+        if size:
+            code = int.from_bytes(payload[:2])
+            if size == 1 or not (code in self.CLOSE_STATUS_CODES_ALLOWED or 3000 <= code < 5000):
+                return False
+        if size > 2:
+            try:
+                reason = payload[2:].decode()
+            except UnicodeDecodeError:
+                return False
+        self.wasClean = True
+        self.remoteCloseCode, self.remoteCloseReason = code, reason
+        send(self.transport, bytes((_CLOSE, size)) + payload)
+        self.dropConnection()
+        return True
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Autobahn's way to the transport."""
@@ -386,7 +376,6 @@ class Connection(ReadGate, WebSocketServerProtocol):
             deflate = self._perMessageCompress.parameters
         self.transport.pauseProducing()
         self._clearTimer()  # The loop keeps it alive.
-        vars(self).pop("utf8validator", None)
         self.context.budget.forget(self)
         self._handTo(Owner.LOOP)
         fastPath.lend(self, data, deflate)
@@ -500,12 +489,15 @@ class Connection(ReadGate, WebSocketServerProtocol):
         self.failedByMe = True
         self.dropConnection()
 
-    def _closeConnection(self, abort: bool = False) -> None:
-        """What `dropConnection` does to the transport.
+    def dropConnection(self, abort: bool = False) -> None:
+        """End in order, unless it has ended.
 
         Autobahn aborts when the client has answered our close (26.10.2, websocket/protocol.py,
         `onCloseFrame`), which resets the connection under what the client has not read yet.
         """
+        if self.state == self.STATE_CLOSED:
+            return
+        self.state = self.STATE_CLOSED
         self._clearTimer()
         self._flush()
         self._message, self.data = b"", b""  # Half a message is not kept meanwhile.
@@ -517,8 +509,7 @@ class Connection(ReadGate, WebSocketServerProtocol):
 
     def readConnectionLost(self) -> None:
         """The client has said FIN. What it asked for before that still goes out."""
-        if self.state != self.STATE_CLOSED:
-            self.dropConnection()
+        self.dropConnection()
         self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
@@ -534,9 +525,13 @@ class Connection(ReadGate, WebSocketServerProtocol):
         self.context.journal.closed(self, code, reason)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Autobahn's formats several debug lines that are not shown, one of them with a traceback,
+        and cancels timers that are not set (26.10.2, twisted/websocket.py, and
+        websocket/protocol.py, `_connectionLost`)."""
         self._clearTimer()
+        self.state = self.STATE_CLOSED
         try:
-            super().connectionLost(reason)
+            self.onClose(self.wasClean, self.remoteCloseCode, self.remoteCloseReason)
         finally:
             self.context.budget.forget(self)
             self.connections.remove(self)
@@ -589,22 +584,43 @@ class ConnectionFactory(WebSocketServerFactory):
             kind.__name__,
             (FrameLog, kind) if context.journal.logsFrames else (kind,),
             {
-                **self._options(kind),
-                "factory": self,
+                **self._beginning(),
                 "context": context,
                 "connections": connections,
                 "fastPath": fastPath,
                 "keepalive": Keepalive(context) if context.limits.pingInterval else None,
+                "replyBeginning": (
+                    "HTTP/1.1 101 Switching Protocols\r\n"
+                    f"Server: {self.server}\r\n"
+                    "Upgrade: websocket\r\n"
+                    "Connection: Upgrade\r\n"
+                ).encode(),
             },
         )
 
-    def _options(self, kind: type[Connection]) -> dict[str, Any]:
-        """Autobahn's options, as attributes of the class.
+    def buildProtocol(self, addr: object) -> Connection:
+        connection: Connection = self.protocol()
+        return connection
 
-        Autobahn copies each of them to every connection, and formats them all for a debug line
-        that is not shown: two thirds of a handshake (26.10.2, websocket/protocol.py,
-        `_connectionMade`).
+    def _beginning(self) -> dict[str, Any]:
+        """What Autobahn gives each connection at first, as attributes of the class.
+
+        Its `_connectionMade` sets more than eighty, half of them options, and formats the latter
+        for a debug line that is not shown: most of a handshake, and 2 KB a connection (26.10.2,
+        websocket/protocol.py). Here it does so once, for all.
         """
-        options = {name: getattr(self, name) for name in kind.CONFIG_ATTRS}
-        accept = staticmethod(options["perMessageCompressionAccept"])
-        return {**options, "perMessageCompressionAccept": accept, "CONFIG_ATTRS": []}
+        model: Any = WebSocketServerProtocol()
+        own = set(vars(model))
+        model.factory = self
+        WebSocketProtocol._connectionMade(model)
+        shared = {name: value for name, value in vars(model).items() if name not in own}
+        # One that is called on each connection, one that connections cannot share, and one for
+        # chopped writes, which need a way to the transport that is not used here.
+        accept = staticmethod(shared.pop("perMessageCompressionAccept"))
+        del shared["utf8validator"], shared["send_queue"]
+        return {
+            **shared,
+            "perMessageCompressionAccept": accept,
+            "current_frame": None,
+            "inside_message": False,
+        }

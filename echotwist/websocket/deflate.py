@@ -44,21 +44,21 @@ def acceptFirst(contextTakeover: bool) -> Accept:
     return accept
 
 
-def understood(parameters: Mapping[str, Sequence[str | None]]) -> str | None:
+def understood(parameters: Mapping[str, Sequence[str | None]]) -> PerMessageDeflateOffer | None:
     """The offer with these parameters (name to values, None for one without) as far as it binds
-    the server, in our own words; None if it is invalid or cannot be met.
+    the server; None if it is invalid or cannot be met.
 
     RFC 7692, 7.1: such an offer is declined, that is, left out of the answer. Autobahn would
     refuse the whole connection (26.10.2, websocket/protocol.py, `succeedHandshake`).
     """
-    offer = [NAME]
+    offer = PerMessageDeflateOffer(accept_max_window_bits=False)
     for name, values in parameters.items():
         match name, *values:
             case "server_no_context_takeover", None:
-                offer.append(name)
+                offer.request_no_context_takeover = True
             # zlib has no raw deflate with a window of 8 bits.
-            case "server_max_window_bits", bits if bits in _WINDOW_BITS - {"8"}:
-                offer.append(f"{name}={bits}")
+            case "server_max_window_bits", str(bits) if bits in _WINDOW_BITS - {"8"}:
+                offer.request_max_window_bits = int(bits)
             # What the client can do for us is not asked for.
             case "client_no_context_takeover" | "client_max_window_bits", None:
                 pass
@@ -66,7 +66,7 @@ def understood(parameters: Mapping[str, Sequence[str | None]]) -> str | None:
                 pass
             case _:
                 return None
-    return "; ".join(offer)
+    return offer
 
 
 class Deflate(PerMessageDeflate):

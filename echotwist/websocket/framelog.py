@@ -44,8 +44,10 @@ class FrameLog(WebSocketServerProtocol):
         if header:
             self.context.journal.frame(self, header, isSent=False)
 
+    def _answersClose(self, data: bytes) -> bool:
+        return False  # Only Autobahn tells of frames.
+
     def sendData(self, data: bytes, *arguments: Any, **named: Any) -> None:
-        """Autobahn sends each frame by one call, and before the first the handshake."""
-        if self.state != self.STATE_CONNECTING:
-            self.context.journal.frame(self, data[:LONGEST_HEADER], isSent=True)
+        """Autobahn sends each frame by one call."""
+        self.context.journal.frame(self, data[:LONGEST_HEADER], isSent=True)
         super().sendData(data, *arguments, **named)

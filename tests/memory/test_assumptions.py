@@ -4,22 +4,17 @@ An upgrade of either that changes one of these fails here, and says where to loo
 """
 
 import inspect
-import re
-import sys
 from typing import Any
 
 import pytest
 from autobahn.twisted.websocket import WebSocketAdapterProtocol
 from autobahn.websocket.compress import PERMESSAGE_COMPRESSION_EXTENSION, PerMessageDeflate
 from autobahn.websocket.protocol import WebSocketProtocol, WebSocketServerProtocol
-from autobahn.websocket.utf8validator import Utf8Validator
-from OpenSSL import SSL
 from support.memory import Client, Service
 from twisted.application.app import AppLogger
 from twisted.internet import endpoints, tcp, unix
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IHalfCloseableDescriptor
-from twisted.internet.ssl import CertificateOptions
 from twisted.protocols.basic import LineReceiver
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.runner import procmon
@@ -27,8 +22,7 @@ from twisted.scripts._twistd_unix import UnixApplicationRunner, UnixAppLogger
 from twisted.web.http import HTTPChannel
 
 from echotwist.listen.endpoints import parseArguments
-from echotwist.testing.frames import binary
-from echotwist.testing.raw import request
+from echotwist.testing.raw import KEY, request
 from echotwist.websocket.connection import Connection
 from echotwist.websocket.deflate import Deflate
 from echotwist.wire.transport import unsent
@@ -48,10 +42,51 @@ def test_autobahn_fails_a_connection_through_one_method() -> None:
 
 
 def test_autobahn_closes_a_transport_through_one_method() -> None:
-    """Connection._closeConnection."""
-    assert "self._closeConnection(abort)" in inspect.getsource(WebSocketProtocol.dropConnection)
-    source = inspect.getsource(WebSocketAdapterProtocol._closeConnection)
-    assert "loseConnection" in source
+    """Connection.dropConnection."""
+    sources = [inspect.getsource(kind) for kind in (WebSocketProtocol, WebSocketServerProtocol)]
+    assert [source.count("self._closeConnection(") for source in sources] == [1, 0]
+    source = inspect.getsource(WebSocketProtocol.dropConnection)
+    assert "self.state = WebSocketProtocol.STATE_CLOSED" in source
+    assert "self._closeConnection(abort)" in source
+
+
+def test_autobahn_tells_of_the_end_of_a_connection_as_connection_does() -> None:
+    """Connection.connectionLost."""
+    assert "self._connectionLost(reason)" in inspect.getsource(
+        WebSocketAdapterProtocol.connectionLost
+    )
+    source = inspect.getsource(WebSocketProtocol._connectionLost)
+    assert source.count("self._onClose(") == 2
+    assert "self.wasClean, self.remoteCloseCode, self.remoteCloseReason\n" in source
+
+
+def test_autobahn_gives_a_connection_nothing_that_others_must_not_share(client: Client) -> None:
+    """ConnectionFactory._beginning puts it on the class. What belongs to a message is set when
+    that begins."""
+    kind = type(client.protocol)
+    mutable = {
+        name
+        for name, value in vars(kind).items()
+        if not (value is None or isinstance(value, bool | int | float | bytes | str | tuple))
+    }
+    assert (
+        mutable
+        - {
+            # Its statistics, which nobody reads, and the service's.
+            *("trafficStats", "factory", "context", "connections", "fastPath", "keepalive"),
+            # Options.
+            *(
+                "versions",
+                "allowedOrigins",
+                "allowedOriginsPatterns",
+                "perMessageCompressionAccept",
+            ),
+        }
+        == set()
+    )
+    source = inspect.getsource(WebSocketProtocol.onFrameBegin)
+    for name in ("control_frame_data = []", "utf8validateLast = ("):
+        assert f"self.{name}" in source
 
 
 def test_autobahn_collects_messages_in_the_methods_that_are_replaced(client: Client) -> None:
@@ -63,65 +98,7 @@ def test_autobahn_collects_messages_in_the_methods_that_are_replaced(client: Cli
         assert f"self.{name}(" in inspect.getsource(getattr(WebSocketAdapterProtocol, f"_{name}"))
 
 
-def test_autobahn_knows_whether_a_message_came_compressed() -> None:
-    """Echo.onMessage."""
-    source = inspect.getsource(WebSocketProtocol.onFrameBegin)
-    assert "self._isMessageCompressed = True" in source
-    assert "self._isMessageCompressed = False" in source
-
-
-def test_an_open_connection_keeps_little_of_its_own(way: str, service: Service) -> None:
-    """Connection._forgetDefaults, and `_SPENT`: Autobahn may give it more after an upgrade, and
-    then this says what."""
-    client = service.open()
-    kept = vars(client.protocol)
-    assert kept.keys() <= {
-        *("address", "heard", "number", "opened", "state", "transport", "_shortcut", "_timer")
-    }
-    if way == "fast path":
-        client.send(binary(b"x"))
-        assert client.protocol.isLent
-        assert sys.getsizeof(kept) <= 272
-
-
-def test_autobahn_only_resolves_its_deferreds() -> None:
-    """Connection.is_open and .is_closed: nothing else is done to them, so `callback` is enough.
-    And Connection.__init__ replaces what makes them."""
-    source = inspect.getsource(WebSocketProtocol) + inspect.getsource(WebSocketServerProtocol)
-    for name in ("is_open", "is_closed"):
-        uses = re.findall(rf".*self\.{name}\b.*", source)
-        assert all(
-            f"txaio.resolve(self.{name}, " in use or f"self.{name} = txaio.create_future()" in use
-            for use in uses
-        )
-    made = re.findall(r"self\.(\w+)(?:: .*)? =", inspect.getsource(WebSocketProtocol.__init__))
-    assert made == ["is_closed", "is_open", "_transport_details"]
-    owners = {kind for kind in Connection.__mro__[1:] if "__init__" in vars(kind)}
-    assert owners == {WebSocketProtocol, object}
-
-
-def test_autobahn_resets_a_validator_before_a_text() -> None:
-    """Connection.utf8validator: a new one is as good."""
-    source = inspect.getsource(WebSocketProtocol)
-    assert source.count("self.utf8validator.validate(") == 1
-    assert source.count("self.utf8validator.reset()") == 1
-    assert source.count("self.utf8validator") == 3
-    new, used = Utf8Validator(), Utf8Validator()
-    used.validate(b"\xff")
-    used.reset()
-    assert new.validate(b"\xe2\x82") == used.validate(b"\xe2\x82") == (True, False, 2, 2)
-
-
-def test_nobody_reads_autobahns_statistics() -> None:
-    """Connection.trafficStats is one object for all."""
-    source = inspect.getsource(WebSocketProtocol)
-    assert source.count("self.trafficStats") == source.count("self.trafficStats = ") + len(
-        re.findall(r"self\.trafficStats\.\w+ \+= ", source)
-    )
-
-
-def test_autobahn_handshake_echoes_no_client_text(service: Service) -> None:
-    """It parses a request that `upgrade` composed, with no header of the client's but these."""
+def test_a_handshake_keeps_no_client_text(service: Service) -> None:
     client = service.connect()
     client.send(request("/echo?secret", Host="secret", Origin="http://secret", Cookie="secret"))
     kept = vars(client.protocol)
@@ -131,19 +108,44 @@ def test_autobahn_handshake_echoes_no_client_text(service: Service) -> None:
     assert service.echoes.versions == [13]
 
 
-def test_autobahn_spells_the_upgrade_header_its_own_way(service: Service) -> None:
-    """Connection._shakeHands mends it. Once Autobahn says `websocket` itself, it need not; and
-    if it sends something else first, it would mend that."""
-    source = inspect.getsource(WebSocketServerProtocol.succeedHandshake)
-    assert source.count('response += "Upgrade: WebSocket\\x0d\\x0a"') == 1
-    assert source.count("self.sendData(") == 1
+@pytest.mark.parametrize("subprotocol", [None, "Upgrade"])
+@pytest.mark.parametrize(
+    "extension",
+    [
+        "",
+        "permessage-deflate",
+        "permessage-deflate; client_max_window_bits",
+        "permessage-deflate; server_no_context_takeover; server_max_window_bits=10",
+        "permessage-deflate; server_max_window_bits=8",
+    ],
+)
+@pytest.mark.parametrize("option", ["--no-compression", "--context-takeover", "--log-rate=1"])
+def test_the_response_to_a_handshake_is_autobahns(
+    subprotocol: str | None, extension: str, option: str
+) -> None:
+    """Connection.makeConnection, but for the spelling of `websocket`."""
+    service = Service(option)
     client = service.connect()
-    client.send(request(Sec_WebSocket_Protocol="Upgrade"))
-    lines = client.received().split(b"\r\n")
-    assert lines[0] == b"HTTP/1.1 101 Switching Protocols"
-    assert [line for line in lines if line.lower().startswith(b"upgrade")] == [
-        b"Upgrade: websocket"
-    ]
+    client.send(
+        request(Sec_WebSocket_Protocol=subprotocol, Sec_WebSocket_Extensions=extension or None)
+    )
+    sent: list[bytes] = []
+    judge: Any = WebSocketServerProtocol()
+    judge.factory = service.echoes
+    judge.perMessageCompressionAccept = service.echoes.perMessageCompressionAccept
+    judge.openHandshakeTimeoutCall = judge._perMessageCompress = None
+    judge.autoPingInterval, judge.trackedTimings, judge.data = 0, None, b""
+    judge.log, judge.sendData, judge._onOpen = Connection.log, sent.append, lambda: None
+    judge._wskey = KEY
+    judge.websocket_protocols = [subprotocol]
+    # `upgrade` leaves out what it declines, and what the client can do.
+    known = "" if "=8" in extension else extension.replace("; client_max_window_bits", "")
+    judge.websocket_extensions = judge._parseExtensionsHeader(known)
+    judge.succeedHandshake(subprotocol)
+    received = client.received()
+    assert received == sent[0].replace(b"Upgrade: WebSocket", b"Upgrade: websocket")
+    ours, its = client.protocol._perMessageCompress, judge._perMessageCompress
+    assert (ours and vars(ours)) == (its and vars(its))
 
 
 def test_autobahn_does_not_know_close_code_1014() -> None:
@@ -207,34 +209,6 @@ def test_tls_ends_a_handshake_through_one_method() -> None:
     assert "self._reason = reason" in source
     # It does not abort: data that was written before still goes out.
     assert source.rstrip().endswith("self.transport.loseConnection()")
-
-
-def test_pyopenssl_makes_its_memory_bios_in_one_place() -> None:
-    """wire.tls.renewBuffers does the same again."""
-    made = inspect.getsource(SSL.Connection.__init__)
-    assert "self._into_ssl = _lib.BIO_new(_lib.BIO_s_mem())" in made
-    assert "self._from_ssl = _lib.BIO_new(_lib.BIO_s_mem())" in made
-    assert "_lib.SSL_set_bio(self._ssl, self._into_ssl, self._from_ssl)" in made
-    source = inspect.getsource(SSL.Connection)
-    assert len(re.findall(r"self\._(?:into|from)_ssl = ", source)) == 4  # Two for a socket.
-    # What it sets on them, it sets as the connection ends.
-    assert source.count("BIO_set_mem_eof_return") == 1
-    assert "BIO_set_mem_eof_return" in inspect.getsource(SSL.Connection.bio_shutdown)
-
-
-def test_tls_writes_through_one_method() -> None:
-    """LendableTls._write, which sees how much."""
-    source = inspect.getsource(TLSMemoryBIOProtocol)
-    assert source.count("self._tlsConnection.send(") == 1
-    assert "self._tlsConnection.send(" in inspect.getsource(TLSMemoryBIOProtocol._write)
-    assert TLSMemoryBIOProtocol._lostTLSConnection is False
-
-
-def test_twisted_has_openssl_keep_no_buffers_and_no_sessions() -> None:
-    """certificate.Certificate relies on it: 32 KB a connection, and a cache of 20,480 sessions."""
-    context = CertificateOptions().getContext()
-    assert context.set_mode(0) & SSL.MODE_RELEASE_BUFFERS
-    assert context.get_session_cache_mode() == SSL.SESS_CACHE_OFF
 
 
 def test_tls_reports_close_notify_through_one_method() -> None:

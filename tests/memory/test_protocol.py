@@ -726,7 +726,6 @@ def test_a_thousand_connections_leave_every_count_at_its_start(service: Service)
         service.clients.clear()
     service.advance(5)
     assert service.connections.open == set()
-    assert service.echoes.countConnections == 0
     assert service.site.channels == {}
     assert service.timers() == 0
     assert service.reactor.readers - {service.fastPath} == service.reactor.writers == set()

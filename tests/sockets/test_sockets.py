@@ -190,13 +190,11 @@ async def test_backpressure_stops_reading_over_real_sockets(any: Any) -> None:
     for _ in range(count):
         peer.transport.write(message)
     (connection,) = service.connections
-    stats = connection.trafficStats  # Of all connections of this process.
-    earlier = stats.incomingWebSocketMessages
     # The service comes to rest when nothing moves any more.
     before, still = (-1, -1), 0
     while still < 5:
         await sleep(0.05)
-        now = (unsent(connection.transport), stats.incomingWebSocketMessages - earlier)
+        now = (unsent(connection.transport), connection.trafficStats.incomingWebSocketMessages)
         still = still + 1 if now == before else 0
         before = now
     waiting, received = before
@@ -273,6 +271,9 @@ async def test_a_tls_peer_without_close_notify_is_dropped(start: Any, tls: str) 
     peer = await (await service.connect("ssl")).open()
     peer.transport.pauseProducing()
     peer.transport.write(close(1000))
+    (connection,) = service.connections
+    while connection.state != connection.STATE_CLOSED:
+        await sleep(0.01)
     while service.connections:
         await sleep(0.05)
     peer.transport.resumeProducing()
