@@ -155,6 +155,8 @@ class Channel(ReadGate, HTTPChannel):
         """The response is out; see `loseConnection` for what happens until the client's FIN."""
 
     def dataReceived(self, data: bytes) -> None:
+        if not self._hasReceived and self.site.upgradeUsual(self, data):
+            return
         self._hasReceived = self._hasReceived or bool(data)
         if self._isFirst and not self.isAnswered:
             why = _whyNoRequest(self._buffer + data)
@@ -280,13 +282,12 @@ class Channel(ReadGate, HTTPChannel):
         self.forgetPause(WRITE_BLOCKED)  # linger() reads, to discard what arrives.
         self._deadline = linger(self.transport, context.reactor, context.limits.closeTimeout)
 
-    def upgrade(self, protocol: IProtocol) -> None:
-        """Hand the connection to `protocol`, with whatever the client sent behind its request.
+    def upgrade(self, protocol: IProtocol, early: bytes) -> None:
+        """Hand the connection to `protocol`, with what the client sent behind its request.
 
         Autobahn's own does less (26.10.2, twisted/resource.py, `WebSocketResource`): it keeps this
         channel as the producer, loses the bytes behind the request, and cancels no timer.
         """
-        early = self.clearLineBuffer()
         transport, self.transport = self.transport, None
         transport.unregisterProducer()
         transport.resumeProducing()  # This channel may have paused it.

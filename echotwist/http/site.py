@@ -15,6 +15,7 @@ from collections.abc import Hashable
 from pathlib import Path
 from urllib.parse import unquote_to_bytes as unquote
 
+from twisted.internet.interfaces import IAddress
 from twisted.web.http import CACHED
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Site
@@ -25,10 +26,11 @@ from echotwist.http.answer import NOT_FOUND, SERVER, Answer, Exact, Refused
 from echotwist.http.channel import Channel, Request
 from echotwist.http.forwarded import TrustedProxies
 from echotwist.http.upgrade import HOST, UpgradeResource
+from echotwist.http.usual import parse, segmentOf
 from echotwist.limits import ADMIN_CONNECTIONS, OVERFLOW_CONNECTIONS
 from echotwist.websocket.connections import Connections
 from echotwist.wire.context import Context
-from echotwist.wire.peer import addressOf, nameOf, networkOf
+from echotwist.wire.peer import Address, addressOf, nameOf, networkOf
 
 RESOURCES = Path(__file__).parents[1] / "resources"
 
@@ -151,11 +153,23 @@ class HttpSite(Site, ABC):
     def isAtCapacity(self) -> bool:
         """Whether no further connection can be answered, not even with 503."""
 
+    def upgradeUsual(self, channel: Channel, data: bytes) -> bool:
+        """Upgrade the connection if `data` is a usual request that the tree has an UpgradeResource
+        for. Returns False if not, or if that would refuse it."""
+        segment = segmentOf(data)
+        found = None if segment is None else self.resource.children.get(segment)
+        if not isinstance(found, UpgradeResource) or (request := parse(data)) is None:
+            return False
+        name, network = self._clientAt(channel.transport.getPeer(), None)
+        return found.upgradeUsual(channel, name, network, request)
+
     def clientOf(self, request: Request) -> tuple[str, Hashable]:
         """The client: the peer, or the address that a trusted proxy names. First as the log has it,
         then as --max-connections-per-address counts it; None if it counts none."""
         peer = request.getClientAddress()
-        client = self._proxies.clientOf(peer, request.requestHeaders)
+        return self._clientAt(peer, self._proxies.clientOf(peer, request.requestHeaders))
+
+    def _clientAt(self, peer: IAddress, client: Address | None) -> tuple[str, Hashable]:
         name = nameOf(peer) if client is None else str(client)
         if not self.context.limits.maxConnectionsPerAddress:
             return name, None

@@ -11,7 +11,7 @@ allows: RFC 9110, 5.5 has those from 0x80 on opaque, and browsers and CDNs do se
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from typing import Any
 
 from autobahn.websocket.compress import PerMessageDeflateOffer
@@ -19,6 +19,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from echotwist.http.answer import Exact, Refused
 from echotwist.http.channel import Request, elements
+from echotwist.http.usual import UsualRequest
 from echotwist.websocket import deflate
 from echotwist.websocket.connection import ConnectionFactory, Handshake
 
@@ -60,13 +61,43 @@ class UpgradeResource(Exact):
         except Refused as refused:
             answer: bytes = site.refusal(request, refused).render(request)
             return answer
-        protocol: Any = self._factory.buildProtocol(request.getClientAddress())
-        protocol.address = name
-        protocol.network = network
-        protocol.handshake = handshake
         channel: Any = request.channel
-        channel.upgrade(protocol)
+        self._upgrade(channel, name, network, handshake, channel.clearLineBuffer())
         return NOT_DONE_YET
+
+    def upgradeUsual(
+        self, channel: Any, name: str, network: Hashable, request: UsualRequest
+    ) -> bool:
+        """As `render_GET` for such a request. Returns False if it would refuse."""
+        headers = request.headers
+        host = HOST.fullmatch(headers.get("host", ""))
+        key = headers.get("sec-websocket-key", "")
+        if host is None or _KEY.fullmatch(key) is None:
+            return False
+        if "origin" in headers and not self._allows(headers["origin"], host[1], host[2]):
+            return False
+        subprotocol, offers = None, []
+        try:
+            if "sec-websocket-protocol" in headers:
+                subprotocol = _subprotocol([headers["sec-websocket-protocol"]])
+            if "sec-websocket-extensions" in headers:
+                offers = _deflateOffers([headers["sec-websocket-extensions"]])
+        except Refused:
+            return False
+        if self._factory.connections.unavailable(network) is not None:
+            return False
+        self._upgrade(channel, name, network, Handshake(key, subprotocol, offers), request.early)
+        return True
+
+    def _upgrade(
+        self, channel: Any, name: str, network: Hashable, handshake: Handshake, early: bytes
+    ) -> None:
+        protocol: Any = self._factory.buildProtocol(None)
+        protocol.address = name
+        if network is not None:
+            protocol.network = network
+        protocol.handshake = handshake
+        channel.upgrade(protocol, early)
 
     def _vet(self, request: Request) -> Handshake:
         """Raises Refused."""

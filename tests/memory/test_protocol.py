@@ -248,7 +248,7 @@ def test_the_upgrade_request_is_freed_at_once(service: Service) -> None:
     service.site.requestFactory = Kept  # type: ignore[assignment]
     gc.disable()
     try:
-        service.open()
+        service.open(Forwarded="for=192.0.2.7")  # Twisted parses it.
         assert [request() for request in requests] == [None]
     finally:
         gc.enable()
