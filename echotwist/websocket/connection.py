@@ -56,6 +56,7 @@ from echotwist.wire.transport import (
     delivery,
     isHalfClosed,
     linger,
+    lose,
     resumeTls,
     send,
     unacknowledged,
@@ -510,7 +511,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
     def readConnectionLost(self) -> None:
         """The client has said FIN. What it asked for before that still goes out."""
         self.dropConnection()
-        self.transport.loseConnection()
+        lose(self.transport)
 
     def writeConnectionLost(self) -> None:
         pass

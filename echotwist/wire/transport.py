@@ -12,6 +12,7 @@ Private attributes of Twisted's transports are read here, and of its TLS in `wir
 """
 
 import select
+import sys
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,11 +20,18 @@ from fcntl import ioctl
 from termios import FIONREAD, TIOCOUTQ
 from typing import Any
 
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IReactorTime, ISSLTransport
+from twisted.internet.main import CONNECTION_DONE
 from twisted.protocols.policies import ProtocolWrapper
+from twisted.python.failure import Failure
 
 from echotwist.wire.deadline import Deadline
 from echotwist.wire.tls import LendableTls
+
+_INT = bytes(4)
+_MOST = FileDescriptor.SEND_LIMIT
+_DONE = Failure(CONNECTION_DONE)
 
 _CLOSE_NOTIFY = 64
 """Bytes that a close_notify takes at most: 31 in TLS 1.2, 24 in TLS 1.3."""
@@ -87,11 +95,12 @@ def unacknowledged(transport: Any) -> int:
     peer reads. What the peer's kernel holds for its program is invisible here.
     """
     transport = lowest(transport)
-    queued = array("i", [0])
-    # Linux calls it SIOCOUTQ. Elsewhere the kernel's share stays unknown.
-    with suppress(OSError, ValueError):
-        ioctl(transport.getHandle().fileno(), TIOCOUTQ, queued)
-    return unsent(transport) + queued[0]
+    try:
+        # Linux calls it SIOCOUTQ. Elsewhere the kernel's share stays unknown.
+        queued = ioctl(transport.getHandle().fileno(), TIOCOUTQ, _INT)
+    except (OSError, ValueError):
+        queued = _INT
+    return unsent(transport) + int.from_bytes(queued, sys.byteorder)
 
 
 def delivery(transport: Any) -> Callable[[], bool]:
@@ -136,11 +145,21 @@ def send(transport: Any, data: bytes) -> None:
         transport.writeNow(data)
         return
     if not ISSLTransport.providedBy(transport) and not unsent(transport):
-        sent = transport.writeSomeData(data)
-        if isinstance(sent, int):
-            data = data[sent:]
+        some = data if len(data) <= _MOST else memoryview(data)[:_MOST]
+        with suppress(OSError):  # The reactor's next write fails as well, and handles that.
+            data = data[transport.getHandle().send(some) :]
     if data:
         transport.write(data)
+
+
+def lose(transport: Any) -> None:
+    """Close a `transport` whose peer has said FIN, once everything is written."""
+    below = lowest(transport)
+    if below is transport and transport.connected and transport._writeDisconnected:
+        # As loseConnection() would, but with one Failure for all.
+        transport.connectionLost(_DONE)
+    else:
+        transport.loseConnection()
 
 
 def linger(
@@ -161,8 +180,14 @@ def linger(
         # Waits for the peer's close_notify by itself. A half-close of the socket below
         # (the attribute is there, by delegation) would cut off what TLS has not written.
         transport.loseConnection()
-    else:
+    elif unsent(transport):
         transport.loseWriteConnection()
-        transport.doWrite()  # If nothing is unsent, this says FIN without a turn of the reactor.
+        transport.doWrite()  # If the kernel takes it all, FIN goes out without another turn.
+    else:
+        # As those two would, but without two calls of epoll_ctl and an empty write (26.10,
+        # internet/abstract.py, `FileDescriptor.doWrite`).
+        below = lowest(transport)
+        below._writeDisconnecting = below._writeDisconnected = True
+        below._closeWriteConnection()
     transport.resumeProducing()  # A transport that does not read does not see the peer's FIN.
     return Deadline(reactor, timeout, delivery(transport), expired or transport.abortConnection)
