@@ -1,5 +1,6 @@
 """Handshakes and close frames, each the short way and the long: both must come to the same."""
 
+import re
 from typing import Any
 from unittest.mock import patch
 
@@ -10,6 +11,10 @@ from echotwist.testing.frames import text
 from echotwist.websocket.connection import Connection
 from support.memory import Service
 from support.recorder import Recorder
+
+
+def _undated(response: bytes) -> bytes:
+    return re.sub(rb"\r\nDate: .*", b"", response)
 
 
 def _told(recorder: Recorder) -> list[dict[str, Any]]:
@@ -43,7 +48,7 @@ def _outcome(service: Service, data: list[bytes]) -> list[Any]:
     def look() -> None:
         protocol, transport = client.protocol, client.transport
         skt = client.socket
-        seen.append((client.received(), skt.fin, skt.reset, skt.closed, client.reading))
+        seen.append((_undated(client.received()), skt.fin, skt.reset, skt.closed, client.reading))
         seen.append((type(protocol).__name__, service.timers(), service.context.budget.buffered))
         seen.append((len(service.connections.open), len(service.site.channels)))
         seen.append(transport.producer is protocol and transport.streamingProducer)
@@ -61,7 +66,7 @@ def _outcome(service: Service, data: list[bytes]) -> list[Any]:
             look()
         client.finish()
         service.advance(60)
-        seen.append((client.received(), client.socket.closed, service.timers()))
+        seen.append((_undated(client.received()), client.socket.closed, service.timers()))
         seen.append((len(service.connections.open), len(service.site.channels)))
         totals = service.context.journal.totals
         for histogram in (totals.handshakes, totals.lifetimes):
