@@ -4,8 +4,8 @@ Twisted has parsed the request, and Autobahn would parse it again, by other rule
 headers at \\x85 and \\x1c as well as at newlines, takes a non-breaking space in the target for
 a space, and never sees that a header came twice (autobahn/websocket/protocol.py, 26.10.2,
 parseHttpHeader; autobahn/twisted/resource.py, WebSocketResource.render). So everything a handshake
-needs (RFC 6455, 4.2.1) is vetted here, where the request is still what the client sent, and
-Autobahn gets what passed: the key, the subprotocol and the offers of compression. Nothing else of
+needs (RFC 6455, 4.2.1) is vetted here, where the request is still what the client sent, and the
+connection gets what passed: the key, the subprotocol and the offers of compression. Nothing else of
 the client's text reaches it. So a header that nobody here reads may have any bytes that HTTP
 allows: RFC 9110, 5.5 has those from 0x80 on opaque, and browsers and CDNs do send them.
 """

@@ -1,15 +1,17 @@
 """The usual request to upgrade, read in one go.
 
-Nearly every client sends its handshake in one segment, with nothing unusual in it. Twisted makes
-some forty objects of that, a line at a time, and asks the resource tree: half of what a handshake
-costs. So such a request is recognised here. Whatever is unusual about it, or wrong, is left to
-Twisted, to the tree and to `upgrade`, who would make the same of what is recognised: the tests hold
-both ways together.
+Nearly every client sends its handshake in one segment, with nothing unusual in it. Twisted parses
+that a line at a time, into a request with headers, for which it asks the resource tree: a third of
+what a handshake cost. So such a request is recognised here. Whatever is unusual about it, or wrong,
+is left to Twisted, to the tree and to `upgrade`, which would make the same of what is recognised:
+the tests hold both ways together.
 
-That is done in Python, since a compiled parser would save no more than two microseconds of it.
+It is not compiled, because it takes only 5 µs of a handshake's 90; 9 µs for what Chromium sends
+(measured).
 """
 
 import re
+from typing import NamedTuple
 
 from echotwist.limits import MAX_HEADERS, MAX_REQUEST_LINE
 
@@ -33,15 +35,14 @@ _UNUSUAL = {"content-length", "transfer-encoding", "expect", "forwarded", "x-for
 """Headers that matter to Twisted, or to `forwarded`."""
 
 
-class UsualRequest:
-    """A request to upgrade: `headers` by their names in lower case, those that matter, and the
-    bytes behind the request."""
+class UsualRequest(NamedTuple):
+    """A request to upgrade."""
 
-    __slots__ = ("early", "headers")
+    headers: dict[str, str]
+    """Those that matter, by their names in lower case."""
 
-    def __init__(self, headers: dict[str, str], early: bytes) -> None:
-        self.headers = headers
-        self.early = early
+    early: bytes
+    """What the client sent behind it."""
 
 
 def segmentOf(data: bytes) -> bytes | None:

@@ -18,9 +18,9 @@ module adds is that a connection costs what `limits` says and no more, whatever 
 
 A connection belongs to the reactor, or to a loop of the fast path that it was lent to; see `Owner`.
 
-Autobahn judges frames, and what is usual about a connection is done here, since a handshake would
-cost twice as much otherwise: the opening handshake, which `upgrade` has vetted, a close frame that
-is in order, and the end. Autobahn's own timers are off: they count whole seconds only (txaio
+Autobahn judges frames. The opening handshake, which `upgrade` has vetted, a close frame that is in
+order, and the end are done here, because Autobahn's own take a third of what a handshake cost; most
+of that was for debug lines that are not shown. Autobahn's own timers are off: they count whole seconds only (txaio
 26.6.1). Of its private methods `_fail_connection` is replaced, and `_connectionMade` called, once
 for all connections; each says why.
 """
