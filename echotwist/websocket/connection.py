@@ -377,6 +377,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
             deflate = self._perMessageCompress.parameters
         self.transport.pauseProducing()
         self._clearTimer()  # The loop keeps it alive.
+        vars(self).pop("utf8validator", None)
         self.context.budget.forget(self)
         self._handTo(Owner.LOOP)
         fastPath.lend(self, data, deflate)

@@ -92,6 +92,7 @@ class LendableTls(BufferingTLSTransport):
         """Look at what OpenSSL knows after a loop has used it: data that is decrypted, or the
         end."""
         if not self._lostTLSConnection:
+            self._hasGrown = True
             self._flushReceiveBIO()
 
     def _flushReceiveBIO(self) -> None:

@@ -4,17 +4,22 @@ An upgrade of either that changes one of these fails here, and says where to loo
 """
 
 import inspect
+import re
+import sys
 from typing import Any
 
 import pytest
 from autobahn.twisted.websocket import WebSocketAdapterProtocol
 from autobahn.websocket.compress import PERMESSAGE_COMPRESSION_EXTENSION, PerMessageDeflate
 from autobahn.websocket.protocol import WebSocketProtocol, WebSocketServerProtocol
+from autobahn.websocket.utf8validator import Utf8Validator
+from OpenSSL import SSL
 from support.memory import Client, Service
 from twisted.application.app import AppLogger
 from twisted.internet import endpoints, tcp, unix
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IHalfCloseableDescriptor
+from twisted.internet.ssl import CertificateOptions
 from twisted.protocols.basic import LineReceiver
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.runner import procmon
@@ -22,6 +27,7 @@ from twisted.scripts._twistd_unix import UnixApplicationRunner, UnixAppLogger
 from twisted.web.http import HTTPChannel
 
 from echotwist.listen.endpoints import parseArguments
+from echotwist.testing.frames import binary
 from echotwist.testing.raw import KEY, request
 from echotwist.websocket.connection import Connection
 from echotwist.websocket.deflate import Deflate
@@ -303,3 +309,72 @@ def test_procmon_closes_the_output_of_a_worker_whose_line_is_too_long() -> None:
 def test_procmon_installs_a_reactor() -> None:
     """tap imports the supervisor late for this. If this test fails, it no longer needs to."""
     assert "reactor as _reactor\n" in inspect.getsource(procmon)
+
+
+def test_an_open_connection_keeps_little_of_its_own(way: str, service: Service) -> None:
+    """Connection._forgetDefaults, and `_SPENT`: Autobahn may give it more after an upgrade, and
+    then this says what."""
+    client = service.open()
+    kept = vars(client.protocol)
+    assert kept.keys() <= {
+        *("address", "heard", "number", "opened", "state", "transport", "_shortcut", "_timer")
+    }
+    if way == "fast path":
+        client.send(binary(b"x"))
+        assert client.protocol.isLent
+        assert sys.getsizeof(kept) <= 272
+
+
+def test_autobahn_resets_a_validator_before_a_text() -> None:
+    """Connection.utf8validator: a new one is as good."""
+    source = inspect.getsource(WebSocketProtocol)
+    assert source.count("self.utf8validator.validate(") == 1
+    assert source.count("self.utf8validator.reset()") == 1
+    assert source.count("self.utf8validator") == 3
+    new, used = Utf8Validator(), Utf8Validator()
+    used.validate(b"\xff")
+    used.reset()
+    assert new.validate(b"\xe2\x82") == used.validate(b"\xe2\x82") == (True, False, 2, 2)
+
+
+def test_nobody_reads_autobahns_statistics() -> None:
+    """Connection.trafficStats is one object for all."""
+    source = inspect.getsource(WebSocketProtocol)
+    assert source.count("self.trafficStats") == source.count("self.trafficStats = ") + len(
+        re.findall(r"self\.trafficStats\.\w+ \+= ", source)
+    )
+
+
+def test_pyopenssl_makes_its_memory_bios_in_one_place() -> None:
+    """wire.tls.renewBuffers does the same again."""
+    made = inspect.getsource(SSL.Connection.__init__)
+    assert "self._into_ssl = _lib.BIO_new(_lib.BIO_s_mem())" in made
+    assert "self._from_ssl = _lib.BIO_new(_lib.BIO_s_mem())" in made
+    assert "_lib.SSL_set_bio(self._ssl, self._into_ssl, self._from_ssl)" in made
+    source = inspect.getsource(SSL.Connection)
+    assert len(re.findall(r"self\._(?:into|from)_ssl = ", source)) == 4  # Two for a socket.
+    # What it sets on them, it sets as the connection ends.
+    assert source.count("BIO_set_mem_eof_return") == 1
+    assert "BIO_set_mem_eof_return" in inspect.getsource(SSL.Connection.bio_shutdown)
+
+
+def test_tls_writes_through_one_method() -> None:
+    """LendableTls._write, which sees how much."""
+    source = inspect.getsource(TLSMemoryBIOProtocol)
+    assert source.count("self._tlsConnection.send(") == 1
+    assert "self._tlsConnection.send(" in inspect.getsource(TLSMemoryBIOProtocol._write)
+    assert TLSMemoryBIOProtocol._lostTLSConnection is False
+
+
+def test_twisted_has_openssl_keep_no_buffers_and_no_sessions() -> None:
+    """certificate.Certificate relies on it: 32 KB a connection, and a cache of 20,480 sessions."""
+    context = CertificateOptions().getContext()
+    assert context.set_mode(0) & SSL.MODE_RELEASE_BUFFERS
+    assert context.get_session_cache_mode() == SSL.SESS_CACHE_OFF
+
+
+def test_autobahn_knows_whether_a_message_came_compressed() -> None:
+    """Echo.onMessage."""
+    source = inspect.getsource(WebSocketProtocol.onFrameBegin)
+    assert "self._isMessageCompressed = True" in source
+    assert "self._isMessageCompressed = False" in source
