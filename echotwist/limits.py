@@ -176,9 +176,9 @@ class Limits:
         "auto",
         parseBudget,
         "Memory for the incomplete messages and unread echoes of all clients, on top of some 8 KB "
-        "for each connection, or 70 KB with TLS. When too much is used, those that use most are closed with 1013. "
-        "auto: 512M, half of a small machine, or eight times --max-message for each of --workers "
-        "if that is more.",
+        "for each connection, or 70 KB with TLS. When too much is used, those that use most are "
+        "closed with 1013. auto: 512M, half of a small machine, or eight times --max-message for "
+        "each of --workers if that is more.",
     )
     handshakeTimeout: float = _limit(
         "10s",

@@ -40,6 +40,7 @@ from echotwist.websocket.connections import Connections
 from echotwist.websocket.echo import Echo
 from echotwist.wire.budget import Budget
 from echotwist.wire.context import Context
+from echotwist.wire.turns import Turns
 
 
 def optionOf(field: str) -> str:
@@ -305,7 +306,7 @@ def _context(options: Options, reactor: Any, logRate: int, isHalved: bool) -> Co
     most = limits.bufferBudget // 2 if isHalved else limits.bufferBudget
     budget = Budget(most, limits.closeTimeout, reactor)
     journal = Journal(logRate, reactor, logsFrames=bool(options["log-frames"]))
-    return Context(reactor, limits, journal, budget)
+    return Context(reactor, limits, journal, budget, Turns(reactor))
 
 
 def _supervisor(options: Options, reactor: Any) -> Iterator[IService]:

@@ -16,13 +16,14 @@ Before the reactor does anything to a lent connection (to close it in a drain, s
 
 import os
 import signal
-from collections import Counter
+import time
+from collections import Counter, deque
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol
 
-from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -32,6 +33,7 @@ from echotwist.fastpath.sources import identity
 from echotwist.limits import Limits
 from echotwist.observe.journal import Journal
 from echotwist.wire.transport import descriptor, tlsOf
+from echotwist.wire.turns import SHARE
 
 
 def _whyNot() -> str:
@@ -101,6 +103,9 @@ class FastPath:
     Thread = Thread
     """Runs a loop. Tests put another class here."""
 
+    clock = staticmethod(time.perf_counter)
+    """As that of `wire.turns.Turns`."""
+
     def __init__(self, reactor: Any, limits: Limits, journal: Journal, threads: int) -> None:
         self.threads = threads
         self._reactor = reactor
@@ -113,6 +118,9 @@ class FastPath:
         """When each loop that has not answered yet was asked, by its number."""
         self._hung: set[int] = set()
         self._eventsFd = -1
+        self._events: deque[tuple[int, Any]] = deque()
+        """What the loops have reported, each with the loop's number, and is not handled yet."""
+        self._handling: IDelayedCall | None = None
         self._grant = min(limits.logRate, MAX_GRANT)
         self.messages = Counter({(kind, isTls): 0 for isTls in (False, True) for kind in KINDS})
         """Messages that the loops have echoed since the start, as of the last `count`: by one of
@@ -167,6 +175,7 @@ class FastPath:
         for _, thread in self._running:
             thread.join()
         self.doRead()
+        self._handleAll()
         self.count()
         self._journal.onSecondEnd = None
         self._running.clear()
@@ -208,6 +217,7 @@ class FastPath:
         if any(now - since >= HANG for since in self._checked.values()):
             # If the process was stopped, the answers may have come, and are not read yet.
             self.doRead()
+            self._handleAll()
         found = []
         for number, (loop, _) in enumerate(self._running, 1):
             if number not in self._checked:
@@ -249,24 +259,45 @@ class FastPath:
         with suppress(BlockingIOError):  # stop() and hanging() call this without an event.
             os.eventfd_read(self._eventsFd)
         for number, (loop, _) in enumerate(self._running, 1):
-            lent = self._lent[loop]
-            for event in loop.takeEvents():
-                if event[0] == "alive":
-                    self._answered(number)
-                    continue
-                connection = lent[event[1]]
-                try:
-                    self._handle(event, connection, lent)
-                except Exception:
-                    # As in the reactor, an error costs this connection and no other.
-                    _log.failure(
-                        "#{number} what came back from the fast path", number=connection.number
-                    )
-                    connection.transport.abortConnection()
-            if self._grant < self._limits.logRate and self._journal.isShowing:
+            self._events.extend((number, event) for event in loop.takeEvents())
+        if self._handling is None:
+            self._handleSome()
+
+    def _handleSome(self) -> None:
+        """Handle events for a while, and the rest in the reactor's next turns: ten thousand clients
+        that leave at once take it a second, in which it would do nothing else."""
+        self._handling = None
+        end = self.clock() + SHARE
+        while self._events:
+            self._handle(*self._events.popleft())
+            if self.clock() >= end and self._events:
+                self._handling = self._reactor.callLater(0, self._handleSome)
+                return
+        if self._grant < self._limits.logRate and self._journal.isShowing:
+            for loop, _ in self._running:
                 loop.grant(self._grant)
 
-    def _handle(self, event: Any, connection: Connection, lent: dict[int, Connection]) -> None:
+    def _handleAll(self) -> None:
+        if self._handling is not None:
+            self._handling.cancel()
+            self._handling = None
+        while self._events:
+            self._handle(*self._events.popleft())
+
+    def _handle(self, loop: int, event: Any) -> None:
+        if event[0] == "alive":
+            self._answered(loop)
+            return
+        lent = self._lent[self._running[loop - 1][0]]
+        connection = lent[event[1]]
+        try:
+            self._tell(event, connection, lent)
+        except Exception:
+            # As in the reactor, an error costs this connection and no other.
+            _log.failure("#{number} what came back from the fast path", number=connection.number)
+            connection.transport.abortConnection()
+
+    def _tell(self, event: Any, connection: Connection, lent: dict[int, Connection]) -> None:
         kind, number, *rest = event
         if kind == "message":
             size, isBinary, preview = rest

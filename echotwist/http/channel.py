@@ -25,7 +25,7 @@ from zope.interface import implementer
 from echotwist.http.answer import finalResponse
 from echotwist.limits import HEADER_OVERHEAD, MAX_HEADER_BYTES, MAX_HEADERS, MAX_REQUEST_LINE
 from echotwist.wire.deadline import Deadline
-from echotwist.wire.gate import OVER_BUDGET, WRITE_BLOCKED, ReadGate
+from echotwist.wire.gate import OVER_BUDGET, WAITS, WRITE_BLOCKED, ReadGate
 from echotwist.wire.peer import nameOf
 from echotwist.wire.transport import delivery, linger, lowest, unsent
 
@@ -92,6 +92,12 @@ class Channel(ReadGate, HTTPChannel):
 
     _isEnding = False
 
+    _isFinished = False
+    """Whether the client has said FIN while something that it had sent before was left."""
+
+    _sliceEnd = 0.0
+    """When others have their turn; see `turns`."""
+
     _isFirst = True
     """Whether the next line is the first of a request."""
 
@@ -139,14 +145,39 @@ class Channel(ReadGate, HTTPChannel):
         # HTTPChannel's, which its own resumeProducing sets; the requests below look at it.
         self.paused = self._waitingForTransport = False
         self.forgetPause(WRITE_BLOCKED)
+        if self.isPausedFor(WAITS):
+            self.paused = True  # For that reason alone, now.
+            return
         self.dataReceived(b"")  # Requests that have arrived; this may pause again, or upgrade.
         isPaused = self.paused or self.isPausedFor(OVER_BUDGET)
         if not isPaused and self.transport is not None:
             super().resumeProducing()  # Not while a response is under way.
+            if self._isFinished:
+                self.readConnectionLost()
+
+    def _waitForTurn(self) -> None:
+        """Go on with the lines that have arrived later, and read nothing until then."""
+        self.paused = True  # LineReceiver's.
+        self.isAnswered = False  # A drain waits for what is left.
+        self.pauseReading(WAITS)
+        self.site.context.turns.wait(self)
+
+    @property
+    def hasLeft(self) -> bool:
+        return bool(self.paused and self._buffer)
+
+    def takeTurn(self) -> None:
+        if not self.isPausedFor(WAITS):
+            return  # It has ended.
+        self.forgetPause(WAITS)
+        if not self.isPausedFor(WRITE_BLOCKED):
+            self.resumeProducing()
 
     def readConnectionLost(self) -> None:
         """The client has said FIN. Twisted would drop the response that it waits for."""
-        if self._isAnswering and not self._isEnding:
+        if self.hasLeft:
+            self._isFinished = True
+        elif self._isAnswering and not self._isEnding:
             self.persistent = 0  # requestDone() ends it.
         else:
             self.transport.loseConnection()
@@ -163,6 +194,7 @@ class Channel(ReadGate, HTTPChannel):
             if why is not None:
                 self._refuse(400, why)
                 return
+        self._sliceEnd = self.site.context.turns.sliceEnd()
         super().dataReceived(data)
         if self.transport is None:  # It is upgraded.
             return
@@ -184,6 +216,13 @@ class Channel(ReadGate, HTTPChannel):
         self._refuse(503, "too much is waiting here for all clients")
 
     def lineReceived(self, line: bytes) -> None:
+        self._takeLine(line)
+        # While a request is answered, HTTPChannel keeps what comes behind it.
+        isMore = self._buffer and self.line_mode and not self.paused
+        if isMore and self.site.context.turns.clock() >= self._sliceEnd:
+            self._waitForTurn()
+
+    def _takeLine(self, line: bytes) -> None:
         self._buffered += HEADER_OVERHEAD + len(line)
         if b"\n" in line:
             self._bareLf()
@@ -279,7 +318,7 @@ class Channel(ReadGate, HTTPChannel):
         self.dataReceived = lambda data: None  # type: ignore[method-assign]
         self._clearDeadline()
         context = self.site.context
-        self.forgetPause(WRITE_BLOCKED)  # linger() reads, to discard what arrives.
+        self.forgetPause(WRITE_BLOCKED | WAITS)  # linger() reads, to discard what arrives.
         self._deadline = linger(self.transport, context.reactor, context.limits.closeTimeout)
 
     def upgrade(self, protocol: IProtocol, early: bytes) -> None:
@@ -300,6 +339,8 @@ class Channel(ReadGate, HTTPChannel):
         protocol.makeConnection(transport)
         if early:
             protocol.dataReceived(early)
+        if self._isFinished:
+            IHalfCloseableProtocol(protocol).readConnectionLost()
         took = self.site.context.reactor.seconds() - self._begun
         self.site.context.journal.totals.handshakes.observe(took)
 
@@ -317,6 +358,8 @@ class Channel(ReadGate, HTTPChannel):
             if late := getattr(self.transport, "whyLate", None):
                 self._drop(late)
             self.transport.abortConnection()
+        elif self.isPausedFor(WAITS):
+            self._setDeadline()  # It cannot be faster than its turns.
         elif self.paused:
             # It has sent requests, and does not read the responses, or reads slowly. As long as
             # something moves, it may go on.
@@ -342,6 +385,7 @@ class Channel(ReadGate, HTTPChannel):
 
     def _forget(self) -> None:
         self._clearDeadline()
+        self.forgetPause(WAITS)
         self.site.channels.pop(self, None)
         self.site.context.budget.forget(self)
 

@@ -73,7 +73,7 @@ class ListenService(Service):
             factory: Any = ProxyFactory(spec.site, journal) if spec.isProxied else spec.site
             endpoint: Any = spec.endpoint
             if isinstance(endpoint, TlsEndpoint):
-                endpoint = replace(endpoint, journal=journal)
+                endpoint = replace(endpoint, journal=journal, turns=spec.site.context.turns)
             listening = endpoint.listen(factory)
             listening.addCallback(self._add, spec)
             listening.addErrback(self._cannotListen, spec, failed)

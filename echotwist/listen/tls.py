@@ -30,6 +30,7 @@ from echotwist.listen.certificate import Certificate
 from echotwist.observe.journal import Journal
 from echotwist.wire.peer import nameOf
 from echotwist.wire.tls import LendableTls
+from echotwist.wire.turns import Turns
 
 _PLAIN = ("http request", "https proxy request")
 """OpenSSL's reasons for plain HTTP where TLS is expected."""
@@ -149,10 +150,16 @@ class TlsFactory(TLSMemoryBIOFactory):
     protocol = Secured
 
     def __init__(
-        self, certificate: Certificate, wrapped: IProtocolFactory, reactor: Any, journal: Journal
+        self,
+        certificate: Certificate,
+        wrapped: IProtocolFactory,
+        reactor: Any,
+        journal: Journal,
+        turns: Turns,
     ) -> None:
         super().__init__(certificate, False, wrapped, reactor)
         self.journal = journal
+        self.turns = turns
 
 
 @implementer(IStreamServerEndpoint)
@@ -165,10 +172,13 @@ class TlsEndpoint:
     certificate: Certificate
     journal: Journal | None = None
     """What is told of handshakes that fail; None: nobody."""
+    turns: Turns | None = None
+    """Shared by all connections; None: those of this endpoint have their own."""
 
     def listen(self, factory: IProtocolFactory) -> "Deferred[IListeningPort]":
         journal = self.journal or Journal(0, self.reactor)
-        secured = TlsFactory(self.certificate, factory, self.reactor, journal)
+        turns = self.turns or Turns(self.reactor)
+        secured = TlsFactory(self.certificate, factory, self.reactor, journal, turns)
         listening: Deferred[IListeningPort] = self.below.listen(secured)
         return listening
 

@@ -12,6 +12,7 @@ module adds is that a connection costs what `limits` says and no more, whatever 
 - A message is collected in one buffer, and refused as soon as it is known to be too large.
 - A client that does not read is not read: while more than 64 KiB wait for it, Twisted pauses
   its transport. So a connection buffers at most that, and the answer to one read.
+- What was received is worked off in slices, in turn with all others; see `turns`.
 - It has one timer at a time: for the next ping, for the answer to it, or for the end of the close.
   Timeouts fire on lack of progress, not on slowness.
 - After a close or an error, what still arrives is discarded.
@@ -20,9 +21,9 @@ A connection belongs to the reactor, or to a loop of the fast path that it was l
 
 Autobahn judges frames. The opening handshake, which `upgrade` has vetted, a close frame that is in
 order, and the end are done here, because Autobahn's own take a third of what a handshake cost; most
-of that was for debug lines that are not shown. Autobahn's own timers are off: they count whole seconds only (txaio
-26.6.1). Of its private methods `_fail_connection` is replaced, and `_connectionMade` called, once
-for all connections; each says why.
+of that was for debug lines that are not shown. Autobahn's own timers are off: they count whole
+seconds only (txaio 26.6.1). Of its private methods `_fail_connection` is replaced, and
+`_connectionMade` called, once for all connections; each says why.
 """
 
 from base64 import b64encode
@@ -46,12 +47,12 @@ from echotwist import __version__
 from echotwist.fastpath.lending import FastPath
 from echotwist.limits import SMALL_FRAGMENT
 from echotwist.websocket.connections import Connections
-from echotwist.websocket.deflate import Accept, Deflate
+from echotwist.websocket.deflate import Accept, Deflate, Deflation
 from echotwist.websocket.framelog import FrameLog
 from echotwist.websocket.keepalive import Keepalive
 from echotwist.wire.context import Context
 from echotwist.wire.deadline import Deadline
-from echotwist.wire.gate import WRITE_BLOCKED, ReadGate
+from echotwist.wire.gate import WAITS, WRITE_BLOCKED, ReadGate
 from echotwist.wire.transport import (
     delivery,
     isHalfClosed,
@@ -63,6 +64,7 @@ from echotwist.wire.transport import (
     unsent,
     writeUnsent,
 )
+from echotwist.wire.turns import PIECE
 
 # IANA has registered it since, as Bad Gateway; Autobahn refuses it (26.10.2,
 # websocket/protocol.py, `onCloseFrame`).
@@ -73,6 +75,9 @@ INVALID_PAYLOAD = 1007
 MESSAGE_TOO_BIG = 1009
 TRY_AGAIN_LATER = 1013
 """Close codes, RFC 6455, 7.4.1, and 1013 of IANA's registry. Autobahn sends the others."""
+
+FEED = 1024
+"""Bytes that Autobahn is given at a time, but for a frame that is larger."""
 
 _NOT_READ = (1006, "not read to the end")
 """What the log has of a connection that ended before its echo, or the close, was delivered."""
@@ -163,11 +168,22 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
     _wireLeft: int
     _smallLeft: int
     _failure: tuple[int, str] | None = None
+    _isMessageCompressed: bool  # Autobahn's: the message that came last.
     _timer: IDelayedCall | Deadline | None = None
     _out: list[bytes] | None = None
 
     utf8validator: Any = cached_property(lambda self: Utf8Validator())
     """Autobahn's. The fast path takes most of the text, so that most connections need none."""
+
+    _left: bytes = b""
+    """What is not given to Autobahn yet. It may be nothing, if a message is being inflated or
+    deflated."""
+
+    _deflation: Deflation | None = None
+    """An echo on its way."""
+
+    _afterwards: tuple[Callable[[], None], ...] = ()
+    """To be called once nothing is left."""
 
     def __init__(self) -> None:
         """Autobahn's makes two Deferreds and more, which nobody here waits for (26.10.2,
@@ -206,7 +222,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
         if self.keepalive is not None:
             self.keepalive.watch(self)
 
-    # Reading. What one read gives rise to goes out in one piece.
+    # Reading. What one slice gives rise to goes out in one piece.
 
     def dataReceived(self, data: bytes) -> None:
         if data:
@@ -216,12 +232,25 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
     def _read(self, data: bytes) -> None:
         if self.state == self.STATE_CLOSED:
             return  # Autobahn would keep it.
+        if self.hasLeft:
+            self._left += data  # TLS gives what it has, also after it was paused.
+            return
+        self._work(data)
+
+    def _work(self, data: bytes) -> None:
+        """Work on `data` for a slice."""
         self.heard = self.context.reactor.seconds()
         if data[0] == _CLOSE and self._answersClose(data):
             return
         self._out = []
-        self.data += data
-        self.consumeData()
+        if (at := len(data)) <= FEED:
+            self.data += data
+        else:
+            at = self._feed(data, 0)
+        # Most often that was one frame, with a header and a payload, and needs no clock.
+        isMore = self.processData() and self.state != self.STATE_CLOSED and self.processData()
+        if isMore or at < len(data) or self._deflation is not None or self._isInflating():
+            self._workOn(data, at)
         self._flush()
 
     def _answersClose(self, data: bytes) -> bool:
@@ -249,6 +278,130 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
         self.dropConnection()
         return True
 
+    def _workOn(self, data: bytes, at: int) -> None:
+        """Have Autobahn judge `data`, which it has up to `at`, until the slice ends."""
+        turns, end = self.context.turns, 0.0
+        while self.state != self.STATE_CLOSED:
+            if self._deflation is not None:
+                self._deflate(self._deflation)
+            elif self._isInflating():
+                self._inflate()
+            elif self.processData():
+                if self.current_frame is not None:
+                    continue  # It has seen the header of a frame, and not its payload.
+            elif not self._isAmid():
+                if at == len(data):
+                    return
+                at = self._feed(data, at)
+                continue
+            end = end or turns.sliceEnd(isNew=False)
+            if turns.clock() < end or self.state == self.STATE_CLOSED:
+                continue
+            if self.data or at < len(data) or self._isAmid():
+                left, self.data = self.data + data[at:], b""
+                self.waitForTurn(left)
+                return
+
+    def _feed(self, data: bytes, at: int) -> int:
+        """Give Autobahn what is next of `data`. Returns what then is `at`. It is not all of it,
+        because Autobahn copies all that it has for each frame."""
+        if len(data) - at <= FEED:
+            self.data += data[at:]
+            return len(data)
+        piece = data[at : at + max(FEED, self._frameSize(data, at))]
+        self.data += piece
+        return at + len(piece)
+
+    def _frameSize(self, data: bytes, at: int) -> int:
+        """Bytes of the frame at `at`, or of what is missing of the current one, for a frame that is
+        large: that is given whole."""
+        if self.current_frame is not None:
+            missing: int = self.current_frame.length - self.current_frame_masker.pointer()
+            return missing
+        # RFC 6455, 5.2. Part of a header may be with Autobahn already; then this is wrong, and the
+        # frame is not given whole.
+        match data[at + 1] & 0x7F:
+            case 126:
+                return 8 + int.from_bytes(data[at + 2 : at + 4], "big")
+            case 127:
+                return 14 + int.from_bytes(data[at + 2 : at + 10], "big")
+            case short:
+                return 6 + short
+
+    def _isAmid(self) -> bool:
+        """Whether a message is being inflated or deflated."""
+        return self._deflation is not None or self._isInflating()
+
+    def _isInflating(self) -> bool:
+        return self._perMessageCompress is not None and self._perMessageCompress.isMore
+
+    def waitForTurn(self, left: bytes) -> None:
+        """Work on what is `left` later, and read nothing until then."""
+        self._left, self.hasLeft = left, True
+        if not self.isPausedFor(WAITS):
+            self.pauseReading(WAITS)
+        self.context.turns.wait(self)
+
+    def takeTurn(self) -> None:
+        if self.hasLeft and self.isPausedFor(WRITE_BLOCKED):
+            self.forgetPause(WAITS)  # resumeProducing() has it wait again.
+        elif self.hasLeft:
+            left = self._left
+            self._forgetLeft()
+            if self._isAmid():
+                self.heard = self.context.reactor.seconds()
+                self._out = []
+                self._workOn(left, 0)
+                self._flush()
+                self.context.budget.account(self)
+            else:
+                self.dataReceived(left)
+        if not self.hasLeft:
+            self._goOn()
+
+    def _goOn(self) -> None:
+        """Nothing is left, so it is read again, unless it has ended or is lent."""
+        if self._owner is not Owner.REACTOR:
+            self.forgetPause(WAITS)
+        elif self.isPausedFor(WAITS):
+            self.resumeReading(WAITS)
+        afterwards, self._afterwards = self._afterwards, ()
+        for call in afterwards:
+            call()
+
+    def _forgetLeft(self) -> None:
+        self._left, self.hasLeft = b"", False
+
+    def _inflate(self) -> None:
+        """Go on as Autobahn's `processData` would have, if the piece before had been all (26.10.2,
+        websocket/protocol.py)."""
+        if self.onFrameData(b"") is False or self._isAmid():
+            return
+        if self.current_frame_masker.pointer() == self.current_frame.length:
+            self.onFrameEnd()
+
+    def onFrameEnd(self) -> bool | None:
+        if self._perMessageCompress is not None and self._perMessageCompress.isMore:
+            return False  # `processData` goes no further; see _inflate().
+        ended: bool | None = super().onFrameEnd()
+        return ended
+
+    def sendInTurn(self, payload: bytes, isBinary: bool) -> None:
+        """As `sendMessage`, but compressed only if the last message was, as the loops do, too; many
+        clients leave small messages uncompressed, and Autobahn would compress all (26.10.2,
+        websocket/protocol.py, `sendMessage`). And a large message is deflated in pieces: until it
+        is sent, no frame is looked at, and nothing else may be sent but pings."""
+        if not self._isMessageCompressed or len(payload) <= PIECE:
+            self.sendMessage(payload, isBinary, doNotCompress=not self._isMessageCompressed)
+        else:
+            deflate: Any = self._perMessageCompress
+            self._deflation = Deflation(deflate, payload, isBinary)
+
+    def _deflate(self, deflation: Deflation) -> None:
+        if (payload := deflation.step()) is not None:
+            self._deflation = None
+            self.sendFrame(opcode=2 if deflation.isBinary else 1, payload=payload, rsv=4)
+
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Autobahn's way to the transport."""
         if self._out is None:
@@ -257,7 +410,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
             self._out.append(data)
 
     def _flush(self) -> None:
-        out, self._out = self._out, None
+        out = vars(self).pop("_out", None)
         if out:
             send(self.transport, b"".join(out))
 
@@ -267,6 +420,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
             and not self.data
             and self.current_frame is None
             and not self.inside_message
+            and not self.hasLeft
         )
 
     # Collecting a message. Autobahn's own collection keeps a list with an entry for every read
@@ -325,6 +479,8 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
     def resumeProducing(self) -> None:
         if self.keepalive is None and self.state == self.STATE_OPEN:
             self._clearTimer()  # _watchForHalfClose()'s.
+        if self.hasLeft and not self.isPausedFor(WAITS):
+            self.waitForTurn(self._left)
         self.resumeReading(WRITE_BLOCKED)
         self.context.budget.account(self)
 
@@ -346,9 +502,11 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
     # The memory budget.
 
     def buffered(self) -> int:
-        size = len(self._message) + len(self.data) + unsent(self.transport)
+        size = len(self._message) + len(self.data) + len(self._left) + unsent(self.transport)
         if self._perMessageCompress is not None:
             size += self._perMessageCompress.buffered
+        if self._deflation is not None:
+            size += self._deflation.buffered
         return size
 
     def endOverBudget(self) -> None:
@@ -436,7 +594,9 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
             self._whenReturned(self._sayGoingAway, atOnce=False)
 
     def _sayGoingAway(self) -> None:
-        if self.state == self.STATE_OPEN:
+        if self.hasLeft:
+            self._afterwards += (self._sayGoingAway,)
+        elif self.state == self.STATE_OPEN:
             self._awaitClose()
             # sendClose() refuses 1001 (26.10.2, websocket/protocol.py).
             self.sendCloseFrame(code=GOING_AWAY, reasonUtf8=b"server going away")
@@ -449,8 +609,8 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
         def moved() -> bool:
             nonlocal heard
             before, heard = heard, self.heard
-            isHeard = heard != before and (bool(self.data) or self.inside_message)
-            return delivered() or isHeard
+            isAmid = bool(self.data) or self.inside_message or self.hasLeft
+            return delivered() or (heard != before and isAmid)
 
         self._setDeadline(moved, self._closeExpired)
 
@@ -503,14 +663,19 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
         self._clearTimer()
         self._flush()
         self._message, self.data = b"", b""  # Half a message is not kept meanwhile.
+        self._forgetLeft()
+        self._deflation = None
         if self._perMessageCompress is not None:
             self._perMessageCompress.forget()
-        self.forgetPause(WRITE_BLOCKED)  # linger() reads, to discard what arrives.
+        self.forgetPause(WRITE_BLOCKED | WAITS)  # linger() reads, to discard what arrives.
         timeout = self.context.limits.closeTimeout
         self._timer = linger(self.transport, self.context.reactor, timeout, self._cut)
 
     def readConnectionLost(self) -> None:
         """The client has said FIN. What it asked for before that still goes out."""
+        if self.hasLeft:
+            self._afterwards += (self.readConnectionLost,)
+            return
         self.dropConnection()
         lose(self.transport)
 
@@ -531,6 +696,9 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
         and cancels timers that are not set (26.10.2, twisted/websocket.py, and
         websocket/protocol.py, `_connectionLost`)."""
         self._clearTimer()
+        self._forgetLeft()
+        self.forgetPause(WAITS)
+        self._deflation, self._afterwards = None, ()
         self.state = self.STATE_CLOSED
         try:
             self.onClose(self.wasClean, self.remoteCloseCode, self.remoteCloseReason)

@@ -11,6 +11,7 @@ from echotwist.fastpath import lending
 from echotwist.fastpath.lending import FastPath
 from echotwist.websocket.connection import Connection
 from echotwist.wire.transport import isAtRest, send
+from echotwist.wire.turns import PIECE
 
 _PLAIN = (0x81, 0x82)
 """The first byte of a text or binary message in one frame, not compressed (RFC 6455, 5.2)."""
@@ -35,14 +36,11 @@ class Shortcut(NamedTuple):
 class Echo(Connection):
     """A connection that echoes each message."""
 
-    _isMessageCompressed: bool  # Autobahn's.
     _shortcut: Shortcut | None = None
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         self.context.journal.message(self, payload, isBinary)
-        # As it came: many clients leave small messages uncompressed, and so do the loops. Autobahn
-        # (26.10.2, websocket/protocol.py, `sendMessage`) would compress all.
-        self.sendMessage(payload, isBinary, doNotCompress=not self._isMessageCompressed)
+        self.sendInTurn(payload, isBinary)
 
     def onOpen(self) -> None:
         super().onOpen()
@@ -92,7 +90,10 @@ def _echoCompressed(echo: Echo, fastPath: FastPath, data: bytes) -> bytes:
     journal = echo.context.journal
     if journal.logsFrames and journal.isShowing:
         return data  # Only Autobahn tells of frames.
-    most = echo.context.limits.maxMessage
+    # What is larger Autobahn inflates in pieces.
+    most = min(echo.context.limits.maxMessage, 2 * PIECE)
+    turns = echo.context.turns
+    end = turns.sliceEnd(isNew=False)
     deflate: Any = echo._perMessageCompress  # A `deflate.Deflate`.
     echoes = []
     while (found := fastPath.parseCompressedFrame(data)) is not None:
@@ -104,6 +105,10 @@ def _echoCompressed(echo: Echo, fastPath: FastPath, data: bytes) -> bytes:
         answer = deflate.deflated(message)
         echoes += [_header(_COMPRESSED[isBinary], len(answer)), answer]
         data = data[used:]
+        if turns.clock() >= end and data:
+            echo.waitForTurn(data)
+            data = b""
+            break
     if echoes:
         echo.heard = echo.context.reactor.seconds()
         send(echo.transport, b"".join(echoes))

@@ -3,7 +3,7 @@
 from typing import Any, Protocol
 
 from echotwist.wire.context import Context
-from echotwist.wire.gate import OVER_BUDGET
+from echotwist.wire.gate import OVER_BUDGET, WAITS
 from echotwist.wire.transport import unacknowledged
 
 
@@ -64,8 +64,9 @@ class Keepalive:
         """`left` seconds remain for something to move, and then a turn of the reactor: when a
         process goes on that was stopped (SIGSTOP, a paused virtual machine), its timers are due
         before it reads what the kernel has received meanwhile."""
-        # While the budget keeps a connection from being read, it cannot be heard.
-        if connection.heard != heard or connection.isPausedFor(OVER_BUDGET):
+        # While the budget keeps a connection from being read, or its turn has not come, it cannot
+        # be heard.
+        if connection.heard != heard or connection.isPausedFor(OVER_BUDGET | WAITS):
             self.watch(connection)
         elif left > 0:
             self._await(connection, heard, before, left)

@@ -7,6 +7,7 @@ from twisted.internet.interfaces import IReactorTime
 from echotwist.limits import Limits
 from echotwist.observe.journal import Journal
 from echotwist.wire.budget import Budget
+from echotwist.wire.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -19,3 +20,4 @@ class Context:
     limits: Limits
     journal: Journal
     budget: Budget
+    turns: Turns

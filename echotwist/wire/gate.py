@@ -1,7 +1,7 @@
 """Whether a connection is read: it is unless there is a reason not to.
 
-There are two, and either may end first: a client that does not read what is written to it
-(backpressure), and the memory budget.
+There are three, and any may end first: a client that does not read what is written to it
+(backpressure), the memory budget, and that it has to wait for its turn.
 """
 
 from typing import Any
@@ -11,6 +11,10 @@ WRITE_BLOCKED = 1
 
 OVER_BUDGET = 2
 """The connection buffers more than its share of the memory budget."""
+
+
+WAITS = 4
+"""What was read is not worked off yet, and waits for the connection's turn; see `turns`."""
 
 
 class ReadGate:
@@ -24,6 +28,10 @@ class ReadGate:
     _pausedFor = 0
     """The reasons, as bits."""
 
+    hasLeft: Any = False
+    """Whether something that was received is not worked off yet. Then it waits for its turn, or its
+    client does not read."""
+
     def pauseReading(self, reason: int) -> None:
         self._pausedFor |= reason
         self.transport.pauseProducing()
@@ -34,6 +42,7 @@ class ReadGate:
             self.transport.resumeProducing()
 
     def isPausedFor(self, reason: int) -> bool:
+        """Whether for that reason, or for one of several."""
         return bool(self._pausedFor & reason)
 
     def forgetPause(self, reason: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from OpenSSL import SSL
 from OpenSSL._util import ffi, lib
+from twisted.internet.protocol import connectionDone
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
@@ -41,6 +42,13 @@ def renewBuffers(connection: Any) -> bool:
     return True
 
 
+def _top(transport: Any) -> Any:
+    """The protocol above all wrappers."""
+    while isinstance(transport, ProtocolWrapper):
+        transport = transport.wrappedProtocol
+    return transport
+
+
 class LendableTls(BufferingTLSTransport):
     """A connection with TLS.
 
@@ -52,8 +60,23 @@ class LendableTls(BufferingTLSTransport):
 
     transport: Any
 
+    factory: Any
+    """Has `turns`."""
+
     _isEnding = False
     """Whether OpenSSL has told the end, and the protocol has still to see what came before."""
+
+    _end: Failure | None = None
+    """That end, while the protocol has something left to answer."""
+
+    _hasMore = False
+    """Whether OpenSSL may have more of what was received."""
+
+    _waits = False
+    """Whether it waits for its turn."""
+
+    _isPaused = False
+    """Whether the protocol wants nothing now."""
 
     _hasGrown = True
     """Whether OpenSSL's buffers may be large; the handshake makes them grow."""
@@ -76,6 +99,7 @@ class LendableTls(BufferingTLSTransport):
         return not (
             self.disconnecting
             or self._isEnding
+            or self._hasMore
             or self._lostTLSConnection
             or self._appSendBuffer
             or self._aggregator._buffer  # type: ignore[union-attr]
@@ -96,28 +120,64 @@ class LendableTls(BufferingTLSTransport):
             self._flushReceiveBIO()
 
     def _flushReceiveBIO(self) -> None:
-        """Bring the protocol what has been received, last of all."""
+        """Bring the protocol what has been received, last of all; but no more than is decrypted in
+        a slice (see `wire.turns`): 64 KiB of records of one byte take 30 ms."""
+        turns = self.factory.turns
+        sliceEnd = turns.sliceEnd()
         received = []
-        end: Failure | None = None
-        while not (self._lostTLSConnection or end):
+        while not (self._lostTLSConnection or self._end):
             try:
                 received.append(self._tlsConnection.recv(2**15))
             except SSL.WantReadError:
                 break
             except SSL.Error:
-                end = Failure()
+                self._end = Failure()
+                self._isEnding = True
+            if turns.clock() >= sliceEnd and not self._end:
+                self._hasMore = True
+                self.transport.pauseProducing()
+                self._wait()
+                break
         self._flushSendBIO()
-        data = b"".join(received)
-        if end is None:
+        if self._end is None:
             self._shrink()  # Not later: the protocol may lend the connection.
-            self._deliver(data)
-            return
-        self._isEnding = True
-        self._deliver(data)
-        if end.check(SSL.ZeroReturnError):
-            self._shutdownTLS()
-            end = None
-        self._tlsShutdownFinished(end)
+        self._deliver(b"".join(received))
+        # Nothing could be written after the end.
+        if self._end and not _top(self).hasLeft:
+            end, self._end = self._end, None
+            isOrderly = end.check(SSL.ZeroReturnError)
+            if isOrderly:
+                self._shutdownTLS()
+            self._tlsShutdownFinished(None if isOrderly else end)
+
+    def _wait(self) -> None:
+        if not self._waits:
+            self._waits = True
+            self.factory.turns.wait(self)
+
+    def takeTurn(self) -> None:
+        self._waits = False
+        if self._hasMore or self._end:
+            self._hasMore = False
+            self._flushReceiveBIO()
+            if not (self._hasMore or self._isPaused):
+                self.transport.resumeProducing()
+
+    def pauseProducing(self) -> None:
+        self._isPaused = True
+        self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._isPaused = False
+        if self._hasMore or self._end:
+            self._wait()
+        else:
+            self.transport.resumeProducing()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._hasMore or self._end:  # The client is gone, and is not answered any more.
+            self._hasMore, self._end, self._lostTLSConnection = False, None, True
+        super().connectionLost(reason)
 
     def _deliver(self, data: bytes) -> None:
         if data and not self._aborted:

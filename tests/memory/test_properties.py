@@ -32,6 +32,7 @@ messages = st.lists(st.one_of(texts, binaries, sized, pings), max_size=12)
 masks = st.binary(min_size=4, max_size=4)
 cuts = st.lists(st.integers(1, 5000), max_size=40)
 fast = st.booleans()
+sliced = st.booleans()
 
 calm = settings(suppress_health_check=list(HealthCheck))
 
@@ -41,12 +42,12 @@ def expected(sent: list[tuple[int, bytes]]) -> list[Frame]:
 
 
 @calm
-@given(messages, masks, cuts, fast)
+@given(messages, masks, cuts, fast, sliced)
 def test_any_messages_segmented_anywhere_are_echoed(
-    sent: list[tuple[int, bytes]], mask: bytes, sizes: list[int], isFast: bool
+    sent: list[tuple[int, bytes]], mask: bytes, sizes: list[int], isFast: bool, isSliced: bool
 ) -> None:
     """Segmented from the first byte of the handshake on."""
-    client = Service("--log-rate=0", isFast=isFast).connect()
+    client = Service("--log-rate=0", isFast=isFast, isSliced=isSliced).connect()
     data = request() + b"".join(frame(opcode, payload, mask=mask) for opcode, payload in sent)
     for segment in segments(data, sizes):
         client.send(segment)
@@ -57,11 +58,15 @@ def test_any_messages_segmented_anywhere_are_echoed(
 
 
 @calm
-@given(st.lists(st.one_of(texts, binaries), max_size=6), st.data(), cuts, fast)
+@given(st.lists(st.one_of(texts, binaries), max_size=6), st.data(), cuts, fast, sliced)
 def test_any_fragments_are_echoed_as_whole_messages(
-    sent: list[tuple[int, bytes]], data: st.DataObject, sizes: list[int], isFast: bool
+    sent: list[tuple[int, bytes]],
+    data: st.DataObject,
+    sizes: list[int],
+    isFast: bool,
+    isSliced: bool,
 ) -> None:
-    client = Service("--log-rate=0", isFast=isFast).open()
+    client = Service("--log-rate=0", isFast=isFast, isSliced=isSliced).open()
     stream = b""
     pongs = 0
     for opcode, payload in sent:
@@ -80,7 +85,12 @@ def test_any_fragments_are_echoed_as_whole_messages(
 
 @calm
 @given(
-    st.lists(st.one_of(texts, binaries, sized), max_size=6), st.data(), cuts, st.booleans(), fast
+    st.lists(st.one_of(texts, binaries, sized), max_size=6),
+    st.data(),
+    cuts,
+    st.booleans(),
+    fast,
+    sliced,
 )
 def test_any_compressed_messages_are_echoed(
     sent: list[tuple[int, bytes]],
@@ -88,9 +98,10 @@ def test_any_compressed_messages_are_echoed(
     sizes: list[int],
     takeover: bool,
     isFast: bool,
+    isSliced: bool,
 ) -> None:
     options = ["--context-takeover"] if takeover else []
-    service = Service("--log-rate=0", *options, isFast=isFast, lends=False)
+    service = Service("--log-rate=0", *options, isFast=isFast, lends=False, isSliced=isSliced)
     client = service.open(Sec_WebSocket_Extensions="permessage-deflate")
     stream = b""
     z = zlib.compressobj(wbits=-15)
@@ -111,12 +122,12 @@ def test_any_compressed_messages_are_echoed(
 @calm
 @given(st.lists(st.one_of(st.binary(max_size=40), messages.map(
     lambda sent: b"".join(frame(opcode, payload) for opcode, payload in sent))), max_size=6), cuts,
-    st.booleans(), fast)  # fmt: skip
+    st.booleans(), fast, sliced)  # fmt: skip
 def test_any_bytes_after_the_handshake_do_no_harm(
-    parts: list[bytes], sizes: list[int], deflate: bool, isFast: bool
+    parts: list[bytes], sizes: list[int], deflate: bool, isFast: bool, isSliced: bool
 ) -> None:
     """The answer is well-formed, has at most one close frame, at its end, and nothing is leaked."""
-    service = Service("--log-rate=0", isFast=isFast)
+    service = Service("--log-rate=0", isFast=isFast, isSliced=isSliced)
     offer = "permessage-deflate" if deflate else None
     client = service.open(Sec_WebSocket_Extensions=offer)
     for segment in segments(b"".join(parts), sizes):
@@ -132,10 +143,12 @@ def test_any_bytes_after_the_handshake_do_no_harm(
 
 
 @calm
-@given(st.binary(max_size=200), st.integers(0, 200), cuts)
-def test_any_bytes_in_a_request_do_no_harm(noise: bytes, at: int, sizes: list[int]) -> None:
+@given(st.binary(max_size=200), st.integers(0, 200), cuts, sliced)
+def test_any_bytes_in_a_request_do_no_harm(
+    noise: bytes, at: int, sizes: list[int], isSliced: bool
+) -> None:
     """The request is refused, unless it still is a valid upgrade."""
-    service = Service("--log-rate=0")
+    service = Service("--log-rate=0", isSliced=isSliced)
     client = service.connect()
     for segment in segments(request()[:at] + noise + request()[at:], sizes):
         client.send(segment)

@@ -11,6 +11,7 @@ sockets are the kernel's, with as little room in them as it allows.
 import array
 import errno
 import fcntl
+import itertools
 import math
 import os
 import select
@@ -196,12 +197,18 @@ class Reactor(MemoryReactorClock):
     def advance(self, amount: float) -> None:
         """As the real one: a timer that is set for now waits for the next turn."""
         self.rightNow += amount
+        self.callDue()
+
+    def callDue(self) -> bool:
+        """Returns whether any timer was due."""
         self._sortCalls()
-        for call in [call for call in self.calls if call.getTime() <= self.seconds()]:
+        due = [call for call in self.calls if call.getTime() <= self.seconds()]
+        for call in due:
             if call.active() and call.getTime() <= self.seconds():
                 self.calls.remove(call)
                 call.called = 1
                 call.func(*call.args, **call.kw)
+        return bool(due)
 
 
 class Transport(Connection):
@@ -284,10 +291,17 @@ class Service:
     _open: ClassVar[deque["Service"]] = deque()
 
     def __init__(
-        self, *arguments: str, isFast: bool | None = None, lends: bool = True, holds: bool = True
+        self,
+        *arguments: str,
+        isFast: bool | None = None,
+        lends: bool = True,
+        holds: bool = True,
+        isSliced: bool = False,
     ) -> None:
         """`lends` False: the sockets have no descriptors, so that the fast path does for them
-        what it does for TLS. `holds` False: its loops may hold nothing in memory."""
+        what it does for TLS. `holds` False: its loops may hold nothing in memory. `isSliced`: a
+        slice ends after one frame, one line of a request, or one piece of a message, and one is
+        worked on in a turn of the reactor."""
         if isFast is not None:
             self.isFast = isFast
         self.lends = lends
@@ -300,6 +314,8 @@ class Service:
         self.echo: Any = next(s for s in self.tree.services if isinstance(s, EchoService))
         self.site = self.echo._specs[0].site
         self.context = self.echo.context
+        if isSliced:
+            self.context.turns.clock = itertools.count().__next__  # A second for each look.
         self.connections = self.echo.connections
         self.echoes = self.site.resource.children[b"echo"]._factory
         self.clients: list[Client] = []
@@ -382,12 +398,16 @@ class Service:
     def run(self) -> None:
         """What the reactor does until nothing is left to do."""
         for _ in range(100_000):
-            turned = [self._turn(client) for client in list(self.clients)]
-            turned.append(self._turnLoops())
-            self.reactor.advance(0)
-            if not any(turned) and self._due() > self.reactor.seconds():
+            if not self.turn():
                 return
         raise AssertionError("the service does not come to rest")
+
+    def turn(self) -> bool:
+        """One turn of the reactor, and of the loops. Returns whether anything was done."""
+        turned = [self._turn(client) for client in list(self.clients)]
+        turned.append(self._turnLoops())
+        turned.append(self.reactor.callDue())
+        return any(turned)
 
     def _turn(self, client: Client) -> bool:
         transport, skt = client.transport, client.socket

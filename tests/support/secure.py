@@ -49,9 +49,9 @@ def trusting(ca: trustme.CA = CA) -> ssl.SSLContext:
 def connected(certificate: Any, isProxied: bool = False, options: Sequence[str] = ()) -> Client:
     """A connection to the service, which expects TLS on it."""
     service: Any = Service(*options)
-    journal = service.context.journal
+    journal, turns = service.context.journal, service.context.turns
     below = ProxyFactory(service.site, journal) if isProxied else service.site
-    service.site = TlsFactory(certificate, below, service.reactor, journal)
+    service.site = TlsFactory(certificate, below, service.reactor, journal, turns)
     client: Client = service.connect()
     return client
 

@@ -1,0 +1,87 @@
+"""Whose turn it is: no client has the reactor for long before the others have had it.
+
+One read may be 64 KiB, and that may be nine thousand frames, a pipeline of two thousand requests,
+or a message that inflates to 16 MB: seconds of work, in which the reactor would do nothing else. So
+a connection works for a slice of time. If something is left, it is not read meanwhile, and waits in
+a queue for its next slice.
+
+The reactor works off a little of the queue in each of its iterations, and otherwise accepts, reads
+and writes as ever. So those that are not in the queue (a new connection, its handshake, /healthz, a
+client that sends a message now and then) do not wait for those that are.
+
+A thread for the work would be no help: it would hold the interpreter's lock.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+SLICE = 0.0005
+"""Seconds that a connection works at a time. What it has begun by then it also ends: a frame, a
+request, a piece (PIECE) of a message. All of these take less than a millisecond."""
+
+SHARE = 0.001
+"""Seconds of each iteration of the reactor that are for the queue: two slices. An iteration without
+them takes some 0.1 ms, so that is most of the time; and a newcomer, who needs five iterations to
+connect, shake hands and have its first echo, waits some 10 ms."""
+
+PIECE = 32 << 10
+"""Bytes of a message that are inflated or deflated at a time: 0.5 ms of zlib at most (measured,
+random bytes at level 1)."""
+
+_log = Logger(namespace="echotwist")
+
+
+class Waiting(Protocol):
+    """A connection that has something left to work on."""
+
+    transport: Any
+
+    def takeTurn(self) -> None:
+        """Work for a slice. If something is left after that, `wait` again."""
+
+
+class Turns:
+    """The queue. `clock` is in seconds, and monotonic."""
+
+    def __init__(self, reactor: IReactorTime, clock: Callable[[], float] = time.perf_counter):
+        self.clock = clock
+        self._reactor = reactor
+        self._queue: deque[Waiting] = deque()
+        self._isWorking = False
+
+    def sliceEnd(self, isNew: bool = True) -> float:
+        """When a slice ends that begins now, on `clock`. A connection that is not `isNew`, and that
+        was just read, gets none while others wait: it does one thing, and is the next of them."""
+        if self._queue and not (isNew or self._isWorking):
+            return float("-inf")
+        return self.clock() + SLICE
+
+    def wait(self, connection: Waiting) -> None:
+        """Have `connection` take its turn after all that wait already."""
+        if not self._queue:
+            self._reactor.callLater(0, self._work)
+        self._queue.append(connection)
+
+    def _work(self) -> None:
+        end = self.clock() + SHARE
+        self._isWorking = True
+        # Nobody twice: all the others may wait for this iteration to end.
+        for _ in range(len(self._queue)):
+            connection = self._queue[0]
+            try:
+                connection.takeTurn()
+            except Exception:
+                # As in the reactor, an error costs this connection and no other.
+                _log.failure("while a connection took its turn")
+                connection.transport.abortConnection()
+            self._queue.popleft()  # Only now: while it is there, `wait` sets no further timer.
+            if self.clock() >= end:
+                break
+        self._isWorking = False
+        if self._queue:
+            self._reactor.callLater(0, self._work)
