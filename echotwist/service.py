@@ -115,7 +115,7 @@ class EchoService(ListenService):
         would hold up the drain if they had more time.
         """
         for _ in range(_SPREAD):
-            if all(channel.isAnswered for channel in self._channels()):
+            if all(each.isAnswered and not each.hasLeft for each in self._channels()):
                 break
             yield deferLater(self._reactor, _STEP)
 

@@ -158,7 +158,6 @@ class Channel(ReadGate, HTTPChannel):
     def _waitForTurn(self) -> None:
         """Go on with the lines that have arrived later, and read nothing until then."""
         self.paused = True  # LineReceiver's.
-        self.isAnswered = False  # A drain waits for what is left.
         self.pauseReading(WAITS)
         self.site.context.turns.wait(self)
 

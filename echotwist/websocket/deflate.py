@@ -175,8 +175,9 @@ class Deflate(PerMessageDeflate):
         if len(inflated) > max_output_len:
             raise PayloadExceededError("a message is too large when it is inflated")
         # What does not fit into the limit may also be inside zlib, which then wants no more data.
-        self.isMore = len(inflated) == most
-        self._deflated = decompressor.unconsumed_tail
+        self.isMore = len(inflated) == most and not decompressor.eof
+        # At the end of the deflate data the tail is also in `unused_data` (CPython 3.11 to 3.13).
+        self._deflated = b"" if decompressor.eof else decompressor.unconsumed_tail
         return inflated
 
     def end_decompress_message(self) -> None:

@@ -557,3 +557,13 @@ def test_a_stop_handles_all_that_loops_return() -> None:
     assert service.fastPath._handling is None
     service.run()
     assert all(client.frames()[-1].opcode == CLOSE for client in clients)
+
+
+@pytest.mark.parametrize("isSliced", [False, True])
+def test_what_follows_a_request_is_judged_alike_in_slices(isSliced: bool) -> None:
+    """It may still become a line. A slice that ended before it once made it another first line."""
+    service = Service(isFast=False, isSliced=isSliced)
+    client = service.connect()
+    client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n\x88\x82")
+    assert client.received().endswith(b"\r\n\r\nok\n")
+    assert not client.socket.fin
