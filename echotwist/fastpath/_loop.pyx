@@ -795,6 +795,8 @@ cdef class Loop:
                 self.updateInterest(c)  # It is not read ahead any more.
                 return
             most = min(c.frame.left, <uint64_t>most)  # No further frame is begun.
+            if c.stream.tls != NULL:
+                most = max(most, <size_t>READ_LITTLE)  # Records are larger than what may be left.
         cdef ssize_t size = self.read(c, at, most)
         if size > 0:
             self.noteActivity(c)

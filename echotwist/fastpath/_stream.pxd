@@ -12,7 +12,9 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 
 from echotwist.fastpath._tls cimport (
-    CIPHERTEXT, READ_TLS, RECORD, RECORD_OVERHEAD, Tls, decrypt, encrypt, takeCiphertext,
+    CIPHERTEXT, LEAST_PIECE, MOST_ANSWERS, MOST_PIECE, READ_TIME, READ_TLS, RECORD,
+    RECORD_OVERHEAD,
+    Tls, decrypt, encrypt, takeCiphertext,
 )
 from echotwist.fastpath._unsent cimport Unsent, addUnsent, dropUnsent, iovec, partsOf
 
@@ -30,6 +32,13 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef extern from "<sys/ioctl.h>" nogil:
     int TIOCOUTQ
     int ioctl(int fd, unsigned long request, int *value)
+
+
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        long tv_sec, tv_nsec
+    int CLOCK_MONOTONIC
+    int clock_gettime(int clock, timespec *time)
 
 
 cdef enum:
@@ -74,7 +83,7 @@ cdef inline bint isTransient() noexcept nogil:
 
 cdef inline ssize_t readStream(Stream *stream, uint8_t *to, size_t most) noexcept nogil:
     """Read up to `most` bytes; with TLS, these and what they complete, a RECORD at most. Returns
-    how many came; else ENDED, AGAIN, FAILED or ENDING."""
+    how many came; else ENDED, AGAIN, FAILED or ENDING. What TLS answers is sent, or buffered."""
     cdef ssize_t size
     if stream.tls != NULL:
         return readTls(stream, to, most)
@@ -85,21 +94,50 @@ cdef inline ssize_t readStream(Stream *stream, uint8_t *to, size_t most) noexcep
 
 
 cdef inline ssize_t readTls(Stream *stream, uint8_t *to, size_t most) noexcept nogil:
+    """As readStream(), piece by piece. The pieces shrink to LEAST_PIECE when a client makes them
+    expensive, and double from read to read when they are cheap. Little data needs no clock."""
     cdef Tls *tls = stream.tls
-    cdef ssize_t size = recv(stream.fd, tls.scratch, min(most, <size_t>READ_TLS), 0)
+    cdef size_t piece = tls.piece
+    cdef size_t came = 0
+    cdef size_t decrypted = 0
     cdef size_t answer
-    if size == 0:
-        return ENDED
-    if size < 0:
-        return AGAIN if isTransient() else FAILED
-    size = decrypt(tls, to, tls.scratch, size)
+    cdef uint64_t begin = 0
+    cdef ssize_t size = 0
+    most = min(most, <size_t>READ_TLS)
+    while came < most and not tls.isEnding:
+        size = recv(stream.fd, tls.scratch, min(piece, most - came), 0)
+        if size <= 0:
+            break
+        if begin == 0 and size >= LEAST_PIECE:
+            begin = nanoseconds()
+        came += size
+        decrypted += decrypt(tls, to + decrypted, tls.scratch, size)
+        if begin and nanoseconds() - begin > READ_TIME:
+            tls.piece = LEAST_PIECE
+            break
+        if size < <ssize_t>piece:
+            break
+        tls.piece = min(2 * piece, <size_t>MOST_PIECE)
+    if came == 0:
+        return ENDED if size == 0 else AGAIN if isTransient() else FAILED
     # TLS may have something to say to that: an alert, or new keys.
     answer = takeCiphertext(tls, 0)
-    if answer and not sendBytes(stream, NULL, 0, tls.scratch, answer):
-        return FAILED
-    if size:
-        return size
+    if answer:
+        if isBlocked(stream):
+            tls.answers += answer
+            if tls.answers > MOST_ANSWERS:
+                tls.isEnding = True
+        if not sendBytes(stream, NULL, 0, tls.scratch, answer):
+            return FAILED
+    if decrypted:
+        return decrypted
     return ENDING if tls.isEnding else AGAIN
+
+
+cdef inline uint64_t nanoseconds() noexcept nogil:
+    cdef timespec time
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return time.tv_sec * 1_000_000_000 + time.tv_nsec
 
 
 cdef inline bint writeStream(Stream *stream, const uint8_t *first, size_t firstSize,
@@ -118,7 +156,8 @@ cdef inline bint writeTls(Stream *stream, const uint8_t *data, size_t size) noex
     while size:
         done = encrypt(tls, data, size)
         if done < 0:
-            return False
+            # After an error that was read, nothing can be written; Twisted will find that error.
+            return tls.isEnding
         data += done
         size -= done
         ready += takeCiphertext(tls, ready)
@@ -173,4 +212,6 @@ cdef inline bint flushStream(Stream *stream) noexcept nogil:
     if sent < 0:
         return isTransient()
     dropUnsent(&stream.unsent, sent)
+    if stream.tls != NULL and not isBlocked(stream):
+        stream.tls.answers = 0
     return True

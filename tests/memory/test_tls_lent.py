@@ -27,6 +27,7 @@ from echotwist.testing.frames import (
     parse,
     text,
 )
+from echotwist.wire.transport import unsent
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -49,6 +50,13 @@ def peer(certificate: Certificate, request: pytest.FixtureRequest) -> Peer:
 def lent(peer: Peer) -> Peer:
     peer.echo("lend me")
     assert peer.connection.isLent == Service.isFast
+    return peer
+
+
+def lentOpenssl(certificate: Certificate) -> OpensslPeer:
+    peer = OpensslPeer(connected(certificate))
+    peer.send(text("lend me"))
+    assert peer.received() == b"\x81\x07lend me"
     return peer
 
 
@@ -200,9 +208,7 @@ def test_keepalive_pings_over_tls(peer: Peer) -> None:
 
 
 def test_keys_are_updated_while_a_loop_has_the_connection(certificate: Certificate) -> None:
-    peer = OpensslPeer(connected(certificate))
-    peer.send(text("lend me"))
-    assert peer.received() == b"\x81\x07lend me"
+    peer = lentOpenssl(certificate)
     for n in range(3):
         peer.updateKeys()
         peer.send(text(f"key {n}"))
@@ -210,6 +216,64 @@ def test_keys_are_updated_while_a_loop_has_the_connection(certificate: Certifica
     # Twisted goes on with the new keys.
     peer.send(close(1000))
     assert peer.received() == b"\x88\x02\x03\xe8"
+
+
+def test_answers_to_key_updates_wait_for_a_client_that_does_not_read(
+    certificate: Certificate,
+) -> None:
+    """They are counted like echoes, and it is not read meanwhile."""
+    peer = lentOpenssl(certificate)
+    skt, service = peer.client.socket, peer.client.service
+    skt.window = 0
+    for _ in range(100):
+        peer.client.send(peer.keyUpdates(10))
+    if service.isFast:
+        assert skt.unread()
+        service.fastPath.count()
+        assert 0 < service.fastPath.buffered < 10_000
+    skt.window = float("inf")
+    service.run()
+    peer.send(text("x"))
+    assert peer.received() == b"\x81\x01x"
+    if service.isFast:
+        service.fastPath.count()
+        assert service.fastPath.buffered == 0
+
+
+@pytest.mark.parametrize("way", ["fast path"], indirect=True)
+def test_answers_to_key_updates_inside_a_frame_are_bounded(certificate: Certificate) -> None:
+    """The loop reads the rest of a frame although its client does not read."""
+    peer = lentOpenssl(certificate)
+    skt, service = peer.client.socket, peer.client.service
+    skt.window = 0
+    peer.client.send(peer.encrypted(binary(LARGE)[:-1]))
+    for _ in range(10):
+        peer.client.send(peer.keyUpdates(10))
+    assert peer.client.protocol.wrappedProtocol.isLent
+    for _ in range(20):
+        peer.client.send(peer.keyUpdates(10))
+    assert not peer.client.protocol.wrappedProtocol.isLent
+    assert unsent(peer.client.transport) < len(LARGE) + 10_000
+    service.advance(6)
+    assert skt.closed
+
+
+@pytest.mark.parametrize("way", ["fast path"], indirect=True)
+def test_key_updates_take_no_more_than_their_time(certificate: Certificate) -> None:
+    """Each costs as much as 10,000 bytes of data. A read of 64 KiB would take 30 ms."""
+    peer = lentOpenssl(certificate)
+    skt = peer.client.socket
+    skt.arriving += peer.keyUpdates(2000)
+    reads = []
+    while not reads or reads[-1]:
+        skt.move()
+        before = skt.unread()
+        peer.client.service._turnLoops()
+        reads.append(before - skt.unread())
+    assert max(reads) <= 8192
+    assert len(reads) > 10
+    peer.send(text("x"))
+    assert peer.received() == b"\x81\x01x"
 
 
 def test_a_connection_goes_to_and_fro(peer: Peer) -> None:

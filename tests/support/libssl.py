@@ -36,15 +36,25 @@ class OpensslPeer:
         self.send(request())
         assert self.received().startswith(b"HTTP/1.1 101 ")
 
-    def move(self) -> None:
+    def ciphertext(self) -> bytes:
+        """What is to be sent."""
         buffer = ctypes.create_string_buffer(2**16)
+        data = b""
         while (n := self.lib.BIO_read(self._out, buffer, 2**16)) > 0:
-            self.client.send(buffer.raw[:n])
+            data += buffer.raw[:n]
+        return data
+
+    def encrypted(self, data: bytes) -> bytes:
+        assert self.lib.SSL_write(self.ssl, data, len(data)) == len(data)
+        return self.ciphertext()
+
+    def move(self) -> None:
+        self.client.send(self.ciphertext())
         data = self.client.received()
         self.lib.BIO_write(self._in, data, len(data))
 
     def send(self, data: bytes) -> None:
-        assert self.lib.SSL_write(self.ssl, data, len(data)) == len(data)
+        self.client.send(self.encrypted(data))
         self.move()
 
     def received(self) -> bytes:
@@ -58,3 +68,11 @@ class OpensslPeer:
         """New keys, and ask the service for new ones (RFC 8446, 4.6.3)."""
         assert self.lib.SSL_key_update(self.ssl, _SSL_KEY_UPDATE_REQUESTED) == 1
         assert self.lib.SSL_do_handshake(self.ssl) == 1
+
+    def keyUpdates(self, many: int) -> bytes:
+        """So many, as ciphertext. OpenSSL writes one at a time."""
+        data = b""
+        for _ in range(many):
+            self.updateKeys()
+            data += self.ciphertext()
+        return data
