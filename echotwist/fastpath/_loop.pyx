@@ -193,6 +193,8 @@ cdef enum:
     REPORT_WORK = 500
     DEFLATE_WORK = 4_000
     DEFLATE_BYTE_WORK = 12
+    # A read with TLS, and its echo; a byte of it takes a nanosecond.
+    TLS_WORK = 2_000
 
 
 REASONS = {
@@ -798,6 +800,11 @@ cdef class Loop:
             if c.stream.tls != NULL:
                 most = max(most, <size_t>READ_LITTLE)  # Records are larger than what may be left.
         cdef ssize_t size = self.read(c, at, most)
+        if c.stream.tls != NULL:
+            # Not at the cost of the slice: what is decrypted is to be echoed, too.
+            before = TLS_WORK + <size_t>max(size, 0)
+            self.work += before
+            self.workUntil += before
         if size > 0:
             self.noteActivity(c)
             # What has come of a header, or of a control frame, is put before the rest of it.

@@ -571,6 +571,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
             if why == "not UTF-8":
                 self._failure = (INVALID_PAYLOAD, "invalid UTF-8 in a frame half echoed")
             self.dropConnection()
+            resumeTls(self.transport)
         else:
             if self.keepalive is not None and onReturn is None:
                 self.heard = self.context.reactor.seconds()

@@ -110,7 +110,10 @@ class LendableTls(BufferingTLSTransport):
         the reactor, in the hope of more."""
         self._aggregator.flush()  # Earlier writes come first.
         TLSMemoryBIOProtocol.write(self, data)
-        self.transport.doWrite()  # If this fails, so does the reactor's next write, which says so.
+        if not self.transport.disconnecting:
+            # If this fails, so does the reactor's next write, which says so. But that TLS has
+            # failed, and with it the connection, doWrite() says only once.
+            self.transport.doWrite()
 
     def resume(self) -> None:
         """Look at what OpenSSL knows after a loop has used it: data that is decrypted, or the

@@ -176,6 +176,75 @@ def test_a_record_that_is_damaged_ends_the_connection(peer: Peer, at: int) -> No
     assert peer.client.service.connections.open == set()
 
 
+def damaged(peer: Peer, data: bytes) -> bytes:
+    peer.tls.write(data)
+    record = bytearray(peer._out.read())
+    record[-1] ^= 0x55
+    return bytes(record)
+
+
+def test_a_damaged_record_is_answered_by_an_alert(peer: Peer, log: Any) -> None:
+    peer.client.send(damaged(peer, text("damaged")))
+    with pytest.raises(ssl.SSLError, match="(?i)bad.record.mac"):
+        peer.received()
+    assert peer.client.socket.fin
+    assert not peer.client.socket.reset
+    peer.client.finish()
+    assert peer.client.socket.closed
+    assert log.lines()[-1].endswith("closed: 1006 'no closing handshake'")
+
+
+def test_a_damaged_record_behind_a_message_ends_the_connection_in_order(peer: Peer) -> None:
+    """Also if both come in one read."""
+    peer.tls.write(text("right"))
+    right = peer._out.read()
+    peer.client.send(right + damaged(peer, text("damaged")))
+    with pytest.raises(ssl.SSLError, match="(?i)bad.record.mac"):
+        peer.received()
+    assert peer.client.socket.fin
+    assert not peer.client.socket.reset
+    peer.client.finish()
+    assert peer.client.socket.closed
+
+
+@pytest.mark.parametrize("end", ["close_notify", "damage", "FIN"])
+def test_tls_ends_inside_a_large_frame(peer: Peer, end: str) -> None:
+    peer.send(binary(LARGE)[:-1000])
+    if end == "damage":
+        peer.client.send(damaged(peer, bytes(500)))
+    elif end == "close_notify":
+        with contextlib.suppress(ssl.SSLWantReadError):
+            peer.tls.unwrap()
+        peer.client.send(peer._out.read())
+    if end == "FIN":
+        peer.client.finish()
+    assert peer.client.socket.fin
+    peer.client.finish()
+    assert peer.client.socket.closed
+    service = peer.client.service
+    service.advance(2)
+    assert service.connections.open == set()
+    assert service.timers() == 0
+
+
+def test_half_a_record_costs_a_client_its_place_like_silence(peer: Peer) -> None:
+    peer.tls.write(text("half"))
+    peer.client.send(peer._out.read()[:-1])
+    service = peer.client.service
+    service.advance(29)
+    assert not peer.client.socket.closed
+    service.advance(1)
+    service.advance(20)
+    service.advance(1)
+    assert peer.client.socket.closed
+
+
+def test_a_record_may_come_byte_by_byte_while_a_loop_has_the_connection(peer: Peer) -> None:
+    peer.send(text("slow"), segment=1)
+    assert peer.frames() == [Frame(TEXT, b"slow")]
+    assert peer.connection.isLent == Service.isFast
+
+
 def test_a_drain_recalls_a_connection_with_tls(peer: Peer) -> None:
     peer.client.service.echo.stopService()
     peer.client.service.advance(0.1)
