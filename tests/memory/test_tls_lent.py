@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.libssl import OpensslPeer
 from support.memory import Service
-from support.secure import TLS12, Files, Peer, connected, issued
+from support.secure import TLS12, TLS13, Files, Peer, connected, issued
 
 from echotwist.fastpath import openssl
 from echotwist.listen.certificate import Certificate
@@ -41,7 +41,7 @@ def certificate(tmp_path: Path) -> Certificate:
     return files.certificate()
 
 
-@pytest.fixture(params=[TLS12, None], ids=["TLS 1.2", "TLS 1.3"])
+@pytest.fixture(params=[TLS12, TLS13], ids=["TLS 1.2", "TLS 1.3"])
 def peer(certificate: Certificate, request: pytest.FixtureRequest) -> Peer:
     """An open connection; it is lent, if there is a fast path."""
     return lent(Peer(certificate, version=request.param).open())
@@ -53,8 +53,8 @@ def lent(peer: Peer) -> Peer:
     return peer
 
 
-def lentOpenssl(certificate: Certificate) -> OpensslPeer:
-    peer = OpensslPeer(connected(certificate))
+def lentOpenssl(certificate: Certificate, version: ssl.TLSVersion = TLS13) -> OpensslPeer:
+    peer = OpensslPeer(connected(certificate), version)
     peer.send(text("lend me"))
     assert peer.received() == b"\x81\x07lend me"
     return peer
@@ -285,6 +285,31 @@ def test_keys_are_updated_while_a_loop_has_the_connection(certificate: Certifica
     # Twisted goes on with the new keys.
     peer.send(close(1000))
     assert peer.received() == b"\x88\x02\x03\xe8"
+
+
+def test_a_handshake_inside_a_connection_is_refused(certificate: Certificate) -> None:
+    """By a warning (RFC 5246, 7.2.2), after which the service would go on. OpenSSL as a client does
+    not."""
+    peer = lentOpenssl(certificate, TLS12)
+    peer.renegotiate()
+    assert not peer.client.socket.fin
+    assert peer.client.protocol.wrappedProtocol.isLent == Service.isFast
+    assert peer.lib.SSL_do_handshake(peer.ssl) == -1
+    peer.move()
+    assert peer.client.socket.closed
+
+
+def test_an_alert_of_the_client_ends_the_connection(peer: Peer) -> None:
+    """As when it has got a damaged record."""
+    peer.send(text("x"))
+    echo = bytearray(peer.client.received())
+    echo[-1] ^= 0x55
+    peer._in.write(bytes(echo))
+    with pytest.raises(ssl.SSLError, match="(?i)bad.record.mac"):
+        peer.tls.read(100)
+    peer.client.send(peer._out.read())
+    assert peer.client.socket.closed
+    assert peer.client.service.connections.open == set()
 
 
 def test_answers_to_key_updates_wait_for_a_client_that_does_not_read(

@@ -1,13 +1,16 @@
 """A client over the system's OpenSSL, for what Python's ssl cannot ask of it."""
 
 import ctypes
+import ssl
 from typing import Any
 
 from echotwist.testing.raw import request
 from support.memory import Client
+from support.secure import TLS13
 
 _POINTERS = ("TLS_client_method", "SSL_CTX_new", "SSL_new", "BIO_s_mem", "BIO_new")
 _SSL_KEY_UPDATE_REQUESTED = 1
+_SSL_CTRL_SET_MAX_PROTO_VERSION = 124
 
 
 def _library() -> Any:
@@ -20,10 +23,11 @@ def _library() -> Any:
 class OpensslPeer:
     """A client that has shaken hands, TLS's and WebSocket's."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, version: ssl.TLSVersion = TLS13) -> None:
         self.client = client
         self.lib = lib = _library()
         context = ctypes.c_void_p(lib.SSL_CTX_new(ctypes.c_void_p(lib.TLS_client_method())))
+        lib.SSL_CTX_ctrl(context, _SSL_CTRL_SET_MAX_PROTO_VERSION, int(version), None)
         self.ssl = ctypes.c_void_p(lib.SSL_new(context))
         self._in, self._out = (
             ctypes.c_void_p(lib.BIO_new(ctypes.c_void_p(lib.BIO_s_mem()))) for _ in range(2)
@@ -68,6 +72,12 @@ class OpensslPeer:
         """New keys, and ask the service for new ones (RFC 8446, 4.6.3)."""
         assert self.lib.SSL_key_update(self.ssl, _SSL_KEY_UPDATE_REQUESTED) == 1
         assert self.lib.SSL_do_handshake(self.ssl) == 1
+
+    def renegotiate(self) -> None:
+        """Begin another handshake (RFC 5246, 7.4.1.1), which OpenSSL's servers do not allow."""
+        assert self.lib.SSL_renegotiate(self.ssl) == 1
+        self.lib.SSL_do_handshake(self.ssl)
+        self.move()
 
     def keyUpdates(self, many: int) -> bytes:
         """So many, as ciphertext. OpenSSL writes one at a time."""

@@ -135,4 +135,4 @@ class Peer:
         return self
 
 
-TLS12 = ssl.TLSVersion.TLSv1_2
+TLS12, TLS13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
