@@ -6,6 +6,7 @@ import random
 import resource
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from socket import socketpair
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.differential import outcome, segments
 from support.memory import Client, Hung, Service, Unthreaded
+from support.secure import Files, issued
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
@@ -23,6 +25,7 @@ from echotwist.fastpath._loop import Loop, echoFrames, parseCompressedFrame
 from echotwist.fastpath.lending import HANG, FastPath
 from echotwist.fastpath.sources import NAMES
 from echotwist.fatal import Fatal
+from echotwist.listen.certificate import Certificate
 from echotwist.testing.frames import (
     BINARY,
     CLOSE,
@@ -97,6 +100,13 @@ streams = st.lists(st.one_of(whole, whole, whole, odd), max_size=10).map(b"".joi
 cuts = st.lists(st.one_of(st.integers(1, 20), st.integers(1, 70_000)), max_size=40)
 
 
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    files = Files(tmp_path_factory.mktemp("tls"))
+    files.write(issued())
+    return files.certificate()
+
+
 both = settings(suppress_health_check=list(HealthCheck), max_examples=3 * settings().max_examples)
 
 
@@ -105,10 +115,13 @@ both = settings(suppress_health_check=list(HealthCheck), max_examples=3 * settin
 @example(text("x") + frame(TEXT, b"\xc3", fin=False) + frame(CONTINUATION, b"\xa9"), [3], False)
 @example(text("x") + frame(TEXT, b"\xed\xa0\x80" + b"y" * 300)[:20], [], False)
 def test_the_fast_path_answers_any_bytes_as_autobahn_does(
-    stream: bytes, sizes: list[int], isFinished: bool
+    certificate: Certificate, stream: bytes, sizes: list[int], isFinished: bool
 ) -> None:
     slow, fast = (outcome(stream, sizes, isFinished, isFast) for isFast in (False, True))
     assert fast == slow
+    secured = outcome(stream, sizes, isFinished, False, certificate)
+    assert outcome(stream, sizes, isFinished, True, certificate) == secured
+    assert replace(slow, fin=secured.fin, closed=secured.closed, reset=secured.reset) == secured
     assert outcome(stream, sizes, isFinished, isFast=True, lends=False) == slow
     assert outcome(stream, sizes, isFinished, isFast=False, isSliced=True) == slow
     assert outcome(stream, sizes, isFinished, isFast=True, lends=False, isSliced=True) == slow

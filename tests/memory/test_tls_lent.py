@@ -97,7 +97,7 @@ def test_a_client_may_send_a_large_message_over_tls_before_it_reads(peer: Peer) 
 def test_a_slow_reader_gets_all_over_tls(peer: Peer) -> None:
     peer.client.socket.window = 100
     peer.tls.write(b"".join(binary(bytes([n]) * 40_000) for n in range(10)))
-    ciphertext = peer._out.read()
+    ciphertext = peer.ciphertext()
     received = b""
     for start in range(0, len(ciphertext), 50_000):
         peer.client.socket.window += 3_000
@@ -150,7 +150,7 @@ def test_a_client_ends_tls(peer: Peer, how: str, log: Any) -> None:
     if how != "FIN":
         with contextlib.suppress(ssl.SSLWantReadError):
             peer.tls.unwrap()
-    peer.client.send(peer._out.read())
+    peer.client.send(peer.ciphertext())
     if how != "close_notify":
         peer.client.finish()
     peer._in.write(peer.client.received())
@@ -167,7 +167,7 @@ def test_a_client_ends_tls(peer: Peer, how: str, log: Any) -> None:
 @pytest.mark.parametrize("at", [0, 3, 20, -1], ids=["type", "length", "payload", "tag"])
 def test_a_record_that_is_damaged_ends_the_connection(peer: Peer, at: int) -> None:
     peer.tls.write(text("damaged"))
-    record = bytearray(peer._out.read())
+    record = bytearray(peer.ciphertext())
     record[at] ^= 0x55
     peer.client.send(bytes(record))
     peer.client.finish()
@@ -178,14 +178,14 @@ def test_a_record_that_is_damaged_ends_the_connection(peer: Peer, at: int) -> No
 
 def damaged(peer: Peer, data: bytes) -> bytes:
     peer.tls.write(data)
-    record = bytearray(peer._out.read())
+    record = bytearray(peer.ciphertext())
     record[-1] ^= 0x55
     return bytes(record)
 
 
 def test_a_damaged_record_is_answered_by_an_alert(peer: Peer, log: Any) -> None:
     peer.client.send(damaged(peer, text("damaged")))
-    with pytest.raises(ssl.SSLError, match="(?i)bad.record.mac"):
+    with pytest.raises(ssl.SSLError, match=r"(?i)bad.record.mac"):
         peer.received()
     assert peer.client.socket.fin
     assert not peer.client.socket.reset
@@ -197,9 +197,9 @@ def test_a_damaged_record_is_answered_by_an_alert(peer: Peer, log: Any) -> None:
 def test_a_damaged_record_behind_a_message_ends_the_connection_in_order(peer: Peer) -> None:
     """Also if both come in one read."""
     peer.tls.write(text("right"))
-    right = peer._out.read()
+    right = peer.ciphertext()
     peer.client.send(right + damaged(peer, text("damaged")))
-    with pytest.raises(ssl.SSLError, match="(?i)bad.record.mac"):
+    with pytest.raises(ssl.SSLError, match=r"(?i)bad.record.mac"):
         peer.received()
     assert peer.client.socket.fin
     assert not peer.client.socket.reset
@@ -215,7 +215,7 @@ def test_tls_ends_inside_a_large_frame(peer: Peer, end: str) -> None:
     elif end == "close_notify":
         with contextlib.suppress(ssl.SSLWantReadError):
             peer.tls.unwrap()
-        peer.client.send(peer._out.read())
+        peer.client.send(peer.ciphertext())
     if end == "FIN":
         peer.client.finish()
     assert peer.client.socket.fin
@@ -229,7 +229,7 @@ def test_tls_ends_inside_a_large_frame(peer: Peer, end: str) -> None:
 
 def test_half_a_record_costs_a_client_its_place_like_silence(peer: Peer) -> None:
     peer.tls.write(text("half"))
-    peer.client.send(peer._out.read()[:-1])
+    peer.client.send(peer.ciphertext()[:-1])
     service = peer.client.service
     service.advance(29)
     assert not peer.client.socket.closed
@@ -252,7 +252,7 @@ def test_a_drain_recalls_a_connection_with_tls(peer: Peer) -> None:
     peer.send(close(1001))
     with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError):
         peer.tls.unwrap()
-    peer.client.send(peer._out.read())
+    peer.client.send(peer.ciphertext())
     peer.client.finish()
     assert peer.client.socket.closed
 
@@ -305,9 +305,9 @@ def test_an_alert_of_the_client_ends_the_connection(peer: Peer) -> None:
     echo = bytearray(peer.client.received())
     echo[-1] ^= 0x55
     peer._in.write(bytes(echo))
-    with pytest.raises(ssl.SSLError, match="(?i)bad.record.mac"):
+    with pytest.raises(ssl.SSLError, match=r"(?i)bad.record.mac"):
         peer.tls.read(100)
-    peer.client.send(peer._out.read())
+    peer.client.send(peer.ciphertext())
     assert peer.client.socket.closed
     assert peer.client.service.connections.open == set()
 

@@ -1,12 +1,14 @@
 """One stream of bytes, given to the service in each of its ways: all must come to the same."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from twisted.logger import globalLogPublisher
 
 from support.deflate import readableStream
 from support.memory import Service
 from support.recorder import Recorder
+from support.secure import Peer
 
 
 def segments(data: bytes, sizes: list[int]) -> list[bytes]:
@@ -36,18 +38,30 @@ def outcome(
     isFinished: bool,
     isFast: bool,
     offer: str | None = None,
+    certificate: Any = None,
     **how: bool,
 ) -> Outcome:
-    """`offer` is the extension that the client offers, `how` is Service's."""
+    """`offer` is the extension that the client offers, `how` is Service's. With a `certificate`,
+    over TLS; then `sizes` cut the stream into records, and what they are encrypted into, in the
+    reverse order, into segments."""
     recorder = Recorder()
     globalLogPublisher.addObserver(recorder)
     try:
         service = Service("--log-rate=4", "--max-message=1M", isFast=isFast, **how)
-        client = service.open(Sec_WebSocket_Extensions=offer)
-        for segment in segments(stream, sizes):
-            client.send(segment)
+        peer: Any
+        if certificate is None:
+            peer = client = service.open(Sec_WebSocket_Extensions=offer)
+            for segment in segments(stream, sizes):
+                client.send(segment)
+        else:
+            peer = Peer(certificate, service=service).open(Sec_WebSocket_Extensions=offer)
+            client = peer.client
+            for record in segments(stream, sizes):
+                peer.tls.write(record)
+            for segment in segments(peer.ciphertext(), sizes[::-1]):
+                client.send(segment)
         if isFinished:
-            client.finish()
+            peer.finish()
         service.advance(2)
         skt = client.socket
         state = skt.fin, skt.reset, skt.closed
@@ -65,7 +79,7 @@ def outcome(
     finally:
         globalLogPublisher.removeObserver(recorder)
     return Outcome(
-        readableStream(client.received()),
+        readableStream(peer.received()),
         *state,
         len(messages) + sum(e["messages"] for e in counted),
         sum(e["size"] for e in messages) + sum(e["bytes"] for e in counted),

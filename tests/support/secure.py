@@ -46,9 +46,14 @@ def trusting(ca: trustme.CA = CA) -> ssl.SSLContext:
     return context
 
 
-def connected(certificate: Any, isProxied: bool = False, options: Sequence[str] = ()) -> Client:
+def connected(
+    certificate: Any,
+    isProxied: bool = False,
+    options: Sequence[str] = (),
+    service: Any = None,
+) -> Client:
     """A connection to the service, which expects TLS on it."""
-    service: Any = Service(*options)
+    service = service or Service(*options)
     journal, turns = service.context.journal, service.context.turns
     below = ProxyFactory(service.site, journal) if isProxied else service.site
     service.site = TlsFactory(certificate, below, service.reactor, journal, turns)
@@ -70,6 +75,7 @@ class Peer:
         alpn: list[str] | None = None,
         isProxied: bool = False,
         options: Sequence[str] = (),
+        service: Service | None = None,
     ) -> None:
         context = context or trusting()
         if ciphers is not None:
@@ -80,7 +86,7 @@ class Peer:
             context.set_alpn_protocols(alpn)
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._in, self._out, session=session)
-        self.client = connected(certificate, isProxied, options)
+        self.client = connected(certificate, isProxied, options, service)
         self.call(self.tls.do_handshake)
 
     def call(self, method: Any, *arguments: Any) -> Any:
@@ -95,16 +101,27 @@ class Peer:
                 self._in.write(self.client.received())
         raise AssertionError("nothing comes")
 
+    def ciphertext(self) -> bytes:
+        """What has been written, and is to be sent."""
+        return self._out.read()
+
     def send(self, data: bytes, segment: int | None = None) -> None:
         """Send, in segments of so many bytes of ciphertext, and let the service act."""
         self.tls.write(data)
-        self.client.send(self._out.read(), segment)
+        self.client.send(self.ciphertext(), segment)
+
+    def finish(self) -> None:
+        """Say close_notify and FIN."""
+        with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+            self.tls.unwrap()
+        self.client.socket.arriving += self._out.read()
+        self.client.finish()
 
     def received(self) -> bytes:
         """What the service has sent since the last call."""
         self._in.write(self.client.received())
         data = b""
-        with contextlib.suppress(ssl.SSLWantReadError):
+        with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError):
             while more := self.tls.read(2**16):
                 data += more
         return data
