@@ -6,6 +6,8 @@ An upgrade of either that changes one of these fails here, and says where to loo
 import inspect
 import re
 import sys
+
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,14 +16,17 @@ from autobahn.websocket.compress import PERMESSAGE_COMPRESSION_EXTENSION, PerMes
 from autobahn.websocket.protocol import WebSocketProtocol, WebSocketServerProtocol
 from autobahn.websocket.utf8validator import Utf8Validator
 from OpenSSL import SSL
+
+from cryptography.hazmat.bindings import _rust
 from support.memory import Client, Service
+from support.secure import Files, Peer, issued
 from twisted.application.app import AppLogger
 from twisted.internet import endpoints, tcp, unix
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IHalfCloseableDescriptor
 from twisted.internet.ssl import CertificateOptions
 from twisted.protocols.basic import LineReceiver
-from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.protocols.tls import TLSMemoryBIOProtocol, _AggregateSmallWrites
 from twisted.runner import procmon
 from twisted.scripts._twistd_unix import UnixApplicationRunner, UnixAppLogger
 from twisted.web.http import HTTPChannel
@@ -217,10 +222,53 @@ def test_tls_ends_a_handshake_through_one_method() -> None:
     assert source.rstrip().endswith("self.transport.loseConnection()")
 
 
-def test_tls_reports_close_notify_through_one_method() -> None:
-    """tls.Secured."""
+def test_tls_reads_through_one_method() -> None:
+    """wire.tls replaces it, and lends the connection of pyOpenSSL at its end. Nothing else in
+    Twisted may touch that, but what writes and what ends."""
     source = inspect.getsource(TLSMemoryBIOProtocol._flushReceiveBIO)
-    assert source.count("self._tlsShutdownFinished(None)") == 1
+    for line in (
+        "while not self._lostTLSConnection:",
+        "bytes = self._tlsConnection.recv(2**15)",
+        "self._shutdownTLS()",
+        "self._tlsShutdownFinished(None)",
+        "self._tlsShutdownFinished(failure)",
+        "if not self._aborted:",
+        "ProtocolWrapper.dataReceived(self, bytes)",
+    ):
+        assert source.count(line) == 1
+    assert source.rstrip().endswith("self._flushSendBIO()")
+    source = inspect.getsource(TLSMemoryBIOProtocol.dataReceived)
+    assert source.rstrip().endswith("self._flushReceiveBIO()")
+    source = inspect.getsource(TLSMemoryBIOProtocol)
+    assert source.count("._tlsConnection.recv(") == 1
+    assert source.count("._tlsConnection.bio_read(") == 1
+
+
+def test_tls_keeps_what_is_not_encrypted_yet_in_two_places() -> None:
+    """wire.tls.LendableTls.isAtRest."""
+    assert "self._appSendBuffer.append(" in inspect.getsource(TLSMemoryBIOProtocol._bufferedWrite)
+    assert "self._buffer.append(" in inspect.getsource(_AggregateSmallWrites.write)
+    source = inspect.getsource(_AggregateSmallWrites.flush)
+    assert "if self._buffer:" in source
+    assert "del self._buffer[:]" in source
+
+
+def test_tls_gives_back_buffers_and_calls_nothing_in_python(tmp_path: Path) -> None:
+    """A loop uses an SSL object without the GIL. Twisted's contexts release the 32 KiB that an idle
+    connection would have; pyOpenSSL lets writes be partial, and their buffers move."""
+    files = Files(tmp_path)
+    files.write(issued())
+    connection: Any = Peer(files.certificate()).client.protocol.getHandle()
+    context = connection.get_context()
+    library: Any = _rust._openssl.lib
+    for mode in (
+        library.SSL_MODE_RELEASE_BUFFERS,
+        library.SSL_MODE_ENABLE_PARTIAL_WRITE,
+        library.SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER,
+    ):
+        assert library.SSL_CTX_set_mode(context._context, 0) & mode
+    assert (context._info_callback, context._keylog_callback) == (None, None)
+    assert getattr(connection, "_info_callback", None) is None
 
 
 @pytest.mark.parametrize(
