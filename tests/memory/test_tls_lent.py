@@ -358,7 +358,7 @@ def test_key_updates_take_no_more_than_their_time(certificate: Certificate) -> N
     peer = lentOpenssl(certificate)
     skt = peer.client.socket
     skt.arriving += peer.keyUpdates(2000)
-    reads = []
+    reads: list[int] = []
     while not reads or reads[-1]:
         skt.move()
         before = skt.unread()
