@@ -6,7 +6,6 @@ An upgrade of either that changes one of these fails here, and says where to loo
 import inspect
 import re
 import sys
-
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from autobahn.twisted.websocket import WebSocketAdapterProtocol
 from autobahn.websocket.compress import PERMESSAGE_COMPRESSION_EXTENSION, PerMessageDeflate
 from autobahn.websocket.protocol import WebSocketProtocol, WebSocketServerProtocol
 from autobahn.websocket.utf8validator import Utf8Validator
-from OpenSSL import SSL
-
 from cryptography.hazmat.bindings import _rust
+from OpenSSL import SSL
 from support.memory import Client, Service
 from support.secure import Files, Peer, issued
 from twisted.application.app import AppLogger
