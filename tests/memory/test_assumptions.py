@@ -107,6 +107,36 @@ def test_autobahn_collects_messages_in_the_methods_that_are_replaced(client: Cli
         assert f"self.{name}(" in inspect.getsource(getattr(WebSocketAdapterProtocol, f"_{name}"))
 
 
+def test_autobahn_judges_a_frame_in_steps_that_can_be_stopped(client: Client) -> None:
+    """Connection._workOn and _inflate."""
+    source = inspect.getsource(WebSocketProtocol.processData)
+    # A frame is a header and then its payload, each a call; the end of the frame is the last step.
+    assert source.count("self.onFrameBegin()\n") == 1
+    assert source.index("fr = self.onFrameData(payload)") < source.index("fr = self.onFrameEnd()")
+    after = source.partition("fr = self.onFrameEnd()")[2]
+    assert [line.strip() for line in after.splitlines() if "#" not in line and line.strip()] == [
+        "if fr is False:",
+        "return False",
+        "return len(self.data) > 0",
+    ]
+    source = inspect.getsource(WebSocketProtocol.onFrameData)
+    # What is inflated in the second of two calls counts as if it had been inflated in the first.
+    assert "self.message_data_total_length += uncompressedLen - compressedLen" in source
+    assert "self.message_data_total_length - compressedLen" in source
+    source = inspect.getsource(WebSocketProtocol.consumeData)
+    assert "while self.processData() and self.state != WebSocketProtocol.STATE_CLOSED" in source
+
+
+def test_line_receiver_looks_whether_it_is_paused_before_each_line() -> None:
+    """Channel._waitForTurn."""
+    source = inspect.getsource(LineReceiver.dataReceived)
+    assert "while self._buffer and not self.paused:" in source
+
+
+def test_autobahn_handshake_echoes_no_client_text(service: Service) -> None:
+    """It parses a request that `upgrade` composed, with no header of the client's but these."""
+
+
 def test_a_handshake_keeps_no_client_text(service: Service) -> None:
     client = service.connect()
     client.send(request("/echo?secret", Host="secret", Origin="http://secret", Cookie="secret"))
