@@ -92,9 +92,6 @@ class Channel(ReadGate, HTTPChannel):
 
     _isEnding = False
 
-    _isFinished = False
-    """Whether the client has said FIN while something that it had sent before was left."""
-
     _sliceEnd = 0.0
     """When others have their turn; see `turns`."""
 
@@ -152,8 +149,6 @@ class Channel(ReadGate, HTTPChannel):
         isPaused = self.paused or self.isPausedFor(OVER_BUDGET)
         if not isPaused and self.transport is not None:
             super().resumeProducing()  # Not while a response is under way.
-            if self._isFinished:
-                self.readConnectionLost()
 
     def _waitForTurn(self) -> None:
         """Go on with the lines that have arrived later, and read nothing until then."""
@@ -174,9 +169,7 @@ class Channel(ReadGate, HTTPChannel):
 
     def readConnectionLost(self) -> None:
         """The client has said FIN. Twisted would drop the response that it waits for."""
-        if self.hasLeft:
-            self._isFinished = True
-        elif self._isAnswering and not self._isEnding:
+        if self._isAnswering and not self._isEnding:
             self.persistent = 0  # requestDone() ends it.
         else:
             self.transport.loseConnection()
@@ -338,8 +331,6 @@ class Channel(ReadGate, HTTPChannel):
         protocol.makeConnection(transport)
         if early:
             protocol.dataReceived(early)
-        if self._isFinished:
-            IHalfCloseableProtocol(protocol).readConnectionLost()
         took = self.site.context.reactor.seconds() - self._begun
         self.site.context.journal.totals.handshakes.observe(took)
 

@@ -182,7 +182,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
     _deflation: Deflation | None = None
     """An echo on its way."""
 
-    _afterwards: tuple[Callable[[], None], ...] = ()
+    _afterwards: Callable[[], None] | None = None
     """To be called once nothing is left."""
 
     def __init__(self) -> None:
@@ -365,9 +365,9 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
             self.forgetPause(WAITS)
         elif self.isPausedFor(WAITS):
             self.resumeReading(WAITS)
-        afterwards, self._afterwards = self._afterwards, ()
-        for call in afterwards:
-            call()
+        afterwards, self._afterwards = self._afterwards, None
+        if afterwards is not None:
+            afterwards()
 
     def _forgetLeft(self) -> None:
         self._left, self.hasLeft = b"", False
@@ -596,7 +596,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
 
     def _sayGoingAway(self) -> None:
         if self.hasLeft:
-            self._afterwards += (self._sayGoingAway,)
+            self._afterwards = self._sayGoingAway
         elif self.state == self.STATE_OPEN:
             self._awaitClose()
             # sendClose() refuses 1001 (26.10.2, websocket/protocol.py).
@@ -674,9 +674,6 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
 
     def readConnectionLost(self) -> None:
         """The client has said FIN. What it asked for before that still goes out."""
-        if self.hasLeft:
-            self._afterwards += (self.readConnectionLost,)
-            return
         self.dropConnection()
         lose(self.transport)
 
@@ -699,7 +696,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
         self._clearTimer()
         self._forgetLeft()
         self.forgetPause(WAITS)
-        self._deflation, self._afterwards = None, ()
+        self._deflation = self._afterwards = None
         self.state = self.STATE_CLOSED
         try:
             self.onClose(self.wasClean, self.remoteCloseCode, self.remoteCloseReason)

@@ -30,7 +30,7 @@ class ReadGate:
 
     hasLeft: Any = False
     """Whether something that was received is not worked off yet. Then it waits for its turn, or its
-    client does not read."""
+    client does not read. In either case it is not read, and sees no FIN before it has answered."""
 
     def pauseReading(self, reason: int) -> None:
         self._pausedFor |= reason

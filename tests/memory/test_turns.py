@@ -1,6 +1,7 @@
 """No client has the reactor for long before the others have had it."""
 
 import functools
+import random
 import ssl
 import zlib
 from collections.abc import Callable
@@ -177,6 +178,19 @@ def test_a_large_message_is_inflated_and_deflated_in_pieces(size: int, takeover:
     echo, pong = client.frames()
     assert (inflated(echo), echo.rsv) == (payload, 4)
     assert pong == Frame(PONG, b"behind")
+
+
+def test_messages_that_are_inflated_past_autobahn_take_turns() -> None:
+    service = Service("--log-rate=0", isFast=True, lends=False, isSliced=True)
+    client = service.open(**DEFLATE)
+    noise = random.Random(1).randbytes(2 * PIECE)
+    client.socket.arriving += deflated(b"a") * 20
+    service.turn()
+    assert client.protocol.hasLeft
+    client.send(deflated(noise) + deflated(b"b") + deflated(bytes(3 * PIECE)) + deflated(b"c"))
+    payloads = [inflated(echo) for echo in client.frames()]
+    assert payloads == [b"a"] * 20 + [noise, b"b", bytes(3 * PIECE), b"c"]
+    Service.closeAll()
 
 
 def test_what_is_inflated_in_pieces_is_bounded(log: Any) -> None:
@@ -364,6 +378,26 @@ def test_a_client_that_does_not_read_its_answers_is_not_worked_for() -> None:
     client.socket.window = float("inf")
     service.run()
     assert client.received().count(b"200 OK") == 200
+    assert client.reading
+
+
+@pytest.mark.parametrize("isEarly", [True, False])
+def test_a_client_may_stop_reading_while_it_waits(isEarly: bool) -> None:
+    """Over TLS Twisted finds out later; here it says so at once."""
+    service = Service(isFast=False, isSliced=True)
+    client = service.connect()
+    client.socket.arriving += GET * 10
+    service.turn()
+    client.protocol.pauseProducing()
+    if isEarly:
+        client.protocol.resumeProducing()
+    else:
+        service.run()
+        assert client.protocol.hasLeft
+        assert not client.reading
+        client.protocol.resumeProducing()
+    service.run()
+    assert client.received().count(b"200 OK") == 10
     assert client.reading
 
 
