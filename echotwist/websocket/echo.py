@@ -91,7 +91,7 @@ def _echoCompressed(echo: Echo, fastPath: FastPath, data: bytes) -> bytes:
     if journal.logsFrames and journal.isShowing:
         return data  # Only Autobahn tells of frames.
     # What is larger Autobahn inflates in pieces.
-    most = min(echo.context.limits.maxMessage, 2 * PIECE)
+    most = min(echo.context.limits.maxMessage, PIECE)
     turns = echo.context.turns
     end = turns.sliceEnd(isNew=False)
     deflate: Any = echo._perMessageCompress  # A `deflate.Deflate`.
@@ -137,9 +137,7 @@ def _isUtf8(message: bytes) -> bool:
 
 
 def _header(first: int, size: int) -> bytes:
-    """The header of a frame of a server (RFC 6455, 5.2)."""
+    """The header of a frame of a server (RFC 6455, 5.2), for a payload of a PIECE and less."""
     if size < 126:
         return bytes([first, size])
-    if size < 65536:
-        return bytes([first, 126]) + size.to_bytes(2, "big")
-    return bytes([first, 127]) + size.to_bytes(8, "big")
+    return bytes([first, 126]) + size.to_bytes(2, "big")

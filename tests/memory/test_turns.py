@@ -180,16 +180,21 @@ def test_a_large_message_is_inflated_and_deflated_in_pieces(size: int, takeover:
     assert pong == Frame(PONG, b"behind")
 
 
-def test_messages_that_are_inflated_past_autobahn_take_turns() -> None:
-    service = Service("--log-rate=0", isFast=True, lends=False, isSliced=True)
+@pytest.mark.parametrize("options", [["--log-rate=0"], ["--log-frames"]])
+def test_messages_that_are_inflated_past_autobahn_take_turns(options: list[str]) -> None:
+    service = Service(*options, isFast=True, lends=False, isSliced=True)
     client = service.open(**DEFLATE)
-    noise = random.Random(1).randbytes(2 * PIECE)
     client.socket.arriving += deflated(b"a") * 20
     service.turn()
     assert client.protocol.hasLeft
+    noise = random.Random(1).randbytes(PIECE)
     client.send(deflated(noise) + deflated(b"b") + deflated(bytes(3 * PIECE)) + deflated(b"c"))
     payloads = [inflated(echo) for echo in client.frames()]
     assert payloads == [b"a"] * 20 + [noise, b"b", bytes(3 * PIECE), b"c"]
+    client.send(deflated(b"d") + b"\xc1" + deflated(b"no UTF-8: \xff")[1:])
+    echo, end = client.frames()
+    assert inflated(echo) == b"d"
+    assert end.payload[:2] == (1007).to_bytes(2, "big")
     Service.closeAll()
 
 
