@@ -484,6 +484,23 @@ def test_unread_responses_are_bounded_by_the_budget() -> None:
     assert sum(client.socket.closed for client in service.clients) >= 20
 
 
+def test_who_has_read_since_it_was_counted_is_not_closed() -> None:
+    service = Service(*POOR, isFast=False)
+    reader = service.open()
+    reader.socket.window = 0
+    reader.send(binary(b"y" * 90_000))
+    others = [service.open() for _ in range(16)]
+    for other in others[:9]:
+        other.send(half(60_000))
+    reader.socket.window = 60_000  # Not all, so that Twisted tells nobody.
+    service.run()
+    for other in others[9:]:
+        other.send(half(60_000))
+    assert not reader.socket.closed
+    assert not reader.socket.fin
+    assert any(other.socket.fin for other in others)
+
+
 def test_the_budget_never_cuts_into_the_frames_of_a_lent_connection() -> None:
     """The size that the budget last knew of was sent long ago."""
     service = Service(*POOR)
