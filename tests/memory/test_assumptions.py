@@ -133,10 +133,6 @@ def test_line_receiver_looks_whether_it_is_paused_before_each_line() -> None:
     assert "while self._buffer and not self.paused:" in source
 
 
-def test_autobahn_handshake_echoes_no_client_text(service: Service) -> None:
-    """It parses a request that `upgrade` composed, with no header of the client's but these."""
-
-
 def test_a_handshake_keeps_no_client_text(service: Service) -> None:
     client = service.connect()
     client.send(request("/echo?secret", Host="secret", Origin="http://secret", Cookie="secret"))

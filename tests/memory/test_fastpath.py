@@ -119,8 +119,8 @@ def test_the_fast_path_answers_any_bytes_as_autobahn_does(
 ) -> None:
     slow, fast = (outcome(stream, sizes, isFinished, isFast) for isFast in (False, True))
     assert fast == slow
-    secured = outcome(stream, sizes, isFinished, False, certificate)
-    assert outcome(stream, sizes, isFinished, True, certificate) == secured
+    secured = outcome(stream, sizes, isFinished, False, certificate=certificate)
+    assert outcome(stream, sizes, isFinished, True, certificate=certificate) == secured
     assert replace(slow, fin=secured.fin, closed=secured.closed, reset=secured.reset) == secured
     assert outcome(stream, sizes, isFinished, isFast=True, lends=False) == slow
     assert outcome(stream, sizes, isFinished, isFast=False, isSliced=True) == slow
