@@ -53,8 +53,10 @@ def lent(peer: Peer) -> Peer:
     return peer
 
 
-def lentOpenssl(certificate: Certificate, version: ssl.TLSVersion = TLS13) -> OpensslPeer:
-    peer = OpensslPeer(connected(certificate), version)
+def lentOpenssl(
+    certificate: Certificate, version: ssl.TLSVersion = TLS13, **how: bool
+) -> OpensslPeer:
+    peer = OpensslPeer(connected(certificate), version, **how)
     peer.send(text("lend me"))
     assert peer.received() == b"\x81\x07lend me"
     return peer
@@ -287,6 +289,15 @@ def test_keys_are_updated_while_a_loop_has_the_connection(certificate: Certifica
     assert peer.received() == b"\x88\x02\x03\xe8"
 
 
+@pytest.mark.parametrize("version", [TLS12, TLS13])
+def test_a_client_may_want_small_records(certificate: Certificate, version: Any) -> None:
+    peer = lentOpenssl(certificate, version, hasSmallRecords=True)
+    for payload in (LARGE[:60_000], LARGE):
+        peer.send(binary(payload))
+        received = peer.received()
+        assert parse(received) == [Frame(BINARY, payload)]
+
+
 def test_a_handshake_inside_a_connection_is_refused(certificate: Certificate) -> None:
     """By a warning (RFC 5246, 7.2.2), after which the service would go on. OpenSSL as a client does
     not."""
@@ -320,15 +331,15 @@ def test_answers_to_key_updates_wait_for_a_client_that_does_not_read(
     skt, service = peer.client.socket, peer.client.service
     skt.window = 0
     for _ in range(100):
-        peer.client.send(peer.keyUpdates(10))
+        peer.client.send(peer.keyUpdates(10) + peer.encrypted(text("x")))
     if service.isFast:
         assert skt.unread()
         service.fastPath.count()
         assert 0 < service.fastPath.buffered < 10_000
     skt.window = float("inf")
     service.run()
-    peer.send(text("x"))
-    assert peer.received() == b"\x81\x01x"
+    peer.move()
+    assert peer.received() == b"\x81\x01x" * 100
     if service.isFast:
         service.fastPath.count()
         assert service.fastPath.buffered == 0

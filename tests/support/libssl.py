@@ -23,11 +23,16 @@ def _library() -> Any:
 class OpensslPeer:
     """A client that has shaken hands, TLS's and WebSocket's."""
 
-    def __init__(self, client: Client, version: ssl.TLSVersion = TLS13) -> None:
+    def __init__(
+        self, client: Client, version: ssl.TLSVersion = TLS13, *, hasSmallRecords: bool = False
+    ) -> None:
+        """`hasSmallRecords`: ask for records of 512 bytes at most (RFC 6066, 4)."""
         self.client = client
         self.lib = lib = _library()
         context = ctypes.c_void_p(lib.SSL_CTX_new(ctypes.c_void_p(lib.TLS_client_method())))
         lib.SSL_CTX_ctrl(context, _SSL_CTRL_SET_MAX_PROTO_VERSION, int(version), None)
+        if hasSmallRecords:
+            lib.SSL_CTX_set_tlsext_max_fragment_length(context, 1)
         self.ssl = ctypes.c_void_p(lib.SSL_new(context))
         self._in, self._out = (
             ctypes.c_void_p(lib.BIO_new(ctypes.c_void_p(lib.BIO_s_mem()))) for _ in range(2)
