@@ -82,8 +82,8 @@ class Options(TwistedOptions):
             "workers",
             None,
             "1",
-            "Processes that share the work that the fast path does not do: handshakes, TLS, "
-            "compression. auto: one for each core. They share --max-connections, --memory-budget, "
+            "Processes that share the work that the fast path does not do: handshakes, and what is "
+            "unusual. auto: one for each core. They share --max-connections, --memory-budget, "
             "--log-rate and --threads, and listen on TCP ports alone.",
         ],
         ["worker", None, None, "Be worker K/N, such as 1/2; --workers starts these."],
