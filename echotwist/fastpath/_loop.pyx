@@ -987,9 +987,13 @@ cdef class Loop:
             reason = RECALLED
         if reason == NONE and isEnding(&c.stream):
             reason = UNUSUAL
-        if (reason == NONE and isBlocked(&c.stream) and not isPassing(c)
-                and self.buffered > self.maxBuffered):
-            reason = FULL
+        if reason == NONE and isBlocked(&c.stream) and not isPassing(c):
+            if self.buffered > self.maxBuffered:
+                reason = FULL
+            elif c.stream.tls != NULL and not self.pingInterval:
+                # No ping would find a client that has left, and epoll tells of no close_notify
+                # behind what is not read: the reactor looks for it.
+                reason = UNUSUAL
         if reason == NONE:
             if isSliced or isShort:
                 self.keepRest(c, at, end - at, isShort)
