@@ -44,6 +44,7 @@ def open(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..
             if isTls:
                 arguments.append(f"--listen={tlsEndpoint(tmp_path)}:interface=127.0.0.1")
             service = stack.enter_context(Twistd(*arguments))
+            service.expect("taking up to")  # Until then it opens and closes files.
 
             def connect(receiveBuffer: int | None = None) -> RawClient:
                 client = RawClient(
