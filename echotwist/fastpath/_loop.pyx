@@ -58,7 +58,8 @@ Nobody waits for a client that sends without pause. A turn of the loop has work 
 nanoseconds, by estimate: a clock would cost more than a frame does. What a read has brought is
 worked off in *slices*, and each connection that is ready gets an equal share of the turn. What is
 left then is the connection's `rest`. While it has one, it is not read; it waits in the ring
-`waiting`, whose first goes on in the next turn.
+`waiting`, whose first goes on in the next turn. A connection whose messages are compressed waits
+there before it is read, if the turn is over: one such message may take half a millisecond.
 
 Why hostile bytes do no harm:
 - The buffer has room for one read, and before it for a control frame of which a part came earlier;
@@ -166,8 +167,9 @@ cdef extern from "<time.h>" nogil:
 cdef enum:
     # Bytes that one read takes.
     READ = 256 << 10
-    # The same, from a connection with permessage-deflate: most of a read may have to be kept.
-    READ_DEFLATED = 32 << 10
+    # The same, if much of it may have to be kept: with permessage-deflate, or after a read that
+    # took more than a slice.
+    READ_SLICED = 32 << 10
     # The same, when no more may be held.
     READ_LITTLE = 4 << 10
     # Bytes of payload up to which a message is held until all of it is there.
@@ -185,14 +187,14 @@ cdef enum:
 
     # Estimates of work, in nanoseconds. What a turn has time for; the least that a connection gets
     # of it, however many are ready; and what one gets that has waited.
-    TURN = 500_000
+    TURN = 200_000
     LEAST = 16_000
-    SLICE = 64_000
+    SLICE = 32_000
     # A frame; a line of the log; a compressed message, and a byte of it, inflated and compressed.
     FRAME_WORK = 25
     REPORT_WORK = 500
-    DEFLATE_WORK = 4_000
-    DEFLATE_BYTE_WORK = 12
+    DEFLATE_WORK = 1_000
+    DEFLATE_BYTE_WORK = 5
     # A read with TLS, and its echo; a byte of it takes a nanosecond.
     TLS_WORK = 2_000
 
@@ -234,6 +236,8 @@ cdef struct Connection:
     int windowBits        # of permessage-deflate; 0 without it
     int memLevel
     uint32_t interest     # what epoll_wait() shall tell of
+    bint isWaiting        # It is in the ring of those that wait.
+    bint isSliced         # The last read took more than a slice.
     bint isRecalled
     uint64_t leftAtRecall
     # Its neighbours in the ring of the active connections or of the silent ones; see keepAlive().
@@ -250,7 +254,7 @@ cdef bint isPassing(Connection *c) noexcept nogil:
     return c.frame.left > 0 and c.message == NULL
 
 
-cdef bint isWaiting(Connection *c) noexcept nogil:
+cdef bint hasRest(Connection *c) noexcept nogil:
     """Whether it has a rest that can be answered without more input."""
     return c.rest != NULL and not c.rest.isShort
 
@@ -433,7 +437,7 @@ cdef class Loop:
     cdef Connection **byDescriptor
     cdef int descriptors
     cdef Connection active, silent    # The heads of two rings; see keepAlive().
-    cdef Connection waiting           # That of a third: those with a rest, in the order of service.
+    cdef Connection waiting           # That of a third: those that wait, in the order of service.
     cdef uint64_t granted             # Messages, and frames, that the log may still get.
     cdef uint64_t buffered            # Bytes of memory for all that connections hold.
     cdef bint isThrottled             # Some connections are not read ahead.
@@ -634,7 +638,7 @@ cdef class Loop:
             self.workUntil = self.work + share
             if c == NULL:
                 isCommanded = True
-            elif isWaiting(c) and not isBlocked(&c.stream):
+            elif c.isWaiting:
                 pass  # The socket has failed, or has been shut down: its turn will tell.
             elif isBlocked(&c.stream) and ready[i].events & EPOLLRDHUP and not isPassing(c):
                 # The client's FIN, behind bytes that are not read: the reactor has a deadline for
@@ -643,6 +647,11 @@ cdef class Loop:
             elif isBlocked(&c.stream) and (
                     ready[i].events & (EPOLLOUT | EPOLLERR | EPOLLHUP) or not isPassing(c)):
                 self.sendUnsent(c)
+            elif c.windowBits and self.work >= TURN and not isBlocked(&c.stream):
+                # One message may take half a millisecond, and there is no time left for even one.
+                self.wait(c)
+                if not self.updateInterest(c):
+                    self.returnConnection(c, LOST)
             else:
                 self.receive(c)
         # Not before: a command may return a connection that `ready` points to.
@@ -680,11 +689,21 @@ cdef class Loop:
             unlink(c)
             append(&self.active, c)
             c.since = self.now
-            c.isSilent = False
+            c.isSilent = c.isWaiting = False
             self.workUntil = self.work + SLICE
-            self.echo(c, restOf(c.rest), restOf(c.rest) + restSize(c.rest))
+            if hasRest(c):
+                self.echo(c, restOf(c.rest), restOf(c.rest) + restSize(c.rest))
+            elif self.updateInterest(c):
+                self.receive(c)
+            else:
+                self.returnConnection(c, LOST)
             if self.work >= TURN:
                 break
+
+    cdef void wait(self, Connection *c) noexcept nogil:
+        unlink(c)
+        append(&self.waiting, c)
+        c.isWaiting = True
 
     cdef void execute(self) noexcept nogil:
         cdef eventfd_t times = 0
@@ -753,10 +772,10 @@ cdef class Loop:
         cdef epoll_event event
         if not isBlocked(&c.stream):
             # EPOLLET alone: nothing. 0 would stand for a connection that epoll does not know.
-            interest = EPOLLET if isWaiting(c) else EPOLLIN
+            interest = EPOLLET if c.isWaiting else EPOLLIN
         elif not isPassing(c):
             interest = EPOLLOUT | EPOLLRDHUP
-        elif isWaiting(c):
+        elif hasRest(c):
             interest = EPOLLOUT
         elif self.buffered < self.maxBuffered:
             interest = EPOLLOUT | EPOLLIN
@@ -788,7 +807,7 @@ cdef class Loop:
     cdef void receive(self, Connection *c) noexcept nogil:
         """Read once, and send back what that has brought."""
         cdef uint8_t *at = self.room + CONTROL_FRAME
-        cdef size_t most = READ_DEFLATED if c.windowBits else READ
+        cdef size_t most = READ_SLICED if c.isSliced or c.windowBits else READ
         cdef size_t before
         if self.buffered >= self.maxBuffered:
             most = READ_LITTLE
@@ -995,6 +1014,7 @@ cdef class Loop:
                 # behind what is not read: the reactor looks for it.
                 reason = UNUSUAL
         if reason == NONE:
+            c.isSliced = isSliced or hasRest(c)
             if isSliced or isShort:
                 self.keepRest(c, at, end - at, isShort)
             elif c.rest != NULL:
@@ -1079,8 +1099,7 @@ cdef class Loop:
             if before != NULL:
                 self.freeRest(before)
         if not isShort and not isBlocked(&c.stream):
-            unlink(c)
-            append(&self.waiting, c)
+            self.wait(c)
 
     cdef void dropRest(self, Connection *c) noexcept nogil:
         self.freeRest(c.rest)
@@ -1183,9 +1202,8 @@ cdef class Loop:
         if not isSent:
             self.returnConnection(c, LOST)
         elif not isBlocked(&c.stream):
-            if isWaiting(c):
-                unlink(c)
-                append(&self.waiting, c)
+            if hasRest(c):
+                self.wait(c)
             if not self.updateInterest(c):
                 self.returnConnection(c, LOST)
 
