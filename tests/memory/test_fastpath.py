@@ -601,6 +601,7 @@ def test_what_a_loop_reports_at_once_is_bounded_at_a_high_log_rate(log: Any) -> 
     for loop, _ in service.fastPath._running:
         for _ in range(400):
             loop.turn(0)
+            client.socket.move()
     service.fastPath.doRead()
     while service.reactor.callDue():
         pass
