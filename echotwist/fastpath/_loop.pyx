@@ -165,10 +165,11 @@ cdef extern from "<time.h>" nogil:
 
 
 cdef enum:
-    # Bytes that one read takes.
+    # Bytes that one read takes at most.
     READ = 256 << 10
     # The same, if much of it may have to be kept: with permessage-deflate, or after a read that
-    # took more than a slice.
+    # took more than a slice. Or if many connections are ready: one read of a frame that passes is
+    # answered whole.
     READ_SLICED = 32 << 10
     # The same, when no more may be held.
     READ_LITTLE = 4 << 10
@@ -190,8 +191,10 @@ cdef enum:
     TURN = 200_000
     LEAST = 16_000
     SLICE = 32_000
-    # A frame; a line of the log; a compressed message, and a byte of it, inflated and compressed.
+    # A frame, and how many bytes of it are one more; a line of the log; a compressed message, and a
+    # byte of it, inflated and compressed.
     FRAME_WORK = 25
+    FRAME_BYTES = 4
     REPORT_WORK = 500
     DEFLATE_WORK = 1_000
     DEFLATE_BYTE_WORK = 5
@@ -807,8 +810,11 @@ cdef class Loop:
     cdef void receive(self, Connection *c) noexcept nogil:
         """Read once, and send back what that has brought."""
         cdef uint8_t *at = self.room + CONTROL_FRAME
-        cdef size_t most = READ_SLICED if c.isSliced or c.windowBits else READ
+        cdef uint64_t share = FRAME_BYTES * (self.workUntil - self.work)
+        cdef size_t most = min(<uint64_t>READ, max(<uint64_t>READ_SLICED, share))
         cdef size_t before
+        if c.isSliced or c.windowBits:
+            most = READ_SLICED
         if self.buffered >= self.maxBuffered:
             most = READ_LITTLE
         if isBlocked(&c.stream):
@@ -931,7 +937,7 @@ cdef class Loop:
                 break
             at += size
             frame.left -= size
-            self.work += FRAME_WORK + size // 4
+            self.work += FRAME_WORK + size // FRAME_BYTES
             if not isCollected and not isDeflated:
                 to += size
                 if begins and frame.left:
