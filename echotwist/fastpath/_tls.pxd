@@ -1,8 +1,14 @@
 """TLS, on the object that Twisted has made for a connection.
 
 OpenSSL reads ciphertext from one buffer in memory, `into`, and writes it to another, `outof`. A loop
-fills the one from the socket and empties the other into it, as Twisted does, but without Python. The
-objects stay as Twisted wants them: when the connection is returned, Twisted goes on with them.
+fills the one from the socket and empties the other into it, as Twisted does, but without Python:
+
+    socket  -recv->  scratch  -BIO_write->  into   -SSL_read->   the loop
+    socket  <-send-  scratch  <-BIO_read-   outof  <-SSL_write-  the loop
+                                            `-- ssl: Twisted's --'
+
+Between two calls nothing that is decrypted stays inside. So the objects are as Twisted wants them
+whenever the connection is returned, and Twisted goes on with them.
 
 The two buffers keep whatever size they once had. So they are fed and emptied in small pieces.
 
