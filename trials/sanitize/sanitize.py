@@ -18,7 +18,10 @@ from pathlib import Path
 
 from instrumented import ROOT, build, isMissing, library
 
-MEMORY = [f"tests/memory/test_{name}.py" for name in ("fastpath", "protocol", "properties")]
+MEMORY = [
+    f"tests/memory/test_{name}.py"
+    for name in ("fastpath", "ways", "deflate", "unsent", "tls_lent", "protocol", "properties")
+]
 
 
 def address(folder: Path) -> None:
