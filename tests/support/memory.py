@@ -301,7 +301,7 @@ class Service:
         """`lends` False: the sockets have no descriptors, so that the fast path does for them
         what it does for TLS. `holds` False: its loops may hold nothing in memory. `isSliced`: a
         slice ends after one frame, one line of a request, or one piece of a message, and one is
-        worked on in a turn of the reactor."""
+        worked on in a turn of the reactor. Else none ends, however slow the machine is."""
         if isFast is not None:
             self.isFast = isFast
         self.lends = lends
@@ -314,8 +314,9 @@ class Service:
         self.echo: Any = next(s for s in self.tree.services if isinstance(s, EchoService))
         self.site = self.echo._specs[0].site
         self.context = self.echo.context
-        if isSliced:
-            self.context.turns.clock = itertools.count().__next__  # A second for each look.
+        # A second for each look; or the reactor's clock, which stands still.
+        clock = itertools.count().__next__ if isSliced else self.reactor.seconds
+        self.context.turns.clock = clock
         self.connections = self.echo.connections
         self.echoes = self.site.resource.children[b"echo"]._factory
         self.clients: list[Client] = []
