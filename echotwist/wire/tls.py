@@ -20,7 +20,8 @@ _start: Any = ffi.new("char **")
 """Where BIO_get_mem_data writes an address, which is not used."""
 
 _SMALL = 4096
-"""Bytes that a connection may read or write at a time without `renewBuffers`."""
+"""Bytes that a connection may write at a time without `renewBuffers`, and the most that OpenSSL
+gets to read at a time: 150 key updates, which take 2 ms. It works off all that it has."""
 
 
 def renewBuffers(connection: Any) -> bool:
@@ -69,8 +70,11 @@ class LendableTls(BufferingTLSTransport):
     _end: Failure | None = None
     """That end, while the protocol has something left to answer."""
 
+    _ciphertext = b""
+    """What was received, and OpenSSL has not got yet."""
+
     _hasMore = False
-    """Whether OpenSSL may have more of what was received."""
+    """Whether there may be more to decrypt."""
 
     _waits = False
     """Whether it waits for its turn."""
@@ -82,8 +86,14 @@ class LendableTls(BufferingTLSTransport):
     """Whether OpenSSL's buffers may be large; the handshake makes them grow."""
 
     def dataReceived(self, data: bytes) -> None:
-        self._hasGrown = self._hasGrown or len(data) > _SMALL
-        super().dataReceived(data)
+        self._ciphertext += data
+        # Those after the handshake are all taken by the first call, or in later turns.
+        while self._ciphertext and not (self._hasMore or self._lostTLSConnection):
+            super().dataReceived(self._nextPiece())
+
+    def _nextPiece(self) -> bytes:
+        piece, self._ciphertext = self._ciphertext[:_SMALL], self._ciphertext[_SMALL:]
+        return piece
 
     def _write(self, data: bytes) -> None:
         super()._write(data)
@@ -132,10 +142,13 @@ class LendableTls(BufferingTLSTransport):
             try:
                 received.append(self._tlsConnection.recv(2**15))
             except SSL.WantReadError:
-                break
+                if not self._ciphertext:
+                    break
+                self._tlsConnection.bio_write(self._nextPiece())
             except SSL.Error:
                 self._end = Failure()
                 self._isEnding = True
+                self._ciphertext = b""
             if turns.clock() >= sliceEnd and not self._end:
                 self._hasMore = True
                 self.transport.pauseProducing()
@@ -180,6 +193,7 @@ class LendableTls(BufferingTLSTransport):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._hasMore or self._end:  # The client is gone, and is not answered any more.
             self._hasMore, self._end, self._lostTLSConnection = False, None, True
+            self._ciphertext = b""
         super().connectionLost(reason)
 
     def _deliver(self, data: bytes) -> None:
