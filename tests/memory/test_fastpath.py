@@ -121,6 +121,8 @@ def test_the_fast_path_answers_any_bytes_as_autobahn_does(
     assert fast == slow
     secured = outcome(stream, sizes, isFinished, False, certificate=certificate)
     assert outcome(stream, sizes, isFinished, True, certificate=certificate) == secured
+    sliced = outcome(stream, sizes, isFinished, False, certificate=certificate, isSliced=True)
+    assert sliced == secured
     assert replace(slow, fin=secured.fin, closed=secured.closed, reset=secured.reset) == secured
     assert outcome(stream, sizes, isFinished, isFast=True, lends=False) == slow
     assert outcome(stream, sizes, isFinished, isFast=False, isSliced=True) == slow

@@ -196,9 +196,12 @@ def test_a_damaged_record_is_answered_by_an_alert(peer: Peer, log: Any) -> None:
     assert log.lines()[-1].endswith("closed: 1006 'no closing handshake'")
 
 
-def test_a_damaged_record_behind_a_message_ends_the_connection_in_order(peer: Peer) -> None:
+@pytest.mark.parametrize("message", [text("right"), close(1000)], ids=["text", "close"])
+def test_a_damaged_record_behind_a_message_ends_the_connection_in_order(
+    peer: Peer, message: bytes
+) -> None:
     """Also if both come in one read."""
-    peer.tls.write(text("right"))
+    peer.tls.write(message)
     right = peer.ciphertext()
     peer.client.send(right + damaged(peer, text("damaged")))
     with pytest.raises(ssl.SSLError, match=r"(?i)bad.record.mac"):
@@ -403,6 +406,27 @@ def untried() -> Any:
 @pytest.mark.usefixtures("untried")
 def test_tls_can_be_done_here() -> None:
     assert openssl.whyNot() == ""
+
+
+@pytest.mark.usefixtures("untried")
+@pytest.mark.parametrize(
+    ("received", "why"),
+    [
+        ([b"other"], "an echo does not come back"),
+        ([b"ping", b"other"], "TLS does not go on after it"),
+    ],
+)
+def test_without_the_right_echo_tls_stays_with_twisted(
+    monkeypatch: pytest.MonkeyPatch, received: list[bytes], why: str
+) -> None:
+    def connected(version: int) -> tuple[Any, Any]:
+        client, server = make(version)
+        client.recv = lambda size: next(echoes)
+        return client, server
+
+    make, echoes = openssl._connected, iter(received)
+    monkeypatch.setattr(openssl, "_connected", connected)
+    assert openssl.whyNot() == why
 
 
 @pytest.mark.usefixtures("untried")
