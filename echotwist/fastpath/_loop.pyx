@@ -109,8 +109,8 @@ from echotwist.fastpath._message cimport (
     newMessage, newRest, payloadOf, restOf, restSize, writeFragment,
 )
 from echotwist.fastpath._stream cimport (
-    AGAIN, ENDED, ENDING, Stream, flushStream, isBlocked, isEnding, readStream, unacknowledged,
-    writeStream,
+    AGAIN, ENDED, ENDING, Stream, flushStream, isBlocked, isCostly, isEnding, readStream,
+    unacknowledged, writeStream,
 )
 from echotwist.fastpath._tls cimport (
     CIPHERTEXT, OPENSSL_FUNCTIONS, RECORD, Tls, decrypt, encrypt, newTls, takeCiphertext,
@@ -200,6 +200,8 @@ cdef enum:
     DEFLATE_BYTE_WORK = 5
     # A read with TLS, and its echo; a byte of it takes a nanosecond.
     TLS_WORK = 2_000
+    # The same, if it was costly.
+    COSTLY_WORK = 500_000
 
 
 REASONS = {
@@ -650,8 +652,10 @@ cdef class Loop:
             elif isBlocked(&c.stream) and (
                     ready[i].events & (EPOLLOUT | EPOLLERR | EPOLLHUP) or not isPassing(c)):
                 self.sendUnsent(c)
-            elif c.windowBits and self.work >= TURN and not isBlocked(&c.stream):
-                # One message may take half a millisecond, and there is no time left for even one.
+            elif ((c.windowBits or isCostly(&c.stream)) and self.work >= TURN
+                    and not isBlocked(&c.stream)):
+                # One message may take half a millisecond, and so may the least of a read with TLS.
+                # There is no time left for even one.
                 self.wait(c)
                 if not self.updateInterest(c):
                     self.returnConnection(c, LOST)
@@ -827,7 +831,7 @@ cdef class Loop:
         cdef ssize_t size = self.read(c, at, most)
         if c.stream.tls != NULL:
             # Not at the cost of the slice: what is decrypted is to be echoed, too.
-            before = TLS_WORK + <size_t>max(size, 0)
+            before = COSTLY_WORK if isCostly(&c.stream) else TLS_WORK + <size_t>max(size, 0)
             self.work += before
             self.workUntil += before
         if size > 0:

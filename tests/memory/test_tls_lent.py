@@ -384,6 +384,34 @@ def test_key_updates_take_no_more_than_their_time(certificate: Certificate) -> N
     assert peer.received() == b"\x81\x01x"
 
 
+@pytest.mark.parametrize("way", ["fast path"], indirect=True)
+def test_those_whose_input_is_costly_take_turns(certificate: Certificate) -> None:
+    """Otherwise each of them would take half a millisecond of every turn."""
+    first = connected(certificate, options=["--threads=1"])
+    service = first.service
+    peers = [OpensslPeer(client) for client in (first, *(service.connect() for _ in range(7)))]
+    for peer in peers:
+        peer.send(text("lend me"))
+        peer.received()
+    for peer in peers:
+        peer.client.socket.arriving += peer.keyUpdates(1000)
+        peer.client.socket.move()
+    reads = []
+    for _ in range(30):
+        before = [peer.client.socket.unread() for peer in peers]
+        service._turnLoops()
+        after = [peer.client.socket.unread() for peer in peers]
+        reads.append(sum(a != b for a, b in zip(after, before, strict=True)))
+        for peer in peers:
+            peer.client.socket.move()
+    assert reads[0] == 8
+    assert 0 < sum(reads[5:25]) <= 3 * 20
+    service.run()
+    for peer in peers:
+        peer.send(text("x"))
+        assert peer.received() == b"\x81\x01x"
+
+
 def test_a_connection_goes_to_and_fro(peer: Peer) -> None:
     """Twisted and the loop use the same keys and sequence numbers, in turn."""
     large = b"y" * 70_000
