@@ -63,25 +63,30 @@ class Turns:
 
     def wait(self, connection: Waiting) -> None:
         """Have `connection` take its turn after all that wait already."""
-        if not self._queue:
+        if not (self._queue or self._isWorking):
             self._reactor.callLater(0, self._work)
         self._queue.append(connection)
 
     def _work(self) -> None:
         end = self.clock() + SHARE
         self._isWorking = True
-        # Nobody twice: all the others may wait for this iteration to end.
-        for _ in range(len(self._queue)):
-            connection = self._queue[0]
-            try:
-                connection.takeTurn()
-            except Exception:
-                # As in the reactor, an error costs this connection and no other.
-                _log.failure("while a connection took its turn")
-                connection.transport.abortConnection()
-            self._queue.popleft()  # Only now: while it is there, `wait` sets no further timer.
-            if self.clock() >= end:
-                break
-        self._isWorking = False
-        if self._queue:
-            self._reactor.callLater(0, self._work)
+        try:
+            # Nobody twice: all the others may wait for this iteration to end.
+            for _ in range(len(self._queue)):
+                self._giveTurn(self._queue.popleft())
+                if self.clock() >= end:
+                    break
+        finally:
+            # Whatever was raised, the others go on.
+            self._isWorking = False
+            if self._queue:
+                self._reactor.callLater(0, self._work)
+
+    def _giveTurn(self, connection: Waiting) -> None:
+        transport = connection.transport  # A channel that upgrades has none afterwards.
+        try:
+            connection.takeTurn()
+        except Exception:
+            # As in the reactor, an error costs this connection and no other.
+            _log.failure("while a connection took its turn")
+            transport.abortConnection()

@@ -332,6 +332,24 @@ def test_an_exception_in_a_turn_costs_one_connection(busy: Client, log: Any) -> 
     log.events.clear()
 
 
+def test_an_exception_of_a_channel_that_has_upgraded_costs_one_connection(
+    monkeypatch: pytest.MonkeyPatch, log: Any
+) -> None:
+    """Then the channel has no transport any more. Once that stopped the queue, for all and for
+    ever."""
+    service = Service("--log-rate=0", isFast=False, isSliced=True)
+    monkeypatch.setattr(Connection, "dataReceived", lambda self, data: 1 / 0)
+    client = service.connect()
+    client.send(GET + request() + text("early"))
+    monkeypatch.undo()
+    assert client.socket.closed
+    other = service.open()
+    other.send(text("b") * 10)
+    assert other.frames() == [Frame(TEXT, b"b")] * 10
+    assert "ZeroDivisionError" in log.errors()[0]
+    log.events.clear()
+
+
 def test_a_connection_is_lent_with_what_is_left() -> None:
     service = Service("--log-rate=0", isFast=True, isSliced=True)
     client = service.open()
