@@ -292,8 +292,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
             elif not self._isAmid():
                 if at == len(data):
                     return
-                at = self._feed(data, at)
-                continue
+                at = self._feed(data, at)  # A large frame has ended, or a small one is not whole.
             end = end or turns.sliceEnd(isNew=False)
             if turns.clock() < end or self.state == self.STATE_CLOSED:
                 continue

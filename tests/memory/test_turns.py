@@ -60,6 +60,10 @@ KINDS: dict[str, tuple[bytes, tuple[tuple[type, str], ...]]] = {
     "pings": (frame(PING) * 9000, ((Connection, "processData"),)),
     "one-byte texts": (text("a") * 9000, ((Connection, "processData"),)),
     "deflated one-byte messages": (deflated(b"a") * 5000, ((Connection, "processData"),)),
+    "texts larger than what Autobahn gets at a time": (
+        text("a" * 1100) * 50,
+        ((Connection, "processData"),),
+    ),
     "large deflated texts": (
         deflated(bytes(range(256)) * 256) * 60,
         ((Connection, "processData"),),
