@@ -106,8 +106,10 @@ class Deflate(PerMessageDeflate):
     def buffered(self) -> int:
         """Bytes of memory that an unfinished message takes, beside its payload. With context
         takeover they are there all the time; the option's help says what that costs."""
-        inflator = INFLATOR if self._decompressor is not None and self.noContextTakeover else 0
-        return inflator + len(self._deflated)
+        if self._decompressor is None:
+            return 0
+        inflator = INFLATOR if self.noContextTakeover else 0
+        return inflator + len(self._deflated) + len(self._decompressor.unused_data)
 
     def forget(self) -> None:
         """Free what belongs to a message that will not be finished."""
@@ -168,6 +170,10 @@ class Deflate(PerMessageDeflate):
         assert max_output_len is not None  # Autobahn knows that a message is limited.
         decompressor: Any = self._decompressor
         most = max(1, min(PIECE, max_output_len + 1))  # 0 would mean no limit.
+        if decompressor.eof:
+            # zlib would keep all that follows the last block; two bytes of it tell the end of the
+            # message enough.
+            data = data[: max(2 - len(decompressor.unused_data), 0)]
         try:
             inflated: bytes = decompressor.decompress(self._deflated + data, most)
         except zlib.error as e:

@@ -225,6 +225,22 @@ def test_deflate_data_that_breaks_in_a_later_piece_is_refused() -> None:
     assert (end.opcode, end.payload[:2]) == (CLOSE, (1007).to_bytes(2, "big"))
 
 
+@pytest.mark.parametrize("takeover", [False, True], ids=["", "takeover"])
+def test_what_follows_the_last_block_of_a_message_is_not_kept(takeover: bool) -> None:
+    options = ["--context-takeover"] if takeover else []
+    service = Service(*options, isFast=False)
+    client = service.open(**DEFLATE)
+    z = zlib.compressobj(wbits=-15)
+    data = frame(BINARY, z.compress(b"a") + z.flush() + bytes(1 << 20), rsv=4)
+    client.send(data[:-1])
+    deflate = client.protocol._perMessageCompress
+    assert len(deflate._decompressor.unused_data) < 1 << 16  # The rest of one read.
+    assert 0 <= service.context.budget.buffered - len(deflate._decompressor.unused_data) < 50_000
+    client.send(data[-1:])
+    (end,) = client.frames()
+    assert (end.opcode, end.payload[:2]) == (CLOSE, (1007).to_bytes(2, "big"))
+
+
 def test_a_message_in_pieces_counts_against_the_budget() -> None:
     service = Service("--log-rate=0", isFast=False, isSliced=True)
     client = service.open(**DEFLATE)
