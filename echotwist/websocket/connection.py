@@ -52,7 +52,7 @@ from echotwist.websocket.framelog import FrameLog
 from echotwist.websocket.keepalive import Keepalive
 from echotwist.wire.context import Context
 from echotwist.wire.deadline import Deadline
-from echotwist.wire.gate import WAITS, WRITE_BLOCKED, ReadGate
+from echotwist.wire.gate import OVER_BUDGET, WAITS, WRITE_BLOCKED, ReadGate
 from echotwist.wire.transport import (
     delivery,
     isHalfClosed,
@@ -535,7 +535,9 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
         self.transport.pauseProducing()
         self._clearTimer()  # The loop keeps it alive.
         vars(self).pop("utf8validator", None)
+        # The budget may have paused it while something was left.
         self.context.budget.forget(self)
+        self.forgetPause(OVER_BUDGET)
         self._handTo(Owner.LOOP)
         fastPath.lend(self, data, deflate)
 

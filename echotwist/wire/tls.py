@@ -64,7 +64,7 @@ class LendableTls(BufferingTLSTransport):
     factory: Any
     """Has `turns`."""
 
-    _isEnding = False
+    isEnding = False
     """Whether OpenSSL has told the end, and the protocol has still to see what came before."""
 
     _end: Failure | None = None
@@ -108,7 +108,7 @@ class LendableTls(BufferingTLSTransport):
         """Whether nothing waits to be encrypted, and nothing ends."""
         return not (
             self.disconnecting
-            or self._isEnding
+            or self.isEnding
             or self._hasMore
             or self._lostTLSConnection
             or self._appSendBuffer
@@ -147,7 +147,7 @@ class LendableTls(BufferingTLSTransport):
                 self._tlsConnection.bio_write(self._nextPiece())
             except SSL.Error:
                 self._end = Failure()
-                self._isEnding = True
+                self.isEnding = True
                 self._ciphertext = b""
             if turns.clock() >= sliceEnd and not self._end:
                 self._hasMore = True

@@ -33,6 +33,7 @@ from echotwist.testing.frames import (
 from echotwist.testing.raw import request
 from echotwist.websocket.connection import Connection
 from echotwist.websocket.deflate import Deflate, Deflation
+from echotwist.wire.gate import OVER_BUDGET
 from echotwist.wire.turns import PIECE, Turns
 
 DEFLATE = {"Sec_WebSocket_Extensions": "permessage-deflate"}
@@ -385,6 +386,22 @@ def test_a_connection_is_lent_with_what_is_left() -> None:
     Service.closeAll()
 
 
+def test_a_connection_is_read_after_a_loop_though_the_budget_had_paused_it() -> None:
+    service = Service("--log-rate=0", isFast=True, isSliced=True)
+    client = service.open()
+    client.send(frame(TEXT, b"a" * 70_000, fin=False))
+    client.socket.arriving += frame(CONTINUATION, b"b") + text("c") * 1000
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service.context.budget, "_half", 1000)  # As if others buffered the rest.
+        turnsUntil(service, lambda: client.protocol.hasLeft)
+        assert client.protocol.isPausedFor(OVER_BUDGET)
+        turnsUntil(service, lambda: client.protocol.isLent)
+    service.run()
+    assert client.protocol.isLent
+    assert not client.protocol.isPausedFor(OVER_BUDGET)
+    Service.closeAll()
+
+
 # HTTP.
 
 
@@ -577,6 +594,24 @@ def test_a_tls_client_that_is_gone_is_not_worked_for(peer: Peer) -> None:
     assert peer.client.socket.closed
     assert service.context.journal.totals.texts < 5
     assert service.connections.open == set()
+
+
+def test_a_tls_client_that_leaves_and_never_reads_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    """Without pings as well: its close_notify is a FIN."""
+    files = Files(tmp_path)
+    files.write(issued())
+    service = Service("--ping-interval=0", isFast=False, isSliced=True)
+    peer = Peer(files.certificate(), service=service).open()
+    peer.client.socket.window = 0
+    peer.send(binary(bytes(60_000)))
+    leave(peer, binary(bytes(30_000)) + text("never read") * 100)
+    assert peer.connection.hasLeft
+    service.advance(4)
+    assert not peer.client.socket.closed
+    service.advance(4)
+    assert peer.client.socket.closed
 
 
 # The queue itself.
