@@ -110,6 +110,7 @@ class Channel(ReadGate, HTTPChannel):
         super().connectionMade()
         self.site.makeRoom()
         self.site.channels[self] = None
+        self._begun = self.site.context.reactor.seconds()
         self._setDeadline()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -300,8 +301,11 @@ class Channel(ReadGate, HTTPChannel):
         self._headerCount = self._headerBytes = self._buffered = 0
         # Now it has been silent for the shortest time, and is the last to make room.
         self.site.channels[self] = self.site.channels.pop(self)
+        self._begun = self.site.context.reactor.seconds()
         self._setDeadline()
         super().requestDone(request)
+        if self.isPausedFor(OVER_BUDGET) and not self._isEnding:
+            self.transport.pauseProducing()  # HTTPChannel's has just resumed it.
 
     def loseConnection(self) -> None:
         """Send what is written; discard what has not been parsed, or still arrives."""
@@ -336,7 +340,6 @@ class Channel(ReadGate, HTTPChannel):
 
     def _setDeadline(self) -> None:
         self._clearDeadline()
-        self._begun = self.site.context.reactor.seconds()
         self._deadline = self.site.context.reactor.callLater(
             self.site.context.limits.handshakeTimeout, self._expired
         )

@@ -421,6 +421,20 @@ def test_a_pipeline_is_answered_in_turns_and_in_order() -> None:
     assert client.received().endswith(b"ok\n")
 
 
+def test_a_pipeline_is_not_read_while_the_budget_has_paused_it() -> None:
+    service = Service(isFast=False, isSliced=True)
+    client = service.connect()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service.context.budget, "_half", 1)  # As if others buffered the rest.
+        client.send(GET * 30)
+        assert client.protocol.isPausedFor(OVER_BUDGET)
+        assert not client.reading
+    assert client.received().count(b"200 OK") == 30
+    service.advance(6)
+    assert not client.protocol.isPausedFor(OVER_BUDGET)
+    assert client.reading
+
+
 def test_an_upgrade_behind_a_pipeline_comes_in_turn() -> None:
     service = Service(isFast=False, isSliced=True)
     client = service.connect()
@@ -470,14 +484,15 @@ def test_a_deadline_waits_for_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     client = service.connect()
     turns = service.context.turns
     turns._work, work = lambda: None, turns._work  # type: ignore[method-assign]
-    client.send(GET * 3)
+    client.send(request(Forwarded="for=192.0.2.7"))
     service.advance(11)
     assert not client.socket.closed
     assert client.received() == b""
     turns._work = work  # type: ignore[method-assign]
     turns._work()
     service.run()
-    assert client.received().count(b"200 OK") == 3
+    client.opened()
+    assert service.context.journal.totals.handshakes.sum == 11
 
 
 def test_a_drain_waits_for_a_pipeline() -> None:
