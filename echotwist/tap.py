@@ -102,7 +102,8 @@ class Options(TwistedOptions):
             "log-frames",
             None,
             "Log the header of each frame, as it was received and as it was sent, in the words of "
-            "RFC 6455. These lines are among those of --log-rate; beyond it they are not counted.",
+            "RFC 6455. These lines are among those of --log-rate; beyond it they are not counted. "
+            "Fragments and compressed messages are then echoed in Python.",
         ],
         ["no-fast-path", None, "Let Autobahn echo everything, in Python."],
         ["no-compression", None, "Do not accept permessage-deflate."],

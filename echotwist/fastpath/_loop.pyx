@@ -52,7 +52,8 @@ What cannot be echoed like that:
 - A compressed message is collected, inflated, and compressed anew. Nothing of it is sent before all
   of it is known to be right. Its echo may be longer than itself, so connections with
   permessage-deflate are answered from memory of their own (`answers`), which all of them share.
-- Fragments and compressed messages larger than HOLD, on the wire or inflated, are Autobahn's.
+- Fragments and compressed messages larger than HOLD, or than INFLATED when they are inflated, are
+  Autobahn's.
 
 Nobody waits for a client that sends without pause. A turn of the loop has work for about TURN
 nanoseconds, by estimate: a clock would cost more than a frame does. What a read has brought is
@@ -183,8 +184,10 @@ cdef enum:
     PREVIEW = 260
     # A shorter fragment counts as small: limits.SMALL_FRAGMENT.
     SMALL_FRAGMENT = 64
-    # Bytes that one answer takes at most: of HOLD bytes that do not compress, or of any frame.
-    ANSWER = HOLD + (16 << 10)
+    # The same, when it is inflated: two thirds of a millisecond at most.
+    INFLATED = 128 << 10
+    # Bytes that one answer takes at most: of INFLATED bytes that do not compress, or of any frame.
+    ANSWER = INFLATED + (20 << 10)
 
     # Estimates of work, in nanoseconds. What a turn has time for; the least that a connection gets
     # of it, however many are ready; and what one gets that has waited.
@@ -435,7 +438,7 @@ cdef class Loop:
     cdef bint going, hasEvents, logsFrames
     cdef uint8_t *room                # CONTROL_FRAME bytes, and then READ.
     cdef uint8_t *ciphertext          # CIPHERTEXT bytes; NULL before the first use.
-    cdef uint8_t *answers, *inflated  # READ + ANSWER bytes; HOLD bytes. NULL before the first use.
+    cdef uint8_t *answers, *inflated  # READ + ANSWER bytes; INFLATED. NULL before the first use.
     cdef Codec codec
     cdef Message *scratch             # Collects a message until the end of a read.
     cdef uint64_t work, workUntil     # Done in this turn, and when the slice ends.
@@ -757,7 +760,7 @@ cdef class Loop:
         c.memLevel = command.memLevel
         if c.windowBits and self.answers == NULL:
             self.answers = <uint8_t *>allocate(READ + ANSWER)
-            self.inflated = <uint8_t *>allocate(HOLD)
+            self.inflated = <uint8_t *>allocate(INFLATED)
         c.since = self.now
         append(&self.active, c)
         if fd >= size:
@@ -1130,7 +1133,7 @@ cdef class Loop:
         cdef size_t deflated
         self.work += DEFLATE_WORK
         inflated = inflateMessage(&self.codec, payload, size, self.inflated,
-                                  min(<uint64_t>HOLD, self.maxMessage))
+                                  min(<uint64_t>INFLATED, self.maxMessage))
         if inflated < 0:
             return NULL
         self.work += DEFLATE_BYTE_WORK * inflated

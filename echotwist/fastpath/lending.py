@@ -1,14 +1,13 @@
 """The fast path: lends connections to compiled threads, and takes them back.
 
-Autobahn decides everything. But most of an echo's life is complete text and binary frames on a
-plain socket, and Python need not wake up for each of them. So, as in a router, there is a control
-plane, the reactor with Autobahn, and a data plane: threads that each run a `Loop` (`_loop.pyx`) on
-a core of their own.
+Autobahn decides everything. But most of an echo's life is text and binary messages, and Python need
+not wake up for each of them. So, as in a router, there is a control plane, the reactor with
+Autobahn, and a data plane: threads that each run a `Loop` (`_loop.pyx`) on a core of their own.
 
 A connection belongs to the reactor or to one loop, and moves between them by messages only:
 
-    dataReceived   the connection lends itself when a plain frame comes and nothing else is going on
-    Loop           echoes, until something comes that is not plain
+    dataReceived   the connection lends itself when a message comes and nothing else is going on
+    Loop           echoes, until something unusual comes
     returned       gives the connection what the loop has not judged and what it has not sent
 
 Before the reactor does anything to a lent connection (to close it in a drain, say), it recalls it.

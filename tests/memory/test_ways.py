@@ -49,7 +49,24 @@ def filled(size: int, seed: int) -> bytes:
     return "".join(random.Random(seed).choices("abcdefghijklmnop", k=size)).encode()
 
 
-SIZES = [0, 1, 2, 125, 126, 127, 300, 5000, HOLD - 1, HOLD, HOLD + 1, 200_000, MOST, MOST + 1]
+SIZES = [
+    0,
+    1,
+    2,
+    125,
+    126,
+    127,
+    300,
+    5000,
+    HOLD - 1,
+    HOLD,
+    HOLD + 1,
+    2 * HOLD,
+    2 * HOLD + 1,
+    200_000,
+    MOST,
+    MOST + 1,
+]
 
 valid = st.one_of(
     st.text(max_size=200).map(str.encode),

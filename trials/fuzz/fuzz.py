@@ -24,6 +24,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+INFLATED = 131072
+"""Bytes up to which the loop inflates a message."""
+
 HOLD = 65536
 """Bytes of payload above which a frame is passed on as it comes."""
 
@@ -110,7 +113,7 @@ def seeds() -> list[bytes]:
         + frame(CONTINUATION, whole[5:])
         + frame(TEXT, deflated(b"x", isFinal=True), rsv=4),
         frame(TEXT, deflated("aé€🙂".encode() * 30, 0, flushes=[4, 9]), rsv=4) + text("x"),
-        frame(BINARY, deflated(bytes(HOLD + 1)), rsv=4) + frame(TEXT, deflated(b"\xff"), rsv=4),
+        frame(BINARY, deflated(bytes(INFLATED + 1)), rsv=4) + frame(TEXT, deflated(b"\xff"), rsv=4),
         frame(BINARY, deflated(bytes(MOST + 1), 9), rsv=4) + text("x"),
         frame(BINARY, whole[:-3], rsv=4) + text("x"),
         frame(BINARY, whole, fin=False, rsv=4) + frame(CONTINUATION, b"", rsv=4),
@@ -207,7 +210,7 @@ def answerOf(stream: bytes, isDeflated: bool) -> Answer:
             if isFinal:
                 if first & 0x40:
                     collected = inflated(collected)
-                    assert len(collected) <= HOLD
+                    assert len(collected) <= INFLATED
                     if first & 15 == TEXT:
                         collected.decode()
                     answer.echo += bytes([0x80 | first]) + collected
