@@ -25,7 +25,7 @@ from echotwist.websocket.connection import ConnectionFactory, Handshake
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _PARAMETER = rf'{_TOKEN}(?:[ \t]*=[ \t]*(?:{_TOKEN}|"{_TOKEN}"))?'
-_EXTENSION = rf"{_TOKEN}(?:[ \t]*;[ \t]*{_PARAMETER})*"
+_EXTENSION = re.compile(rf"({_TOKEN})(?:[ \t]*;[ \t]*{_PARAMETER})*")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 """Not allowed in any header (RFC 9110, 5.5)."""
 
@@ -202,15 +202,17 @@ def _deflateOffers(values: list[str]) -> list[PerMessageDeflateOffer]:
     """
     offers = []
     for extension in elements(values):
-        if re.fullmatch(_EXTENSION, extension) is None:
+        if (match := _EXTENSION.fullmatch(extension)) is None:
             raise Refused(400, "the Sec-WebSocket-Extensions header is malformed")
-        name, *parameters = (part.strip(" \t") for part in extension.split(";"))
+        if match[1].lower() != deflate.NAME:
+            continue
+        _, *parameters = (part.strip(" \t") for part in extension.split(";"))
         given: dict[str, list[str | None]] = {}
         for parameter in parameters:
             key, equals, value = parameter.partition("=")
             given.setdefault(key.strip(" \t").lower(), []).append(
                 value.strip(' \t"') if equals else None
             )
-        if name.lower() == deflate.NAME and (offer := deflate.understood(given)):
+        if offer := deflate.understood(given):
             offers.append(offer)
     return offers

@@ -234,8 +234,10 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
             return  # Autobahn would keep it.
         if self.hasLeft:
             self._left += data  # TLS gives what it has, also after it was paused.
-            return
-        self._work(data)
+        elif self.context.turns.admits(len(data)):
+            self._work(data)
+        else:
+            self.waitForTurn(data)
 
     def _work(self, data: bytes) -> None:
         """Work on `data` for a slice."""
@@ -578,7 +580,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
                 self.heard = self.context.reactor.seconds()
                 self.keepalive.watch(self)
             if begun:
-                self._read(begun)
+                self._work(begun)  # Now: it sets what is left for small fragments.
                 self._smallLeft = self.context.limits.fragmentAllowance - small
             if unjudged:
                 self._read(unjudged)

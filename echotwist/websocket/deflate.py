@@ -171,8 +171,8 @@ class Deflate(PerMessageDeflate):
         decompressor: Any = self._decompressor
         most = max(1, min(PIECE, max_output_len + 1))  # 0 would mean no limit.
         if decompressor.eof:
-            # zlib would keep all that follows the last block; two bytes of it tell the end of the
-            # message enough.
+            # zlib would keep all that follows the last block. Two bytes of it are enough to refuse
+            # the message at its end.
             data = data[: max(2 - len(decompressor.unused_data), 0)]
         try:
             inflated: bytes = decompressor.decompress(self._deflated + data, most)

@@ -12,7 +12,6 @@ WRITE_BLOCKED = 1
 OVER_BUDGET = 2
 """The connection buffers more than its share of the memory budget."""
 
-
 WAITS = 4
 """What was read is not worked off yet, and waits for the connection's turn; see `turns`."""
 

@@ -120,8 +120,8 @@ def isHalfClosed(transport: Any) -> bool:
     """Whether the peer of a `transport` that is not read has said that it sends no more.
 
     The kernel sees a FIN behind unread bytes. A close_notify shows only when it is read; that
-    happens here if nothing else is there, and then ends the connection by itself, unless the
-    protocol has something left to answer.
+    happens here if nothing else is there, and then ends the connection by itself. If it was read
+    before, it may still wait for the protocol to answer what is left.
     """
     if (tls := tlsOf(transport)) is not None and tls.isEnding:
         return True

@@ -22,7 +22,9 @@ from twisted.logger import Logger
 
 SLICE = 0.0005
 """Seconds that a connection works at a time. What it has begun by then it also ends: a frame, a
-request, a piece (PIECE) of a message. All of these take less than a millisecond."""
+line of a request, a piece (PIECE) of a message. These take less than a millisecond, but for two:
+the end of a message of many megabytes, which is copied, and that of a request whose target has
+thousands of segments or parameters, which Twisted takes apart (4 ms for 16 KB of them)."""
 
 SHARE = 0.001
 """Seconds of each iteration of the reactor that are for the queue: two slices. An iteration without
@@ -32,6 +34,10 @@ connect, shake hands and have its first echo, waits some 10 ms."""
 PIECE = 32 << 10
 """Bytes of a message that are inflated or deflated at a time: 0.5 ms of zlib at most (measured,
 random bytes at level 1)."""
+
+SMALL = 4 << 10
+"""Bytes of a read that are worked on at once, whoever else waits: 0.1 ms for a message, or for two
+frames and no more."""
 
 _log = Logger(namespace="echotwist")
 
@@ -53,13 +59,30 @@ class Turns:
         self._reactor = reactor
         self._queue: deque[Waiting] = deque()
         self._isWorking = False
+        self._hasAdmitted = False
 
     def sliceEnd(self, isNew: bool = True) -> float:
-        """When a slice ends that begins now, on `clock`. A connection that is not `isNew`, and that
-        was just read, gets none while others wait: it does one thing, and is the next of them."""
+        """When a slice that begins now ends, on `clock`. A connection that was just read, and is
+        not `isNew`, gets none while others wait: it does one thing, and then is the last of them.
+        """
         if self._queue and not (isNew or self._isWorking):
             return float("-inf")
         return self.clock() + SLICE
+
+    def admits(self, size: int) -> bool:
+        """Whether `size` bytes that a connection has just read may be worked on at once. Of many,
+        only the first in an iteration of the reactor: each takes up to a millisecond, and a
+        hundred connections may be ready."""
+        if size <= SMALL or self._isWorking:
+            return True
+        if self._queue or self._hasAdmitted:
+            return False
+        self._hasAdmitted = True
+        self._reactor.callLater(0, self._nextIteration)
+        return True
+
+    def _nextIteration(self) -> None:
+        self._hasAdmitted = False
 
     def wait(self, connection: Waiting) -> None:
         """Have `connection` take its turn after all that wait already."""

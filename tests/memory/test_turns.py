@@ -1,6 +1,7 @@
 """No client has the reactor for long before the others have had it."""
 
 import functools
+import itertools
 import random
 import ssl
 import time
@@ -716,3 +717,20 @@ def test_what_follows_a_request_is_judged_alike_in_slices(isSliced: bool) -> Non
     client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n\x88\x82")
     assert client.received().endswith(b"\r\n\r\nok\n")
     assert not client.socket.fin
+
+
+def test_a_crowd_with_large_reads_takes_turns(counts: Callable[..., list[int]]) -> None:
+    """A newcomer once waited for all of them, a millisecond each: none had anything left."""
+    service = Service("--log-rate=0", isFast=False)
+    clients = [service.open() for _ in range(30)]
+    calls = counts((Connection, "onMessageEnd"))
+    service.context.turns.clock = itertools.count().__next__  # One turn an iteration.
+    for client in clients:
+        client.socket.arriving += binary(bytes(60_000))
+    for done in range(1, 6):
+        service.turn()
+        assert calls[0] <= 2 * done
+    service.run()
+    assert calls[0] == len(clients)
+    for client in clients:
+        assert client.frames() == [Frame(BINARY, bytes(60_000))]
