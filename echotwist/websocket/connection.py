@@ -607,14 +607,15 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
 
     def _awaitClose(self) -> None:
         """Wait for the client's close as long as something moves: it has to read its echo before
-        that, and cannot answer before the end of the message that it is sending."""
+        that, and cannot answer before the end of the message that it is sending. Nor is it to blame
+        while it waits for its turn."""
         delivered, heard = delivery(self.transport), self.heard
 
         def moved() -> bool:
             nonlocal heard
             before, heard = heard, self.heard
             isAmid = bool(self.data) or self.inside_message or self.hasLeft
-            return delivered() or (heard != before and isAmid)
+            return delivered() or (heard != before and isAmid) or self.isPausedFor(WAITS)
 
         self._setDeadline(moved, self._closeExpired)
 

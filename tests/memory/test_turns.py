@@ -287,6 +287,20 @@ def test_a_drain_answers_what_is_left_first(busy: Client) -> None:
     assert (end.opcode, end.payload[:2]) == (CLOSE, (1001).to_bytes(2, "big"))
 
 
+def test_a_drain_does_not_cut_a_client_whose_turn_has_not_come(busy: Client) -> None:
+    turns = busy.service.context.turns
+    turns._work, work = lambda: None, turns._work  # type: ignore[method-assign]
+    busy.service.echo.stopService()
+    busy.service.advance(8)
+    assert not busy.socket.closed
+    turns._work = work  # type: ignore[method-assign]
+    turns._work()
+    busy.service.run()
+    *_, end = busy.frames()
+    assert busy.service.context.journal.totals.texts == 51
+    assert (end.opcode, end.payload[:2]) == (CLOSE, (1001).to_bytes(2, "big"))
+
+
 def test_a_client_that_is_gone_is_not_worked_for(busy: Client) -> None:
     texts = busy.service.context.journal.totals.texts
     busy.transport.abortConnection()
