@@ -249,8 +249,10 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
             self.data += data
         else:
             at = self._feed(data, 0)
-        # Most often that was one frame, with a header and a payload, and needs no clock.
-        isMore = self.processData() and self.state != self.STATE_CLOSED and self.processData()
+        # Most often that is one frame, with a header and a payload, and needs no clock.
+        isMore = self.processData()
+        if isMore and self.state != self.STATE_CLOSED and self._deflation is None:
+            isMore = self.processData()
         if isMore or at < len(data) or self._deflation is not None or self._isInflating():
             self._workOn(data, at)
         self._flush()

@@ -243,6 +243,19 @@ def test_what_follows_the_last_block_of_a_message_is_not_kept(takeover: bool) ->
     assert (end.opcode, end.payload[:2]) == (CLOSE, (1007).to_bytes(2, "big"))
 
 
+@pytest.mark.parametrize("isSliced", [False, True])
+def test_a_large_message_is_echoed_before_the_error_behind_it(isSliced: bool) -> None:
+    """Also if its end comes with the error, in a segment of their own."""
+    service = Service("--log-rate=0", isFast=False, isSliced=isSliced)
+    client = service.open(**DEFLATE)
+    message = deflated(bytes(PIECE + 1))
+    client.send(message[:-1])
+    client.send(message[-1:] + frame(TEXT, b"reserved bits", rsv=3))
+    echo, end = client.frames()
+    assert inflated(echo) == bytes(PIECE + 1)
+    assert (end.opcode, end.payload[:2]) == (CLOSE, (1002).to_bytes(2, "big"))
+
+
 def test_a_message_in_pieces_counts_against_the_budget() -> None:
     service = Service("--log-rate=0", isFast=False, isSliced=True)
     client = service.open(**DEFLATE)
