@@ -56,11 +56,13 @@ What cannot be echoed like that:
   Autobahn's.
 
 Nobody waits for a client that sends without pause. A turn of the loop has work for about TURN
-nanoseconds, by estimate: a clock would cost more than a frame does. What a read has brought is
-worked off in *slices*, and each connection that is ready gets an equal share of the turn. What is
-left then is the connection's `rest`. While it has one, it is not read; it waits in the ring
-`waiting`, whose first goes on in the next turn. A connection whose messages are compressed waits
-there before it is read, if the turn is over: one such message may take half a millisecond.
+nanoseconds. For frames that is an estimate, because a clock would cost more than a frame does. A
+clock tells what zlib and OpenSSL take, because there the client decides what a byte costs. What a
+read has brought is worked off in *slices*, and each connection that is ready gets an equal share of
+the turn. What is left then is the connection's `rest`. While it has one, it is not read; it waits in
+the ring `waiting`, whose first goes on in the next turn. If the turn is over, a *costly* connection
+waits there before it is read, too: one frame that passes may bring 256 KiB, one compressed message
+may take zlib three milliseconds, and one read OpenSSL half of one.
 
 Why hostile bytes do no harm:
 - The buffer has room for one read, and before it for a control frame of which a part came earlier;
@@ -110,7 +112,7 @@ from echotwist.fastpath._message cimport (
     newMessage, newRest, payloadOf, restOf, restSize, writeFragment,
 )
 from echotwist.fastpath._stream cimport (
-    AGAIN, ENDED, ENDING, Stream, flushStream, isBlocked, isCostly, isEnding, readStream,
+    AGAIN, ENDED, ENDING, Stream, flushStream, isBlocked, isEnding, nanoseconds, readStream,
     unacknowledged, writeStream,
 )
 from echotwist.fastpath._tls cimport (
@@ -184,7 +186,8 @@ cdef enum:
     PREVIEW = 260
     # A shorter fragment counts as small: limits.SMALL_FRAGMENT.
     SMALL_FRAGMENT = 64
-    # The same, when it is inflated: two thirds of a millisecond at most.
+    # The same, when it is inflated: two thirds of a millisecond at most,
+    # unless the client does its worst.
     INFLATED = 128 << 10
     # Bytes that one answer takes at most: of INFLATED bytes that do not compress, or of any frame.
     ANSWER = INFLATED + (20 << 10)
@@ -194,17 +197,10 @@ cdef enum:
     TURN = 200_000
     LEAST = 16_000
     SLICE = 32_000
-    # A frame, and how many bytes of it are one more; a line of the log; a compressed message, and a
-    # byte of it, inflated and compressed.
+    # A frame, and how many bytes of it are one more; a line of the log.
     FRAME_WORK = 25
     FRAME_BYTES = 4
     REPORT_WORK = 500
-    DEFLATE_WORK = 1_000
-    DEFLATE_BYTE_WORK = 5
-    # A read with TLS, and its echo; a byte of it takes a nanosecond.
-    TLS_WORK = 2_000
-    # The same, if it was costly.
-    COSTLY_WORK = 500_000
 
 
 REASONS = {
@@ -265,6 +261,12 @@ cdef bint isPassing(Connection *c) noexcept nogil:
 cdef bint hasRest(Connection *c) noexcept nogil:
     """Whether it has a rest that can be answered without more input."""
     return c.rest != NULL and not c.rest.isShort
+
+
+cdef bint isCostly(Connection *c) noexcept nogil:
+    """Whether one more read of it may take as long as a turn."""
+    return (c.windowBits != 0 or isPassing(c)
+            or c.stream.tls != NULL and c.stream.tls.isCostly)
 
 
 cdef Event *newReport(Connection *c, bint isBinary, uint64_t size) noexcept nogil:
@@ -419,8 +421,8 @@ cdef class Loop:
     """Serves the connections that it is lent.
 
     `maxMessage`, below 2**62, `fragmentAllowance` and `maxBuffered` are in bytes, see `limits`;
-    `pingInterval` (0: never) and `pingTimeout` are in seconds. `eventsFd` is an eventfd of the caller's, which is written when
-    there are events to take. With `logsFrames` the log gets frames as well as messages; then
+    `pingInterval` (0: never) and `pingTimeout` are in seconds. `eventsFd` is an eventfd of the
+    caller's, which is written when there are events to take. With `logsFrames` the log gets frames as well as messages; then
     fragments and compressed messages are Autobahn's. Raises OSError if no descriptor is left.
     """
 
@@ -655,10 +657,7 @@ cdef class Loop:
             elif isBlocked(&c.stream) and (
                     ready[i].events & (EPOLLOUT | EPOLLERR | EPOLLHUP) or not isPassing(c)):
                 self.sendUnsent(c)
-            elif ((c.windowBits or isCostly(&c.stream)) and self.work >= TURN
-                    and not isBlocked(&c.stream)):
-                # One message may take half a millisecond, and so may the least of a read with TLS.
-                # There is no time left for even one.
+            elif self.work >= TURN and isCostly(c) and not isBlocked(&c.stream):
                 self.wait(c)
                 if not self.updateInterest(c):
                     self.returnConnection(c, LOST)
@@ -820,6 +819,7 @@ cdef class Loop:
         cdef uint64_t share = FRAME_BYTES * (self.workUntil - self.work)
         cdef size_t most = min(<uint64_t>READ, max(<uint64_t>READ_SLICED, share))
         cdef size_t before
+        cdef uint64_t begin = 0
         if c.isSliced or c.windowBits:
             most = READ_SLICED
         if self.buffered >= self.maxBuffered:
@@ -831,10 +831,13 @@ cdef class Loop:
             most = min(c.frame.left, <uint64_t>most)  # No further frame is begun.
             if c.stream.tls != NULL:
                 most = max(most, <size_t>READ_LITTLE)  # Records are larger than what may be left.
+        if c.stream.tls != NULL:
+            begin = nanoseconds()
         cdef ssize_t size = self.read(c, at, most)
         if c.stream.tls != NULL:
-            # Not at the cost of the slice: what is decrypted is to be echoed, too.
-            before = COSTLY_WORK if isCostly(&c.stream) else TLS_WORK + <size_t>max(size, 0)
+            # Not at the cost of the slice: what is decrypted is to be echoed, too. To encrypt a
+            # byte takes a nanosecond.
+            before = nanoseconds() - begin + <size_t>max(size, 0)
             self.work += before
             self.workUntil += before
         if size > 0:
@@ -1128,20 +1131,20 @@ cdef class Loop:
         of room. `first` is the first byte of its first frame. Returns the end of the echo; NULL if
         something is unusual about the message."""
         cdef bint isBinary = first & 15 == BINARY
+        cdef uint64_t begin = nanoseconds()
         cdef utf8_state text
         cdef int64_t inflated
         cdef size_t deflated
-        self.work += DEFLATE_WORK
         inflated = inflateMessage(&self.codec, payload, size, self.inflated,
                                   min(<uint64_t>INFLATED, self.maxMessage))
-        if inflated < 0:
-            return NULL
-        self.work += DEFLATE_BYTE_WORK * inflated
         text.due = 0
-        if not isBinary and (not validate_utf8(&text, self.inflated, inflated) or text.due):
+        if inflated < 0 or not isBinary and (
+                not validate_utf8(&text, self.inflated, inflated) or text.due):
+            self.work += nanoseconds() - begin
             return NULL
         deflated = deflateMessage(&self.codec, self.inflated, inflated, c.windowBits, c.memLevel,
                                   to + ECHO_HEADER, ANSWER - ECHO_HEADER)
+        self.work += nanoseconds() - begin
         self.endMessage(c, COMPRESSED, isBinary, self.inflated, inflated)
         # Only now the size of the header is known.
         payload = to + ECHO_HEADER

@@ -76,11 +76,6 @@ cdef inline bint isEnding(const Stream *stream) noexcept nogil:
     return stream.tls != NULL and stream.tls.isEnding
 
 
-cdef inline bint isCostly(const Stream *stream) noexcept nogil:
-    """Whether the last read took longer than its client could expect: with TLS, key updates do."""
-    return stream.tls != NULL and stream.tls.piece == LEAST_PIECE
-
-
 cdef inline bint isTransient() noexcept nogil:
     """Whether the call that has just failed may succeed later."""
     return errno == EAGAIN or errno == EINTR
@@ -119,11 +114,11 @@ cdef inline ssize_t readTls(Stream *stream, uint8_t *to, size_t most) noexcept n
         decrypted += decrypt(tls, to + decrypted, tls.scratch, size)
         if begin and nanoseconds() - begin > READ_TIME:
             tls.piece = LEAST_PIECE
+            tls.isCostly = True
             break
-        if size == <ssize_t>piece or piece == LEAST_PIECE:
-            tls.piece = min(2 * piece, <size_t>MOST_PIECE)
         if size < <ssize_t>piece:
             break
+        tls.piece = min(2 * piece, <size_t>MOST_PIECE)
     if came == 0:
         return ENDED if size == 0 else AGAIN if isTransient() else FAILED
     # TLS may have something to say to that: an alert, or new keys.

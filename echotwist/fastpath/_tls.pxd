@@ -38,9 +38,8 @@ cdef enum:
     OPENSSL_FUNCTIONS = 6
     # Bytes of ciphertext that one read takes: a message of 64 KiB.
     READ_TLS = 66 << 10
-    # Bytes of it that OpenSSL gets at a time: at least, at first, and at most.
+    # Bytes of it that OpenSSL gets at a time: at first and at least, and at most.
     LEAST_PIECE = 1 << 10
-    PIECE = 4 << 10
     MOST_PIECE = 8 << 10
     # Nanoseconds after which a read takes no further piece.
     READ_TIME = 200_000
@@ -59,6 +58,7 @@ cdef struct Tls:
     void *outof
     uint8_t *scratch      # CIPHERTEXT bytes, which all connections of a loop share
     size_t piece          # Bytes of the next piece.
+    bint isCostly         # A read has once taken longer than READ_TIME: its client may choose when.
     size_t answers        # Bytes that OpenSSL has said for itself since the client stopped reading.
     bint isEnding         # Twisted shall look: the client ends TLS, or it fails.
 
@@ -69,7 +69,7 @@ cdef inline Tls *newTls(void *ssl, void *into, void *outof, uint8_t *scratch) no
     memset(tls, 0, sizeof(Tls))
     tls.ssl, tls.into, tls.outof = ssl, into, outof
     tls.scratch = scratch
-    tls.piece = PIECE
+    tls.piece = LEAST_PIECE
     return tls
 
 

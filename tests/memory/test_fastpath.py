@@ -6,6 +6,7 @@ import random
 import resource
 import sys
 import zlib
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from socket import socketpair
@@ -508,6 +509,57 @@ def test_one_that_sends_without_end_delays_no_other(service: Service) -> None:
     while sizes[1] < 2000 * echo:
         loop.turn(0)
         sizes[1] += len(pairs[1][1].recv(1 << 20))
+    for ours, theirs in pairs:
+        ours.close()
+        theirs.close()
+
+
+# A block with Huffman codes of its own that ends at once, in 93 bits (RFC 1951, 3.2.7). To read the
+# codes takes zlib as long as to inflate some 200 bytes.
+_EMPTY_BLOCK = 0x3AFFFA0000000000501C004
+
+
+def dear(size: int) -> bytes:
+    """A compressed message of about `size` bytes that says nothing."""
+    many = size * 8 // 93
+    bits = sum(_EMPTY_BLOCK << 93 * n for n in range(many))
+    return frame(BINARY, bits.to_bytes((93 * many + 3 + 7) // 8, "little"), rsv=4)
+
+
+@pytest.mark.parametrize("kind", ["compressed", "passing", "begun"])
+def test_many_that_are_costly_take_turns(kind: str) -> None:
+    """One turn is not for all that have sent, each of whom costs as much as a turn has time for."""
+    loop = Loop(1 << 24, 1 << 20, 1 << 30, 0, 0, os.eventfd(0))
+    pairs = [socketpair() for _ in range(40)]
+    large = frame(BINARY, bytes(1 << 20))
+    sent = {"compressed": dear(20_000), "passing": large[:150_000], "begun": large[:150_000]}
+    for number, (ours, theirs) in enumerate(pairs):
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        theirs.send(sent[kind][20:] if kind == "passing" else sent[kind])
+        begin = large[:20] if kind == "passing" else b""
+        loop.lend(ours.fileno(), number, begin, (15, 8) if kind == "compressed" else None)
+    received = [0] * len(pairs)
+
+    def turn() -> int:
+        """Returns how many have got something, beside the header."""
+        loop.turn(0)
+        many = 0
+        for n, (_, theirs) in enumerate(pairs):
+            with suppress(BlockingIOError):
+                received[n] += (got := len(theirs.recv(1 << 20)))
+                many += got > 2
+        return many
+
+    turn()  # The loop adopts them.
+    first = turn()
+    if kind == "begun":  # It was not known that they are costly, but they were read little.
+        assert sum(received) < 20 * 150_000
+    else:
+        assert first < 20
+    for _ in range(200):
+        assert turn() < 20
+    assert set(received) == {3 if kind == "compressed" else 150_000 - 4}
     for ours, theirs in pairs:
         ours.close()
         theirs.close()

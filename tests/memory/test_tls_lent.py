@@ -410,6 +410,14 @@ def test_those_whose_input_is_costly_take_turns(certificate: Certificate) -> Non
     for peer in peers:
         peer.send(text("x"))
         assert peer.received() == b"\x81\x01x"
+    # A read that costs little makes nobody trusted again.
+    for peer in peers:
+        peer.client.socket.arriving += peer.keyUpdates(1000)
+        peer.client.socket.move()
+    before = [peer.client.socket.unread() for peer in peers]
+    service._turnLoops()
+    after = [peer.client.socket.unread() for peer in peers]
+    assert 0 < sum(a != b for a, b in zip(after, before, strict=True)) <= 3
 
 
 def test_a_connection_goes_to_and_fro(peer: Peer) -> None:
