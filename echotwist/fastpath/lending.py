@@ -85,6 +85,9 @@ class Connection(Protocol):
     address: str
     transport: Any
 
+    def abort(self) -> None:
+        """End it at once: if a loop has it, as soon as it is returned."""
+
     def returned(
         self, why: str, begun: bytes, small: int, unjudged: bytes, unsent: bytes, isInside: bool
     ) -> None:
@@ -292,9 +295,10 @@ class FastPath:
         try:
             self._tell(event, connection, lent)
         except Exception:
-            # As in the reactor, an error costs this connection and no other.
+            # As in the reactor, an error costs this connection and no other. A loop may still have
+            # it, so it aborts itself.
             _log.failure("#{number} what came back from the fast path", number=connection.number)
-            connection.transport.abortConnection()
+            connection.abort()
 
     def _tell(self, event: Any, connection: Connection, lent: dict[int, Connection]) -> None:
         kind, number, *rest = event

@@ -749,6 +749,28 @@ def test_an_exception_in_a_loop_costs_one_connection(
     log.events.clear()
 
 
+def test_an_exception_while_a_loop_has_the_connection_aborts_it_once_it_is_back(
+    service: Service, lent: Client, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop would go on with a descriptor that soon is another client's."""
+    owners = []
+    abort = lent.protocol.transport.abortConnection
+
+    def abortConnection() -> None:
+        owners.append(lent.protocol.isLent)
+        abort()
+
+    monkeypatch.setattr(lent.protocol.transport, "abortConnection", abortConnection)
+    monkeypatch.setattr(service.context.journal, "message", lambda *args: 1 / 0)
+    lent.send(text("x"))
+    service.run()
+    assert lent.socket.closed
+    assert owners == [False]
+    assert service.fastPath.lent == 0
+    assert "ZeroDivisionError" in log.errors()[0]
+    log.events.clear()
+
+
 def test_threads_that_cannot_start_are_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     service = Service("--threads=3", isFast=True)
     fastPath = FastPath(service.reactor, service.context.limits, service.context.journal, 3)
