@@ -437,6 +437,9 @@ cdef class Loop:
     # What follows belongs to the loop's thread alone.
     cdef double now
     cdef double caughtUp              # Everything that had come by then has been read.
+    cdef double next                  # It will have been, once epoll has told of `untold` more.
+    cdef int64_t untold
+    cdef int served                   # Connections that it has.
     cdef bint going, hasEvents, logsFrames
     cdef uint8_t *room                # CONTROL_FRAME bytes, and then READ.
     cdef uint8_t *ciphertext          # CIPHERTEXT bytes; NULL before the first use.
@@ -667,9 +670,7 @@ cdef class Loop:
         if isCommanded:
             self.execute()
         self.serveWaiting()
-        # Fewer than fit, and no signal: nothing else was ready. See keepAlive().
-        if 0 <= count < READY:
-            self.caughtUp = before
+        self.catchUp(before, count)
         self.keepAlive()
         if self.isThrottled and self.buffered < self.maxBuffered:
             self.isThrottled = False
@@ -762,6 +763,7 @@ cdef class Loop:
             self.inflated = <uint8_t *>allocate(INFLATED)
         c.since = self.now
         append(&self.active, c)
+        self.served += 1
         if fd >= size:
             self.descriptors = 2 * fd + 64
             self.byDescriptor = <Connection **>reallocate(
@@ -1280,6 +1282,7 @@ cdef class Loop:
 
         epoll_ctl(self.epoll, EPOLL_CTL_DEL, c.stream.fd, NULL)
         self.byDescriptor[c.stream.fd] = NULL
+        self.served -= 1
         unlink(c)
         if c.message != NULL:
             self.forgetMessage(c)
@@ -1304,6 +1307,23 @@ cdef class Loop:
     # and pongs may wait in the kernel; and a stop ends epoll_wait() without telling of them. So a
     # connection is judged only as of a time by which everything that had come was read, and only
     # after each half of the timeout has passed in turn.
+
+    cdef void catchUp(self, double before, int count) noexcept nogil:
+        """Note what has been read, as epoll_wait() told of `count` descriptors, later than
+        `before`."""
+        if count < 0:
+            return  # A signal.
+        if self.untold <= 0:
+            self.untold = self.served + 1  # The commands have one, too.
+            self.next = before
+        self.untold -= count
+        if count < READY:
+            # Fewer than fit: nothing else was ready.
+            self.caughtUp = before
+            self.untold = 0
+        elif self.untold <= 0:
+            # epoll tells of all others before it tells of one again.
+            self.caughtUp = self.next
 
     cdef void noteActivity(self, Connection *c) noexcept nogil:
         # Only to a hundredth of the interval, so that most messages need not move the connection.

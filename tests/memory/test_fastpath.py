@@ -708,6 +708,29 @@ def test_keepalive_aborts_nobody_before_all_pongs_are_read() -> None:
     Service.closeAll()  # All these descriptors.
 
 
+def test_a_silent_client_is_dropped_however_many_others_send() -> None:
+    """epoll tells of 256 at a time. With more that always send, it never tells of all at once."""
+    loop = Loop(1 << 20, 1 << 20, 1 << 30, 10, 10, os.eventfd(0))
+    pairs = [socketpair() for _ in range(300)]
+    _, silent = pairs[0]
+    for number, (ours, theirs) in enumerate(pairs):
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        loop.lend(ours.fileno(), number, text("x"))
+    loop.turn(0)
+    for now in range(1, 40):
+        for _, theirs in pairs[1:]:
+            with suppress(BlockingIOError):
+                theirs.recv(1 << 16)
+            theirs.send(text("x"))
+        assert loop.turn(now) == 256
+    assert silent.recv(100) == b"\x81\x01x\x89\x00"
+    assert [event[1:3] for event in loop.takeEvents()] == [(0, "unanswered")]
+    for ours, theirs in pairs:
+        ours.close()
+        theirs.close()
+
+
 def test_a_recall_is_obeyed_between_two_large_frames(service: Service, lent: Client) -> None:
     """Almost every read ends inside a frame, and the recall once waited for ever."""
     frames = frame(BINARY, bytes(100_000)) * 30
