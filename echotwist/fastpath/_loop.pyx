@@ -822,6 +822,7 @@ cdef class Loop:
         cdef size_t most = min(<uint64_t>READ, max(<uint64_t>READ_SLICED, share))
         cdef size_t before
         cdef uint64_t begin = 0
+        cdef Reason reason
         if c.isSliced or c.windowBits:
             most = READ_SLICED
         if self.buffered >= self.maxBuffered:
@@ -861,8 +862,13 @@ cdef class Loop:
         elif size == ENDED or size == ENDING:
             # The reactor will read the FIN again, and Twisted's TLS what ends it.
             self.returnConnection(c, UNUSUAL)
-        elif size != AGAIN or not self.updateInterest(c):
-            self.returnConnection(c, LOST)
+        else:
+            # Nothing has come, or TLS had an answer, which the client may not read.
+            reason = self.cannotWait(c)
+            if size != AGAIN or not self.updateInterest(c):
+                reason = LOST
+            if reason != NONE:
+                self.returnConnection(c, reason)
 
     cdef void echo(self, Connection *c, uint8_t *at, uint8_t *end) noexcept nogil:
         """Send back what is ordinary from `at` to `end`, as far as the slice goes, and keep the
@@ -1024,13 +1030,11 @@ cdef class Loop:
             reason = RECALLED
         if reason == NONE and isEnding(&c.stream):
             reason = UNUSUAL
-        if reason == NONE and isBlocked(&c.stream) and not isPassing(c):
-            if self.buffered > self.maxBuffered:
-                reason = FULL
-            elif c.stream.tls != NULL and not self.pingInterval:
-                # No ping would find a client that has left, and epoll tells of no close_notify
-                # behind what is not read: the reactor looks for it.
-                reason = UNUSUAL
+        if reason == NONE:
+            reason = self.cannotWait(c)
+        if (reason == NONE and isSliced and c.rest == NULL and not isPassing(c)
+                and end - at > READ_LITTLE and self.buffered + (end - at) > self.maxBuffered):
+            reason = FULL
         if reason == NONE:
             c.isSliced = isSliced or hasRest(c)
             if isSliced or isShort:
@@ -1041,6 +1045,18 @@ cdef class Loop:
                 reason = LOST
         if reason != NONE:
             self.returnUnjudged(c, reason, undone, undoneSize, at, end - at)
+
+    cdef Reason cannotWait(self, Connection *c) noexcept nogil:
+        """Why a client that does not read cannot be waited for; NONE if it can, or if it reads."""
+        if not isBlocked(&c.stream) or isPassing(c):
+            return NONE
+        if self.buffered > self.maxBuffered:
+            return FULL
+        if c.stream.tls != NULL and not self.pingInterval:
+            # No ping would find a client that has left, and epoll tells of no close_notify behind
+            # what is not read: the reactor looks for it.
+            return UNUSUAL
+        return NONE
 
     cdef Reason collect(self, Connection *c, const Header *header, size_t there) noexcept nogil:
         """Have the frame with this `header`, of whose payload `there` bytes have come, collected if

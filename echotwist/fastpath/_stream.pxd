@@ -48,8 +48,9 @@ cdef enum:
     FAILED = -2
     ENDING = -3   # TLS ends; Twisted knows how.
 
-    # Chunks that are sent by one call: up to 2 MiB.
-    PARTS = 32
+    # Chunks that are sent by one call: up to 256 KiB, as much as one read takes. So a client that
+    # reads again after a long time takes no more of a turn than one that sends.
+    PARTS = 4
 
 
 cdef struct Stream:

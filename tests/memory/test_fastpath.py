@@ -565,6 +565,31 @@ def test_many_that_are_costly_take_turns(kind: str) -> None:
         theirs.close()
 
 
+def test_rests_are_within_the_budget() -> None:
+    """Of all that has come at once, the loop keeps what it may, and returns the others."""
+    loop = Loop(1 << 20, 1 << 20, 200_000, 0, 0, os.eventfd(0))
+    pairs = [socketpair() for _ in range(20)]
+    flood = frame(PING, b"") * 10_000
+    for number, (ours, _) in enumerate(pairs):
+        ours.setblocking(False)
+        loop.lend(ours.fileno(), number, flood)
+    loop.turn(0)
+    *_, buffered = loop.takeCounts()
+    assert 100_000 < buffered <= 200_000
+    returned: list[Any] = loop.takeEvents()
+    assert {why for _, _, why, *_ in returned} == {"full"}
+    assert 0 < loop.lent == 20 - len(returned)
+    while loop.due() == 0:
+        loop.turn(0)
+    for _, number, _, begun, _, unjudged, unsent, _ in returned:
+        echoed = pairs[number][1].recv(1 << 20) + unsent
+        assert (len(unjudged), begun) == (60_000 - 3 * len(echoed), b"")
+    assert loop.takeCounts()[-1] == 0
+    for ours, theirs in pairs:
+        ours.close()
+        theirs.close()
+
+
 @pytest.mark.parametrize("how", ["recall", "fin", "close", "unread"])
 def test_a_rest_that_waits_is_lost_in_no_case(lent: Client, how: str) -> None:
     """What was read and not answered yet is returned, and Autobahn answers it."""

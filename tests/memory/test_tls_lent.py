@@ -420,6 +420,29 @@ def test_those_whose_input_is_costly_take_turns(certificate: Certificate) -> Non
     assert 0 < sum(a != b for a, b in zip(after, before, strict=True)) <= 3
 
 
+@pytest.mark.parametrize("way", ["fast path"], indirect=True)
+def test_without_pings_a_client_that_does_not_read_tls_answers_is_the_reactors(
+    certificate: Certificate,
+) -> None:
+    """Its close_notify would not be seen behind what is not read."""
+    client = connected(certificate, options=["--ping-interval=0"])
+    peer = OpensslPeer(client)
+    peer.send(text("lend me"))
+    connection = client.protocol.wrappedProtocol
+    assert connection.isLent
+    client.socket.window = 0
+    for _ in range(1000):
+        client.send(peer.keyUpdates(1))
+        if not connection.isLent:
+            break
+    assert not connection.isLent
+    client.socket.window = float("inf")
+    client.service.run()
+    peer.move()
+    peer.send(text("x"))
+    assert peer.received() == b"\x81\x07lend me\x81\x01x"
+
+
 def test_a_connection_goes_to_and_fro(peer: Peer) -> None:
     """Twisted and the loop use the same keys and sequence numbers, in turn."""
     large = b"y" * 70_000
