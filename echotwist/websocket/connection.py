@@ -370,7 +370,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
             self.resumeReading(WAITS)
         afterwards, self._afterwards = self._afterwards, None
         if afterwards is not None:
-            afterwards()
+            self._whenReturned(afterwards, atOnce=False)  # It may be lent by now.
 
     def _forgetLeft(self) -> None:
         self._left, self.hasLeft = b"", False
@@ -517,7 +517,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
         self._failure = (TRY_AGAIN_LATER, "too much is waiting here for all clients together")
         if unsent(self.transport):
             # A close frame would wait behind what the client does not read.
-            self.transport.abortConnection()
+            self._abort()
         else:
             self._fail_connection(*self._failure)
 
@@ -565,7 +565,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
         if unsent:
             writeUnsent(self.transport, unsent)
         if why == "lost":
-            self.transport.abortConnection()
+            self._abort()
         elif why == "unanswered":
             self.dropUnanswered()
         elif isInside and why == "recalled":
@@ -576,7 +576,6 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
             if why == "not UTF-8":
                 self._failure = (INVALID_PAYLOAD, "invalid UTF-8 in a frame half echoed")
             self.dropConnection()
-            resumeTls(self.transport)
         else:
             if self.keepalive is not None and onReturn is None:
                 self.heard = self.context.reactor.seconds()
@@ -586,10 +585,11 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
                 self._smallLeft = self.context.limits.fragmentAllowance - small
             if unjudged:
                 self._read(unjudged)
-            resumeTls(self.transport)
         self.context.budget.account(self)
         if onReturn is not None:
             onReturn()
+        # Last: what it brings may have the connection lent again.
+        resumeTls(self.transport)
 
     # Ending.
 
@@ -637,12 +637,20 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
         """Drop it. That is no clean end while something waits for the client."""
         if self._failure is None and unacknowledged(self.transport):
             self._failure = _NOT_READ
+        self._abort()
+
+    def _abort(self) -> None:
+        """Have the transport end in the reactor's next iteration. Until then nothing is worked on,
+        or lent: a loop would go on with a descriptor that is another client's by then."""
+        self._forgetLeft()
+        self._afterwards = None
+        self.forgetPause(WAITS)
         self.transport.abortConnection()
 
     def dropUnanswered(self) -> None:
         """Drop a client that has not answered a ping."""
         self._failure = (1006, "ping not answered")
-        self.transport.abortConnection()
+        self._abort()
 
     def _fail_connection(self, code: int, reason: str) -> None:  # type: ignore[override]
         """Say what was wrong, and end in order. All errors come through here.

@@ -61,8 +61,14 @@ def tlsOf(transport: Any) -> LendableTls | None:
 
 
 def isAtRest(transport: Any) -> bool:
-    """Whether nothing waits to be written, and no pending pause or close will change reading."""
+    """Whether nothing waits to be written, and no pending pause or close will change reading.
+
+    Twisted has no public way to ask whether a connection was aborted, and ends it only in the next
+    iteration of the reactor (26.10, internet/tcp.py, `_AbortingMixin`).
+    """
     if unsent(transport) or transport.producerPaused or transport.disconnecting:
+        return False
+    if lowest(transport)._aborting:
         return False
     tls = tlsOf(transport)
     return tls is None or tls.isAtRest()

@@ -450,3 +450,10 @@ def test_autobahn_knows_whether_a_message_came_compressed() -> None:
     source = inspect.getsource(WebSocketProtocol.onFrameBegin)
     assert "self._isMessageCompressed = True" in source
     assert "self._isMessageCompressed = False" in source
+
+
+def test_twisted_marks_a_transport_that_is_aborted() -> None:
+    """wire.transport.isAtRest."""
+    assert tcp.Connection._aborting is False
+    assert "self._aborting = True" in inspect.getsource(tcp.Connection.abortConnection)
+    assert unix.Server._aborting is False

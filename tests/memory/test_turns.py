@@ -8,6 +8,7 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -761,3 +762,57 @@ def test_a_crowd_with_large_reads_takes_turns(counts: Callable[..., list[int]]) 
     assert calls[0] == len(clients)
     for client in clients:
         assert client.frames() == [Frame(BINARY, bytes(60_000))]
+
+
+@pytest.mark.parametrize("isTls", [False, True])
+def test_a_connection_that_was_aborted_has_no_turn(isTls: bool, tmp_path: Path, log: Any) -> None:
+    """It once was lent, and its descriptor closed under the loop: the next client's TLS broke."""
+    if isTls:
+        files = Files(tmp_path)
+        files.write(issued())
+        peer = Peer(files.certificate(), service=Service(isFast=True)).open()
+        client, connection = peer.client, peer.connection
+    else:
+        client = Service(isFast=True).open()
+        connection = client.protocol
+    service = client.service
+    connection.waitForTurn(text("lend me"))
+    connection.abort()
+    service.context.turns._work()
+    assert not connection.isLent
+    service.run()
+    assert client.socket.closed
+    assert service.fastPath.lent == 0
+    service.advance(60)
+    assert service.timers() == 0
+
+
+def test_a_connection_that_was_aborted_is_not_lent() -> None:
+    """Whoever aborted it."""
+    client = Service(isFast=True).open()
+    client.transport.abortConnection()
+    client.protocol.dataReceived(text("lend me"))
+    assert not client.protocol.isLent
+
+
+@pytest.mark.parametrize("isTls", [False, True])
+def test_what_comes_after_the_rest_waits_for_a_loop(isTls: bool, tmp_path: Path) -> None:
+    """The rest may have the connection lent. A close frame once went out from under the loop, and
+    over TLS with a number that the loop had used."""
+    service = Service(isFast=True)
+    peer: Any
+    if isTls:
+        files = Files(tmp_path)
+        files.write(issued())
+        peer = Peer(files.certificate(), service=service).open()
+        connection = peer.connection
+    else:
+        peer = service.open()
+        connection = peer.protocol
+    connection.waitForTurn(text("lend me"))
+    connection.goAway()
+    service.context.turns._work()
+    assert connection.isLent
+    service.run()
+    assert not connection.isLent
+    assert peer.frames() == [Frame(TEXT, b"lend me"), Frame(CLOSE, b"\x03\xe9server going away")]
