@@ -8,7 +8,6 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from pathlib import Path
 from typing import Any
 
 import pytest
