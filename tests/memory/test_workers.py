@@ -579,6 +579,7 @@ class Http:
     def __init__(self, workers: Supervisor, path: bytes) -> None:
         assert workers.admin is not None
         (listener,) = workers.admin._specs
+        listener.site.context.turns.clock = lambda: 0.0  # However slow the machine is.
         self.channel = listener.site.buildProtocol(None)
         transport: Any = StringTransport()
         transport.dataBuffer = b""
