@@ -57,15 +57,19 @@ class Turns:
     def __init__(self, reactor: IReactorTime, clock: Callable[[], float] = time.perf_counter):
         self.clock = clock
         self._reactor = reactor
-        self._queue: deque[Waiting] = deque()
+        # Those that were just read, and those that have had a turn and have more left. Each has
+        # every other turn: a client with two messages does not wait for thousands of floods.
+        self._new: deque[Waiting] = deque()
+        self._old: deque[Waiting] = deque()
         self._isWorking = False
         self._hasAdmitted = False
+        self._isOldNext = False
 
     def sliceEnd(self, isNew: bool = True) -> float:
         """When a slice that begins now ends, on `clock`. A connection that was just read, and is
         not `isNew`, gets none while others wait: it does one thing, and then is the last of them.
         """
-        if self._queue and not (isNew or self._isWorking):
+        if (self._new or self._old) and not (isNew or self._isWorking):
             return float("-inf")
         return self.clock() + SLICE
 
@@ -75,7 +79,7 @@ class Turns:
         hundred connections may be ready."""
         if size <= SMALL or self._isWorking:
             return True
-        if self._queue or self._hasAdmitted:
+        if self._new or self._old or self._hasAdmitted:
             return False
         self._hasAdmitted = True
         self._reactor.callLater(0, self._nextIteration)
@@ -85,24 +89,31 @@ class Turns:
         self._hasAdmitted = False
 
     def wait(self, connection: Waiting) -> None:
-        """Have `connection` take its turn after all that wait already."""
-        if not (self._queue or self._isWorking):
+        """Have `connection` take its turn after all of its kind that wait already."""
+        if not (self._new or self._old or self._isWorking):
             self._reactor.callLater(0, self._work)
-        self._queue.append(connection)
+        (self._old if self._isWorking else self._new).append(connection)
 
     def _work(self) -> None:
         end = self.clock() + SHARE
         self._isWorking = True
         try:
             # Nobody twice: all the others may wait for this iteration to end.
-            for _ in range(len(self._queue)):
-                self._giveTurn(self._queue.popleft())
+            new, old = len(self._new), len(self._old)
+            while new or old:
+                self._isOldNext = not self._isOldNext
+                if old and (self._isOldNext or not new):
+                    old -= 1
+                    self._giveTurn(self._old.popleft())
+                else:
+                    new -= 1
+                    self._giveTurn(self._new.popleft())
                 if self.clock() >= end:
                     break
         finally:
             # Whatever was raised, the others go on.
             self._isWorking = False
-            if self._queue:
+            if self._new or self._old:
                 self._reactor.callLater(0, self._work)
 
     def _giveTurn(self, connection: Waiting) -> None:

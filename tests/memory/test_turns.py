@@ -15,6 +15,7 @@ from support.libssl import OpensslPeer
 from support.memory import Client, Service
 from support.recorder import Recorder
 from support.secure import Files, Peer, connected, issued
+from twisted.internet.testing import MemoryReactorClock
 
 from echotwist.http.channel import Channel
 from echotwist.testing.frames import (
@@ -815,3 +816,34 @@ def test_what_comes_after_the_rest_waits_for_a_loop(isTls: bool, tmp_path: Path)
     service.run()
     assert not connection.isLent
     assert peer.frames() == [Frame(TEXT, b"lend me"), Frame(CLOSE, b"\x03\xe9server going away")]
+
+
+def test_those_that_were_just_read_have_every_other_turn() -> None:
+    """Honest clients with two messages in a read once waited for thousands that flood."""
+    reactor = MemoryReactorClock()
+    turns = Turns(reactor, itertools.count().__next__)  # One turn an iteration.
+    took = []
+
+    class Flood:
+        transport = None
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def takeTurn(self) -> None:
+            took.append(self.name)
+            if self.name.startswith("flood"):
+                turns.wait(self)
+
+    for n in range(50):
+        turns.wait(Flood(f"flood {n}"))
+    for _ in range(120):
+        turns._work()
+    turns.wait(Flood("honest"))
+    before = len(took)
+    turns._work()
+    turns._work()
+    assert "honest" in took[before:]
+    for _ in range(100):
+        turns._work()
+    assert {f"flood {n}" for n in range(50)} == set(took[-60:])
