@@ -17,7 +17,7 @@ from autobahn.websocket.utf8validator import Utf8Validator
 from cryptography.hazmat.bindings import _rust
 from OpenSSL import SSL
 from support.memory import Client, Service
-from support.secure import Files, Peer, issued
+from support.secure import Peer, certified
 from twisted.application.app import AppLogger
 from twisted.internet import endpoints, tcp, unix
 from twisted.internet.abstract import FileDescriptor
@@ -280,9 +280,7 @@ def test_tls_keeps_what_is_not_encrypted_yet_in_two_places() -> None:
 def test_tls_gives_back_buffers_and_calls_nothing_in_python(tmp_path: Path) -> None:
     """A loop uses an SSL object without the GIL. Twisted's contexts release the 32 KiB that an idle
     connection would have; pyOpenSSL lets writes be partial, and their buffers move."""
-    files = Files(tmp_path)
-    files.write(issued())
-    connection: Any = Peer(files.certificate()).client.protocol.getHandle()
+    connection: Any = Peer(certified(tmp_path)).client.protocol.getHandle()
     context = connection.get_context()
     library: Any = _rust._openssl.lib
     for mode in (

@@ -1,10 +1,10 @@
 """What all clients hold together."""
 
 import socket
-import zlib
 from typing import Any
 
 import pytest
+from support.deflate import deflated
 from support.memory import Client, Service
 from twisted.internet.task import Clock
 
@@ -325,11 +325,6 @@ def test_unread_echoes_are_bounded_by_the_budget() -> None:
     honest = service.open()
     honest.send(text("x"))
     assert honest.frames() == [Frame(TEXT, b"x")]
-
-
-def deflated(payload: bytes) -> bytes:
-    z = zlib.compressobj(wbits=-15)
-    return (z.compress(payload) + z.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
 def test_the_inflater_of_a_message_counts_as_buffered() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from support.memory import Client, Service
-from support.secure import Files, issued
 from support.secure import Peer as Secured
+from support.secure import certified
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -250,9 +250,7 @@ def test_a_deadline_allows_for_a_stopped_process() -> None:
 @pytest.fixture
 def secured(tmp_path: Path) -> Secured:
     """A connection over TLS without keepalive, to a service in memory."""
-    files = Files(tmp_path)
-    files.write(issued())
-    peer = Secured(files.certificate(), options=["--ping-interval=0"])
+    peer = Secured(certified(tmp_path), options=["--ping-interval=0"])
     peer.open()
     peer.client.socket.window = 0
     return peer

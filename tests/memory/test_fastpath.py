@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support.deflate import deflated, inflated
 from support.differential import outcome, segments
 from support.memory import Client, Hung, Service, Unthreaded
-from support.secure import Files, issued
+from support.secure import certified
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
@@ -103,9 +104,7 @@ cuts = st.lists(st.one_of(st.integers(1, 20), st.integers(1, 70_000)), max_size=
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    files = Files(tmp_path_factory.mktemp("tls"))
-    files.write(issued())
-    return files.certificate()
+    return certified(tmp_path_factory.mktemp("tls"))
 
 
 both = settings(suppress_health_check=list(HealthCheck), max_examples=3 * settings().max_examples)
@@ -973,7 +972,7 @@ def test_a_fast_path_without_zlib_leaves_compressed_messages_to_the_reactor(
     monkeypatch.setattr(lending, "whyNotDeflate", module.whyNotDeflate)
     client = Service(isFast=True).open(**DEFLATE)
     client.send(frame(TEXT, deflated(b"x"), rsv=4))
-    assert inflated(client.frames()) == [b"x"]
+    assert messages(client.frames()) == [b"x"]
 
 
 def test_the_fast_path_has_a_log_prefix(service: Service) -> None:
@@ -1029,15 +1028,10 @@ def test_no_connection_is_lent_while_an_echo_of_autobahns_waits(service: Service
 DEFLATE = {"Sec_WebSocket_Extensions": "permessage-deflate"}
 
 
-def deflated(payload: bytes) -> bytes:
-    z = zlib.compressobj(wbits=-15)
-    return (z.compress(payload) + z.flush(zlib.Z_SYNC_FLUSH))[:-4]
-
-
-def inflated(frames: list[Frame]) -> list[bytes]:
-    """The messages; each frame must be compressed."""
+def messages(frames: list[Frame]) -> list[bytes]:
+    """Each frame must be compressed."""
     assert {f.rsv for f in frames} == {4}
-    return [zlib.decompressobj(-15).decompress(f.payload + b"\0\0\xff\xff") for f in frames]
+    return [inflated(f.payload) for f in frames]
 
 
 def test_whole_compressed_messages_are_found() -> None:
@@ -1057,7 +1051,7 @@ def test_compressed_messages_come_back_compressed(size: int) -> None:
     client = service.open(**DEFLATE)
     payload = random.Random(size).randbytes(size)
     client.send(frame(BINARY, deflated(payload), rsv=4) + frame(TEXT, deflated(b"t"), rsv=4))
-    assert inflated(client.frames()) == [payload, b"t"]
+    assert messages(client.frames()) == [payload, b"t"]
 
 
 def test_errors_in_compressed_messages_are_left_to_autobahn() -> None:
@@ -1071,7 +1065,7 @@ def test_errors_in_compressed_messages_are_left_to_autobahn() -> None:
         client = service.open(**DEFLATE)
         client.send(frame(TEXT, deflated(b"right"), rsv=4) + frame(TEXT, payload, rsv=4))
         right, end = client.frames()
-        assert inflated([right]) == [b"right"]
+        assert messages([right]) == [b"right"]
         assert (end.opcode, int.from_bytes(end.payload[:2], "big")) == (CLOSE, code)
 
 
@@ -1086,4 +1080,4 @@ def test_an_echo_may_be_longer_than_its_message() -> None:
     client.send(frame(BINARY, data, rsv=4))
     (echo,) = client.frames()
     assert len(echo.payload) > 65_536
-    assert inflated([echo]) == [payload]
+    assert messages([echo]) == [payload]

@@ -4,9 +4,12 @@ import gc
 import random
 import weakref
 import zlib
+from functools import partial
 from typing import Any
 
 import pytest
+from support import deflate
+from support.deflate import inflated
 from support.memory import Client, Service
 from twisted.internet.address import IPv4Address
 
@@ -543,13 +546,7 @@ def test_keepalive_takes_fractions_of_a_second() -> None:
 DEFLATE = {"Sec_WebSocket_Extensions": "permessage-deflate; client_max_window_bits"}
 
 
-def deflated(payload: bytes, level: int = 9) -> bytes:
-    z = zlib.compressobj(level, wbits=-15)
-    return (z.compress(payload) + z.flush(zlib.Z_SYNC_FLUSH))[:-4]
-
-
-def inflated(payload: bytes) -> bytes:
-    return zlib.decompress(payload + b"\0\0\xff\xff\x01\0\0\xff\xff", wbits=-15)
+deflated = partial(deflate.deflated, level=9)
 
 
 def test_a_compressed_message_is_echoed_compressed(service: Service) -> None:

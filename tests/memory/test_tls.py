@@ -8,7 +8,7 @@ import pytest
 import trustme
 from OpenSSL import SSL
 from support.memory import Client, Service
-from support.secure import TLS12, Files, Peer, connected, issued, trusting
+from support.secure import TLS12, Peer, certified, connected, trusting
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
@@ -27,9 +27,7 @@ V1 = b"PROXY TCP4 192.0.2.7 1.2.3.4 1234 80\r\n"
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    files = Files(tmp_path_factory.mktemp("tls"))
-    files.write(issued(key_type=trustme.KeyType.RSA))
-    return files.certificate()
+    return certified(tmp_path_factory.mktemp("tls"), key_type=trustme.KeyType.RSA)
 
 
 @pytest.fixture(params=[False, True], ids=["tls", "proxied tls"])

@@ -2,14 +2,14 @@
 
 import contextlib
 import ssl
-import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.deflate import deflated, inflated
 from support.libssl import OpensslPeer
 from support.memory import Service
-from support.secure import TLS12, TLS13, Files, Peer, connected, issued
+from support.secure import TLS12, TLS13, Peer, certified, connected
 
 from echotwist.fastpath import openssl
 from echotwist.listen.certificate import Certificate
@@ -36,9 +36,7 @@ LARGE = bytes(range(256)) * 1200
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Certificate:
-    files = Files(tmp_path)
-    files.write(issued())
-    return files.certificate()
+    return certified(tmp_path)
 
 
 @pytest.fixture(params=[TLS12, TLS13], ids=["TLS 1.2", "TLS 1.3"])
@@ -114,12 +112,10 @@ def test_a_slow_reader_gets_all_over_tls(peer: Peer) -> None:
 
 def test_compressed_messages_are_echoed_over_tls(certificate: Certificate) -> None:
     peer = Peer(certificate).open(Sec_WebSocket_Extensions="permessage-deflate")
-    z = zlib.compressobj(wbits=-15)
-    payload = (z.compress(LARGE[:50_000]) + z.flush(zlib.Z_SYNC_FLUSH))[:-4]
-    peer.send(frame(BINARY, payload, rsv=4))
+    peer.send(frame(BINARY, deflated(LARGE[:50_000]), rsv=4))
     [echo] = peer.frames()
     assert echo.rsv == 4
-    assert zlib.decompress(echo.payload + b"\0\0\xff\xff\3\0", wbits=-15) == LARGE[:50_000]
+    assert inflated(echo.payload) == LARGE[:50_000]
     assert peer.connection.isLent == Service.isFast
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.deflate import deflated, inflated
 from support.libssl import OpensslPeer
 from support.memory import Client, Service
 from support.recorder import Recorder
-from support.secure import Files, Peer, connected, issued
+from support.secure import Peer, certified, connected
 from twisted.internet.testing import MemoryReactorClock
 
 from echotwist.http.channel import Channel
@@ -42,13 +43,8 @@ DEFLATE = {"Sec_WebSocket_Extensions": "permessage-deflate"}
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-def deflated(payload: bytes) -> bytes:
-    z = zlib.compressobj(wbits=-15)
-    return frame(BINARY, (z.compress(payload) + z.flush(zlib.Z_SYNC_FLUSH))[:-4], rsv=4)
-
-
-def inflated(frame: Frame) -> bytes:
-    return zlib.decompressobj(wbits=-15).decompress(frame.payload + b"\0\0\xff\xff")
+def compressed(payload: bytes) -> bytes:
+    return frame(BINARY, deflated(payload, zlib.Z_DEFAULT_COMPRESSION), rsv=4)
 
 
 FRAGMENTS = (frame(TEXT, b"a", fin=False) + 2000 * frame(CONTINUATION, b"a", fin=False)) + frame(
@@ -62,17 +58,17 @@ KINDS: dict[str, tuple[bytes, tuple[tuple[type, str], ...]]] = {
     "fragments": (FRAGMENTS * 4, ((Connection, "processData"),)),
     "pings": (frame(PING) * 9000, ((Connection, "processData"),)),
     "one-byte texts": (text("a") * 9000, ((Connection, "processData"),)),
-    "deflated one-byte messages": (deflated(b"a") * 5000, ((Connection, "processData"),)),
+    "deflated one-byte messages": (compressed(b"a") * 5000, ((Connection, "processData"),)),
     "texts larger than what Autobahn gets at a time": (
         text("a" * 1100) * 50,
         ((Connection, "processData"),),
     ),
     "large deflated texts": (
-        deflated(bytes(range(256)) * 256) * 60,
+        compressed(bytes(range(256)) * 256) * 60,
         ((Connection, "processData"),),
     ),
     "bombs": (
-        deflated(bytes(15 << 20)),
+        compressed(bytes(15 << 20)),
         ((Deflate, "decompress_message_data"), (Deflation, "step")),
     ),
     "pipelines": (GET * 1000, ((Channel, "lineReceived"),)),
@@ -185,9 +181,9 @@ def test_a_large_message_is_inflated_and_deflated_in_pieces(size: int, takeover:
     service = Service("--log-rate=0", *options, isFast=False, isSliced=True)
     client = service.open(**DEFLATE)
     payload = (b"piece by piece " * size)[:size]
-    client.send(deflated(payload) + frame(PING, b"behind"))
+    client.send(compressed(payload) + frame(PING, b"behind"))
     echo, pong = client.frames()
-    assert (inflated(echo), echo.rsv) == (payload, 4)
+    assert (inflated(echo.payload), echo.rsv) == (payload, 4)
     assert pong == Frame(PONG, b"behind")
 
 
@@ -195,16 +191,18 @@ def test_a_large_message_is_inflated_and_deflated_in_pieces(size: int, takeover:
 def test_messages_that_are_inflated_past_autobahn_take_turns(options: list[str]) -> None:
     service = Service(*options, isFast=True, lends=False, isSliced=True)
     client = service.open(**DEFLATE)
-    client.socket.arriving += deflated(b"a") * 20
+    client.socket.arriving += compressed(b"a") * 20
     service.turn()
     assert client.protocol.hasLeft
     noise = random.Random(1).randbytes(PIECE)
-    client.send(deflated(noise) + deflated(b"b") + deflated(bytes(3 * PIECE)) + deflated(b"c"))
-    payloads = [inflated(echo) for echo in client.frames()]
+    client.send(
+        compressed(noise) + compressed(b"b") + compressed(bytes(3 * PIECE)) + compressed(b"c")
+    )
+    payloads = [inflated(echo.payload) for echo in client.frames()]
     assert payloads == [b"a"] * 20 + [noise, b"b", bytes(3 * PIECE), b"c"]
-    client.send(deflated(b"d") + b"\xc1" + deflated(b"no UTF-8: \xff")[1:])
+    client.send(compressed(b"d") + b"\xc1" + compressed(b"no UTF-8: \xff")[1:])
     echo, end = client.frames()
-    assert inflated(echo) == b"d"
+    assert inflated(echo.payload) == b"d"
     assert end.payload[:2] == (1007).to_bytes(2, "big")
     Service.closeAll()
 
@@ -212,7 +210,7 @@ def test_messages_that_are_inflated_past_autobahn_take_turns(options: list[str])
 def test_what_is_inflated_in_pieces_is_bounded(log: Any) -> None:
     service = Service("--max-message=100k", isFast=False, isSliced=True)
     client = service.open(**DEFLATE)
-    client.send(deflated(bytes(200_000)) + text("never"))
+    client.send(compressed(bytes(200_000)) + text("never"))
     (end,) = client.frames()
     assert (end.opcode, end.payload[:2]) == (CLOSE, (1009).to_bytes(2, "big"))
     assert not client.protocol.hasLeft
@@ -249,18 +247,18 @@ def test_a_large_message_is_echoed_before_the_error_behind_it(isSliced: bool) ->
     """Also if its end comes with the error, in a segment of their own."""
     service = Service("--log-rate=0", isFast=False, isSliced=isSliced)
     client = service.open(**DEFLATE)
-    message = deflated(bytes(PIECE + 1))
+    message = compressed(bytes(PIECE + 1))
     client.send(message[:-1])
     client.send(message[-1:] + frame(TEXT, b"reserved bits", rsv=3))
     echo, end = client.frames()
-    assert inflated(echo) == bytes(PIECE + 1)
+    assert inflated(echo.payload) == bytes(PIECE + 1)
     assert (end.opcode, end.payload[:2]) == (CLOSE, (1002).to_bytes(2, "big"))
 
 
 def test_a_message_in_pieces_counts_against_the_budget() -> None:
     service = Service("--log-rate=0", isFast=False, isSliced=True)
     client = service.open(**DEFLATE)
-    client.socket.arriving += deflated(bytes(1 << 20))
+    client.socket.arriving += compressed(bytes(1 << 20))
     budget = service.context.budget
     sizes = []
     while service.turn():
@@ -552,12 +550,10 @@ def test_a_channel_that_is_gone_is_not_worked_for() -> None:
 
 @pytest.fixture
 def peer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Peer:
-    files = Files(tmp_path)
-    files.write(issued())
     make = Service.__init__
     sliced = functools.partialmethod(make, isFast=False, isSliced=True)
     monkeypatch.setattr(Service, "__init__", sliced)
-    return Peer(files.certificate())
+    return Peer(certified(tmp_path))
 
 
 def leave(peer: Peer, *writes: bytes) -> None:
@@ -610,10 +606,8 @@ def test_before_close_notify_a_pipeline_is_answered(peer: Peer) -> None:
 
 def test_key_updates_are_taken_in_turns(tmp_path: Path) -> None:
     """OpenSSL works off all that it is given, and each of them takes it 6 to 13 µs."""
-    files = Files(tmp_path)
-    files.write(issued())
     service = Service(isFast=False, isSliced=True)
-    peer = OpensslPeer(connected(files.certificate(), service=service))
+    peer = OpensslPeer(connected(certified(tmp_path), service=service))
     skt = peer.client.socket
     skt.arriving += peer.keyUpdates(2000) + peer.encrypted(text("behind"))
     for _ in range(3):
@@ -644,10 +638,8 @@ def test_a_tls_client_that_leaves_and_never_reads_is_dropped(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     """Without pings as well: its close_notify is a FIN."""
-    files = Files(tmp_path)
-    files.write(issued())
     service = Service("--ping-interval=0", isFast=False, isSliced=True)
-    peer = Peer(files.certificate(), service=service).open()
+    peer = Peer(certified(tmp_path), service=service).open()
     peer.client.socket.window = 0
     peer.send(binary(bytes(60_000)))
     leave(peer, binary(bytes(30_000)) + text("never read") * 100)
@@ -768,9 +760,7 @@ def test_a_crowd_with_large_reads_takes_turns(counts: Callable[..., list[int]]) 
 def test_a_connection_that_was_aborted_has_no_turn(isTls: bool, tmp_path: Path, log: Any) -> None:
     """It once was lent, and its descriptor closed under the loop: the next client's TLS broke."""
     if isTls:
-        files = Files(tmp_path)
-        files.write(issued())
-        peer = Peer(files.certificate(), service=Service(isFast=True)).open()
+        peer = Peer(certified(tmp_path), service=Service(isFast=True)).open()
         client, connection = peer.client, peer.connection
     else:
         client = Service(isFast=True).open()
@@ -802,9 +792,7 @@ def test_what_comes_after_the_rest_waits_for_a_loop(isTls: bool, tmp_path: Path)
     service = Service(isFast=True)
     peer: Any
     if isTls:
-        files = Files(tmp_path)
-        files.write(issued())
-        peer = Peer(files.certificate(), service=service).open()
+        peer = Peer(certified(tmp_path), service=service).open()
         connection = peer.connection
     else:
         peer = service.open()

@@ -9,10 +9,10 @@ import re
 import selectors
 import socket
 import time
-import zlib
 from collections.abc import Iterator
 
 import pytest
+from support.deflate import deflated
 from support.probe import eventually, get, works
 from support.process import Twistd
 
@@ -99,8 +99,7 @@ def test_the_close_timeout_ends_a_client_that_closes_and_never_reads(
 
 
 def bomb(size: int) -> bytes:
-    z = zlib.compressobj(9, wbits=-15)
-    return (z.compress(bytes(size)) + z.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    return deflated(bytes(size), 9)
 
 
 @pytest.mark.slow(reason="compresses half a gigabyte")

@@ -39,6 +39,13 @@ def issued(name: str = "localhost", *, ca: trustme.CA = CA, **others: Any) -> tr
     return ca.issue_cert(name, **others)
 
 
+def certified(folder: Path, **others: Any) -> Certificate:
+    """A certificate that was just issued; its files are in `folder`."""
+    files = Files(folder)
+    files.write(issued(**others))
+    return files.certificate()
+
+
 def trusting(ca: trustme.CA = CA) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     ca.configure_trust(context)
