@@ -70,23 +70,24 @@ class UpgradeResource(Exact):
     ) -> bool:
         """As `render_GET` for such a request. Returns False if it would refuse."""
         headers = request.headers
+
+        def values(name: str) -> list[str]:
+            return [headers[name]] if name in headers else []
+
         host = HOST.fullmatch(headers.get("host", ""))
-        key = headers.get("sec-websocket-key", "")
-        if host is None or _KEY.fullmatch(key) is None:
+        if host is None or self._factory.connections.unavailable(network) is not None:
             return False
-        if "origin" in headers and not self._allows(headers["origin"], host[1], host[2]):
-            return False
-        subprotocol, offers = None, []
         try:
-            if "sec-websocket-protocol" in headers:
-                subprotocol = _subprotocol([headers["sec-websocket-protocol"]])
-            if "sec-websocket-extensions" in headers:
-                offers = _deflateOffers([headers["sec-websocket-extensions"]])
+            handshake = self._agree(
+                host,
+                headers.get("sec-websocket-key", ""),
+                headers.get("origin"),
+                values("sec-websocket-protocol"),
+                values("sec-websocket-extensions"),
+            )
         except Refused:
             return False
-        if self._factory.connections.unavailable(network) is not None:
-            return False
-        self._upgrade(channel, name, network, Handshake(key, subprotocol, offers), request.early)
+        self._upgrade(channel, name, network, handshake, request.early)
         return True
 
     def _upgrade(
@@ -145,14 +146,28 @@ class UpgradeResource(Exact):
             raise Refused(400, "the Connection header does not say Upgrade")
         if one("Sec-WebSocket-Version") != "13":
             raise Refused(426, "only version 13 is spoken here", **_VERSION)
-        key = one("Sec-WebSocket-Key")
+        return self._agree(
+            host,
+            one("Sec-WebSocket-Key"),
+            one("Origin") if values("Origin") else None,
+            values("Sec-WebSocket-Protocol"),
+            values("Sec-WebSocket-Extensions"),
+        )
+
+    def _agree(
+        self,
+        host: re.Match[str],
+        key: str,
+        origin: str | None,
+        subprotocols: list[str],
+        extensions: list[str],
+    ) -> Handshake:
+        """What follows from these headers, of a request that is right otherwise. Raises Refused."""
         if _KEY.fullmatch(key) is None:
             raise Refused(400, "the Sec-WebSocket-Key is not 16 bytes in base64")
-        if values("Origin") and not self._allows(one("Origin"), host[1], host[2]):
+        if origin is not None and not self._allows(origin, host[1], host[2]):
             raise Refused(403, "the Origin is not allowed here")
-        subprotocol = _subprotocol(values("Sec-WebSocket-Protocol"))
-        offers = _deflateOffers(values("Sec-WebSocket-Extensions"))
-        return Handshake(key, subprotocol, offers)
+        return Handshake(key, _subprotocol(subprotocols), _deflateOffers(extensions))
 
     def _allows(self, origin: str, host: str, port: str | None) -> bool:
         """Whether a page of `origin` may connect (RFC 6455, 10.2): the operator allowed it, or the
