@@ -253,7 +253,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
         isMore = self.processData()
         if isMore and self.state != self.STATE_CLOSED and self._deflation is None:
             isMore = self.processData()
-        if isMore or at < len(data) or self._deflation is not None or self._isInflating():
+        if isMore or at < len(data) or self._isAmid():
             self._workOn(data, at)
         self._flush()
 
@@ -384,7 +384,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
             self.onFrameEnd()
 
     def onFrameEnd(self) -> bool | None:
-        if self._perMessageCompress is not None and self._perMessageCompress.isMore:
+        if self._isInflating():
             return False  # `processData` goes no further; see _inflate().
         ended: bool | None = super().onFrameEnd()
         return ended

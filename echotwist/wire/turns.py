@@ -65,11 +65,14 @@ class Turns:
         self._hasAdmitted = False
         self._isOldNext = False
 
+    def _isAnyWaiting(self) -> bool:
+        return bool(self._new or self._old)
+
     def sliceEnd(self, isNew: bool = True) -> float:
         """When a slice that begins now ends, on `clock`. A connection that was just read, and is
         not `isNew`, gets none while others wait: it does one thing, and then is the last of them.
         """
-        if (self._new or self._old) and not (isNew or self._isWorking):
+        if self._isAnyWaiting() and not (isNew or self._isWorking):
             return float("-inf")
         return self.clock() + SLICE
 
@@ -79,7 +82,7 @@ class Turns:
         hundred connections may be ready."""
         if size <= SMALL or self._isWorking:
             return True
-        if self._new or self._old or self._hasAdmitted:
+        if self._isAnyWaiting() or self._hasAdmitted:
             return False
         self._hasAdmitted = True
         self._reactor.callLater(0, self._nextIteration)
@@ -90,7 +93,7 @@ class Turns:
 
     def wait(self, connection: Waiting) -> None:
         """Have `connection` take its turn after all of its kind that wait already."""
-        if not (self._new or self._old or self._isWorking):
+        if not (self._isAnyWaiting() or self._isWorking):
             self._reactor.callLater(0, self._work)
         (self._old if self._isWorking else self._new).append(connection)
 
@@ -113,7 +116,7 @@ class Turns:
         finally:
             # Whatever was raised, the others go on.
             self._isWorking = False
-            if self._new or self._old:
+            if self._isAnyWaiting():
                 self._reactor.callLater(0, self._work)
 
     def _giveTurn(self, connection: Waiting) -> None:
