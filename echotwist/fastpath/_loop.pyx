@@ -59,10 +59,10 @@ Nobody waits for a client that sends without pause. A turn of the loop has work 
 nanoseconds. For frames that is an estimate, because a clock would cost more than a frame does. A
 clock tells what zlib and OpenSSL take, because there the client decides what a byte costs. What a
 read has brought is worked off in *slices*, and each connection that is ready gets an equal share of
-the turn. What is left then is the connection's `rest`. While it has one, it is not read; it waits in
-the ring `waiting`, whose first goes on in the next turn. If the turn is over, a *costly* connection
-waits there before it is read, too: one frame that passes may bring 256 KiB, one compressed message
-may take zlib three milliseconds, and one read OpenSSL half of one.
+the turn. What is left then is the connection's `rest`. While it has one, it is not read; it waits
+in the ring `waiting`, whose first goes on in the next turn. If the turn is over, a *costly*
+connection waits there before it is read, too: one frame that passes may bring 256 KiB, one
+compressed message may take zlib three milliseconds, and one read OpenSSL half of one.
 
 Why hostile bytes do no harm:
 - The buffer has room for one read, and before it for a control frame of which a part came earlier;
@@ -95,7 +95,7 @@ from echotwist.fastpath._deflate cimport (
 )
 from echotwist.fastpath._frame cimport (
     BINARY, CONTINUATION, CONTROL, CONTROL_FRAME, FIN, HEADER, INCOMPLETE, MASK_SIZE, NOT_PLAIN,
-    PLAIN, PONG, RSV1, TEXT,
+    PLAIN, PONG, RSV1,
     Frame, Header, beginFrame, echoHeaderSize, endFrame, headerSizeOf, isFinal, isWholeMessage,
     maskAgain, opcodeOf, parseHeader, unmask, unmaskPayload, utf8_state, validate_utf8,
     writeEchoHeader, writeHeader,
@@ -160,13 +160,6 @@ cdef extern from "<unistd.h>" nogil:
     int close(int fd)
 
 
-cdef extern from "<time.h>" nogil:
-    struct timespec:
-        long tv_sec, tv_nsec
-    int CLOCK_MONOTONIC
-    int clock_gettime(int clock, timespec *time)
-
-
 cdef enum:
     # Bytes that one read takes at most.
     READ = 256 << 10
@@ -178,6 +171,9 @@ cdef enum:
     READ_LITTLE = 4 << 10
     # Bytes of payload up to which a message is held until all of it is there.
     HOLD = 64 << 10
+    # The same, when it is inflated: two thirds of a millisecond at most, unless the client does its
+    # worst.
+    INFLATED = 128 << 10
     # Connections that one call of epoll_wait() tells of.
     READY = 256
     # Silent connections that one turn looks at.
@@ -186,9 +182,6 @@ cdef enum:
     PREVIEW = 260
     # A shorter fragment counts as small: limits.SMALL_FRAGMENT.
     SMALL_FRAGMENT = 64
-    # The same, when it is inflated: two thirds of a millisecond at most,
-    # unless the client does its worst.
-    INFLATED = 128 << 10
     # Bytes that one answer takes at most: of INFLATED bytes that do not compress, or of any frame.
     ANSWER = INFLATED + (20 << 10)
 
@@ -244,7 +237,8 @@ cdef struct Connection:
     bint isSliced         # The last read took more than a slice.
     bint isRecalled
     uint64_t leftAtRecall
-    # Its neighbours in the ring of the active connections or of the silent ones; see keepAlive().
+    # Its neighbours in the ring of the active connections, of the silent ones, or of those that
+    # wait.
     Connection *before
     Connection *after
     double since          # when it was last active, or was pinged, or was looked at after that
@@ -422,8 +416,9 @@ cdef class Loop:
 
     `maxMessage`, below 2**62, `fragmentAllowance` and `maxBuffered` are in bytes, see `limits`;
     `pingInterval` (0: never) and `pingTimeout` are in seconds. `eventsFd` is an eventfd of the
-    caller's, which is written when there are events to take. With `logsFrames` the log gets frames as well as messages; then
-    fragments and compressed messages are Autobahn's. Raises OSError if no descriptor is left.
+    caller's, which is written when there are events to take. With `logsFrames` the log gets frames
+    as well as messages; then fragments and compressed messages are Autobahn's. Raises OSError if no
+    descriptor is left.
     """
 
     cdef readonly int lent
@@ -561,11 +556,11 @@ cdef class Loop:
           in bytes, and `preview` its beginning.
         - `("frame", number, header, isSent)`: one that was received, or sent, with `logsFrames`.
         - `("returned", number, why, begun, small, unjudged, unsent, isInside)`: the connection is
-          the caller's again, who writes the bytes `unsent` to the socket, and reads `unjudged` before
-          what the socket has. Before these, the bytes `begun`: one fragment, as a client sends it,
-          that stands for those of the message that had begun; it counts as `small` bytes of the
-          fragment allowance. With `isInside` the connection is inside a frame, to its client and
-          from it: no other frame can be sent any more, and what comes cannot be understood.
+          the caller's again, who writes the bytes `unsent` to the socket, and reads `unjudged`
+          before what the socket has. Before these, the bytes `begun`: one fragment, as a client
+          sends it, that stands for those of the message that had begun; it counts as `small` bytes
+          of the fragment allowance. With `isInside` the connection is inside a frame, to its client
+          and from it: no other frame can be sent any more, and what comes cannot be understood.
         - `("alive",)`: the answer to `check`.
         """
         cdef Event *event = <Event *>takeAll(&self.events)
@@ -629,9 +624,7 @@ cdef class Loop:
         return self.nextDue() if self.waiting.after == &self.waiting else self.now
 
     cdef void readClock(self) noexcept nogil:
-        cdef timespec time
-        clock_gettime(CLOCK_MONOTONIC, &time)
-        self.now = time.tv_sec + time.tv_nsec * 1e-9
+        self.now = nanoseconds() * 1e-9
 
     cdef int serve(self, int milliseconds, bint hasClock) noexcept nogil:
         cdef epoll_event ready[READY]
@@ -989,11 +982,10 @@ cdef class Loop:
                             size = payloadOf(c.message) + c.message.size - headerOf(c.message)
                             memcpy(to, headerOf(c.message), size)
                             to += size
-                            c.message = NULL
                         else:
                             whole = c.message
                             before = to - out
-                            c.message = NULL
+                        c.message = NULL
                 else:
                     c.message.isBegun = True
                     c.message.size += frame.size

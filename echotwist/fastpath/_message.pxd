@@ -1,5 +1,5 @@
-"""What a loop holds of a connection between two reads: a message that has no end yet, and input that
-is not answered yet.
+"""What a loop holds of a connection between two reads: a message that has no end yet, and input
+that is not answered yet.
 
 Both are one piece of memory: a struct, and right behind it the bytes.
 """

@@ -1,4 +1,4 @@
-"""The seam between a loop and a socket: nothing else reads from it, writes to it or queries its state.
+"""The seam between a loop and a socket: nothing else reads, writes or queries one.
 
 The loop sees a stream of bytes that may fail, end, or take no more for now. With TLS it is
 decrypted and encrypted here. Only epoll uses the descriptor beside it.

@@ -1,7 +1,8 @@
 """TLS, on the object that Twisted has made for a connection.
 
-OpenSSL reads ciphertext from one buffer in memory, `into`, and writes it to another, `outof`. A loop
-fills the one from the socket and empties the other into it, as Twisted does, but without Python:
+OpenSSL reads ciphertext from one buffer in memory, `into`, and writes it to another, `outof`. A
+loop fills the one from the socket and empties the other into it, as Twisted does, but without
+Python:
 
     socket  -recv->  scratch  -BIO_write->  into   -SSL_read->   the loop
     socket  <-send-  scratch  <-BIO_read-   outof  <-SSL_write-  the loop

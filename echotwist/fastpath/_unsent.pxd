@@ -2,7 +2,8 @@
 
 An echo that a client does not read yet may be a message of megabytes that grows with each read. In
 chunks it never moves: with a buffer that was doubled and copied, a message of 15 MiB that a client
-sends before it reads cost 1.8 times the processor time (measured), and up to three times the memory.
+sends before it reads cost 1.8 times the processor time (measured), and up to three times the
+memory.
 
 Slow readers may be many, so a chunk is no larger than what was there to wait. Beside the bytes that
 wait, memory goes to what describes them, a hundredth; to room in the last chunk, less than LEAST;
