@@ -31,6 +31,7 @@ from echotwist.fastpath import openssl
 from echotwist.fastpath.sources import identity
 from echotwist.limits import Limits
 from echotwist.observe.journal import Journal
+from echotwist.wire.tls import addressesOf
 from echotwist.wire.transport import descriptor, tlsOf
 from echotwist.wire.turns import SHARE
 
@@ -201,7 +202,7 @@ class FastPath:
         loop = min((loop for loop, _ in self._running), key=lambda loop: loop.lent)
         self._lent[loop][connection.number] = connection
         tls = tlsOf(connection.transport)
-        addresses = None if tls is None else openssl.addressesOf(tls.getHandle())
+        addresses = None if tls is None else addressesOf(tls.getHandle())
         fd = descriptor(connection.transport)
         loop.lend(fd, connection.number, data, deflate, addresses)
 

@@ -8,9 +8,8 @@ in the process, whatever the system has.
 Rejected: a TLS of our own (a second library to keep safe, and handshakes of our own), and the
 kernel's (it cannot be taken off a socket again, and cloud kernels often lack it).
 
-This reaches into cryptography 50 (`hazmat.bindings._rust._openssl`) and pyOpenSSL 26.4
-(OpenSSL/SSL.py, `Connection.__init__`: `_ssl`, `_into_ssl`, `_from_ssl`). `whyNot` tries all of it
-before any connection depends on it.
+This reaches into cryptography 50 (`hazmat.bindings._rust._openssl`), and by `wire.tls.addressesOf`
+into pyOpenSSL. `whyNot` tries all of it before any connection depends on it.
 """
 
 from contextlib import suppress
@@ -24,6 +23,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
+from echotwist.wire.tls import addressesOf
+
 _FUNCTIONS = (
     "SSL_read",
     "SSL_write",
@@ -34,25 +35,12 @@ _FUNCTIONS = (
 )
 """In the order in which `_loop.useOpenssl` takes their addresses."""
 
-Addresses = tuple[int, int, int]
-"""Of the SSL object of a connection, of the BIO that it reads from, and of that which it writes
-to."""
-
 
 def functions() -> list[int]:
     """The addresses of OpenSSL's functions. Raises AttributeError if there is one no more."""
     openssl: Any = _rust
     ffi, lib = openssl._openssl.ffi, openssl._openssl.lib
     return [int(ffi.cast("uintptr_t", ffi.addressof(lib, name))) for name in _FUNCTIONS]
-
-
-def addressesOf(connection: Any) -> Addresses:
-    """The objects of pyOpenSSL's `connection`, which must outlive their use. Raises AttributeError
-    or TypeError if it has them no more."""
-    cast = _rust._openssl.ffi.cast
-    into = int(cast("uintptr_t", connection._into_ssl))
-    outOf = int(cast("uintptr_t", connection._from_ssl))
-    return int(cast("uintptr_t", connection._ssl)), into, outOf
 
 
 @cache

@@ -4,6 +4,9 @@ A loop uses the OpenSSL object of a connection that it is lent, and meanwhile no
 reactor's thread may touch it. Twisted decrypts more after the protocol has got something (26.10,
 protocols/tls.py, `TLSMemoryBIOProtocol._flushReceiveBIO`): in this class the protocol, which may
 lend the connection, gets everything at the end.
+
+What it does to OpenSSL's objects, it does through the fields that pyOpenSSL has for them (26.4,
+OpenSSL/SSL.py, `Connection.__init__`: `_ssl`, `_into_ssl`, `_from_ssl`).
 """
 
 from typing import Any
@@ -24,15 +27,30 @@ _SMALL = 4096
 gets to read at a time: 150 key updates, which take 2 ms. It works off all that it has."""
 
 
+Addresses = tuple[int, int, int]
+"""Of the SSL object of a connection, of the memory BIO that it reads from, and of that which it
+writes to."""
+
+
+def addressesOf(connection: Any) -> Addresses:
+    """The objects of pyOpenSSL's `connection`, which must outlive their use; `renewBuffers` frees
+    two of them. Raises AttributeError or TypeError if it has them no more."""
+    ssl, into, outOf = connection._ssl, connection._into_ssl, connection._from_ssl
+    return _addressOf(ssl), _addressOf(into), _addressOf(outOf)
+
+
+def _addressOf(pointer: Any) -> int:
+    return int(ffi.cast("uintptr_t", pointer))
+
+
 def renewBuffers(connection: Any) -> bool:
     """Give pyOpenSSL's `connection` new memory BIOs if both are empty. Returns whether they were.
     No loop may have it: it frees the old ones.
 
     A memory BIO keeps room for the most that it ever had: the flight of certificates, 1 to 6 KB,
     and later 54 KB for a message of 60 KB, as long as the client stays. OpenSSL has no way to
-    shrink one, and pyOpenSSL none to replace it (26.4, OpenSSL/SSL.py, `Connection.__init__`). One
-    pair for all connections would take even less, but if ever a byte stayed in it, it would be
-    another client's.
+    shrink one, and pyOpenSSL none to replace it. One pair for all connections would take even less,
+    but if ever a byte stayed in it, it would be another client's.
     """
     waiting = _lib.BIO_get_mem_data
     if waiting(connection._into_ssl, _start) or waiting(connection._from_ssl, _start):
