@@ -155,7 +155,7 @@ class Channel(ReadGate, HTTPChannel):
         """Go on with the lines that have arrived later, and read nothing until then."""
         self.paused = True  # LineReceiver's.
         self.pauseReading(WAITS)
-        self.site.context.turns.wait(self)
+        self.site.context.turns.wait(self, len(self._buffer))
 
     @property
     def hasLeft(self) -> bool:

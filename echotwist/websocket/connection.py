@@ -343,7 +343,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
         self._left, self.hasLeft = left, True
         if not self.isPausedFor(WAITS):
             self.pauseReading(WAITS)
-        self.context.turns.wait(self)
+        self.context.turns.wait(self, len(left))
 
     def takeTurn(self) -> None:
         if self.hasLeft and self.isPausedFor(WRITE_BLOCKED):

@@ -187,7 +187,7 @@ class LendableTls(BufferingTLSTransport):
     def _wait(self) -> None:
         if not self._waits:
             self._waits = True
-            self.factory.turns.wait(self)
+            self.factory.turns.wait(self, len(self._ciphertext))
 
     def takeTurn(self) -> None:
         self._waits = False

@@ -6,8 +6,10 @@ import random
 import ssl
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,7 +39,7 @@ from echotwist.testing.raw import request
 from echotwist.websocket.connection import Connection
 from echotwist.websocket.deflate import Deflate, Deflation
 from echotwist.wire.gate import OVER_BUDGET
-from echotwist.wire.turns import PIECE, Turns
+from echotwist.wire.turns import FIRST_SLICE, PIECE, SLICE, Turns
 
 DEFLATE = {"Sec_WebSocket_Extensions": "permessage-deflate"}
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -169,6 +171,56 @@ def test_one_message_is_answered_at_once_while_others_wait() -> None:
     service.turn()
     assert honest.frames() == [Frame(TEXT, b"hello")]
     assert hostile.protocol.hasLeft
+
+
+def test_three_small_messages_do_not_wait_for_all_floods() -> None:
+    """One that had piled up so many once waited for the first slices of thousands: five seconds."""
+    service = Service("--log-rate=0", isFast=False)
+    service.context.turns.clock = itertools.count().__next__  # One turn an iteration.
+    hostile = [service.open() for _ in range(200)]
+    honest = service.open()
+    for client in hostile:
+        client.socket.arriving += frame(PING) * 1000
+    honest.socket.arriving += text("a") * 3
+    found: list[Frame] = []
+    for _ in range(20):
+        service.turn()
+        found += honest.frames()
+    assert found == [Frame(TEXT, b"a")] * 3
+    assert all(client.protocol.hasLeft for client in hostile)
+
+
+def test_each_kind_has_a_third_of_the_time() -> None:
+    """Large reads, and those that never end, do not wait for small ones that come again."""
+    ticks = itertools.count()
+    calls: list[tuple[Any, ...]] = []
+    reactor: Any = SimpleNamespace(callLater=lambda delay, *call: calls.append(call))
+    turns = Turns(reactor, lambda: next(ticks))  # One turn an iteration.
+    taken: Counter[str] = Counter()
+
+    class Busy:
+        transport = None
+
+        def __init__(self, name: str, size: int) -> None:
+            self.name, self.size = name, size
+
+        def takeTurn(self) -> None:
+            taken[self.name] += 1
+            if self.size:  # Read again, in the next iteration.
+                calls.append((turns.wait, self, self.size))
+            else:
+                turns.wait(self)
+
+    for _ in range(3):
+        for name, size in (("small", 1), ("large", 5000), ("old", 0)):
+            turns.wait(Busy(name, size), size)
+    for _ in range(1000):
+        due, calls[:] = calls[:], []
+        for call, *arguments in due:
+            call(*arguments)
+    assert taken.total() == 1000
+    assert taken["small"] == pytest.approx(taken["large"], rel=0.05)
+    assert taken["old"] * SLICE == pytest.approx(taken["small"] * FIRST_SLICE, rel=0.05)
 
 
 # Messages that take pieces.
