@@ -54,6 +54,10 @@ class Failed(Exception):
     """The load found a wrong echo, or none; the message is its."""
 
 
+ROOM = 180.0
+"""Seconds for which it waits for room in netfilter's table."""
+
+
 def main() -> None:
     asked = arguments()
     limit = raiseFiles()
@@ -233,6 +237,7 @@ def measure(
     folder: Path,
     tls: Certificate | None,
 ) -> Measurement:
+    waitForRoom()
     port = freePort()
     with running(
         server, port, cores if row.oneCore else cores[:1], folder, row.deflate, tls
@@ -248,6 +253,19 @@ def measure(
             raise Failed(done.stderr.strip())
         measurement: Measurement = json.loads(done.stdout)
         return measurement
+
+
+def waitForRoom() -> None:
+    """Wait until the kernel has forgotten most connections. Where netfilter tracks them, it keeps
+    each for two minutes after its end, and drops packets when its table is full: the servers of
+    the handshakes make half a million, and those behind them would look slow, or dead."""
+    table = Path("/proc/sys/net/netfilter")
+    count, most = table / "nf_conntrack_count", table / "nf_conntrack_max"
+    until = time.monotonic() + ROOM
+    while count.exists() and int(count.read_text()) > int(most.read_text()) // 2:
+        if time.monotonic() > until:
+            raise Failed("netfilter's table of connections stays full")
+        time.sleep(1)
 
 
 def freePort() -> int:
