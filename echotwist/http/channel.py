@@ -43,6 +43,12 @@ class Request(TwistedRequest):
     authority: bytes | None = None
     """The host, with its port if it has one, of a target in absolute form (RFC 9112, 3.2.2)."""
 
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.headerLines: list[bytes] = []
+        """Its headers as they came: `requestHeaders` has neither their order nor the spelling of
+        their names. A line that was folded (RFC 9112, 5.2) is one here."""
+
     def process(self) -> None:
         if self.path != b"*":
             super().process()
@@ -95,6 +101,9 @@ class Channel(ReadGate, HTTPChannel):
     _sliceEnd = 0.0
     """When others have their turn; see `turns`."""
 
+    begun = 0.0
+    """When it was accepted, or the last answer was out, in seconds of the reactor's clock."""
+
     _isFirst = True
     """Whether the next line is the first of a request."""
 
@@ -110,7 +119,7 @@ class Channel(ReadGate, HTTPChannel):
         super().connectionMade()
         self.site.makeRoom()
         self.site.channels[self] = None
-        self._begun = self.site.context.reactor.seconds()
+        self.begun = self.site.context.reactor.seconds()
         self._setDeadline()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -216,7 +225,8 @@ class Channel(ReadGate, HTTPChannel):
             self._waitForTurn()
 
     def _takeLine(self, line: bytes) -> None:
-        self._buffered += HEADER_OVERHEAD + len(line)
+        # The line as it came, and what Twisted makes of it.
+        self._buffered += HEADER_OVERHEAD + 2 * len(line)
         if b"\n" in line:
             self._bareLf()
         elif self._isFirst:
@@ -246,6 +256,8 @@ class Channel(ReadGate, HTTPChannel):
             case (b"transfer-encoding", _):
                 return self._refuse(413, "no body is taken here")
         good: bool = super().headerReceived(line)
+        if good:
+            self.requests[-1].headerLines.append(line)
         return good
 
     def lineLengthExceeded(self, line: bytes) -> None:
@@ -301,7 +313,7 @@ class Channel(ReadGate, HTTPChannel):
         self._headerCount = self._headerBytes = self._buffered = 0
         # Now it has been silent for the shortest time, and is the last to make room.
         self.site.channels[self] = self.site.channels.pop(self)
-        self._begun = self.site.context.reactor.seconds()
+        self.begun = self.site.context.reactor.seconds()
         self._setDeadline()
         super().requestDone(request)
         if self.isPausedFor(OVER_BUDGET) and not self._isEnding:
@@ -318,7 +330,14 @@ class Channel(ReadGate, HTTPChannel):
         self._deadline = linger(self.transport, context.reactor, context.limits.closeTimeout)
 
     def upgrade(self, protocol: IProtocol, early: bytes) -> None:
-        """Hand the connection to `protocol`, with what the client sent behind its request.
+        """Hand the connection to `protocol`, which answers with 101."""
+        self.handOver(protocol, early)
+        took = self.site.context.reactor.seconds() - self.begun
+        self.site.context.journal.totals.handshakes.observe(took)
+
+    def handOver(self, protocol: IProtocol, early: bytes) -> None:
+        """Hand the connection to `protocol`, with what the client sent behind its request. The
+        response is no concern of this channel any more.
 
         Autobahn's own does less (26.10.2, twisted/resource.py, `WebSocketResource`): it keeps this
         channel as the producer, loses the bytes behind the request, and cancels no timer.
@@ -335,8 +354,6 @@ class Channel(ReadGate, HTTPChannel):
         protocol.makeConnection(transport)
         if early:
             protocol.dataReceived(early)
-        took = self.site.context.reactor.seconds() - self._begun
-        self.site.context.journal.totals.handshakes.observe(took)
 
     def _setDeadline(self) -> None:
         self._clearDeadline()

@@ -39,7 +39,7 @@ PAGE = "websockets.html"
 _ABSOLUTE = re.compile(rb"(?:http|ws)s?://([^/]+)(/.*)?", re.IGNORECASE | re.DOTALL)
 """A target in absolute form (RFC 9112, 3.2.2): the host, and the path, which may be missing."""
 
-_ALLOW = "GET, HEAD, OPTIONS"
+ALLOW = "GET, HEAD, OPTIONS"
 
 _CONTENT_SECURITY_POLICY = (
     "default-src 'none'; connect-src 'self'; script-src 'self'; style-src 'self'; "
@@ -158,7 +158,9 @@ class HttpSite(Site, ABC):
         for. Returns False if not, or if that would refuse it."""
         segment = segmentOf(data)
         found = None if segment is None else self.resource.children.get(segment)
-        if not isinstance(found, UpgradeResource) or (request := parse(data)) is None:
+        if not (isinstance(found, UpgradeResource) and found.isUsual):
+            return False
+        if (request := parse(data)) is None:
             return False
         name, network = self._clientAt(channel.transport.getPeer(), None)
         return found.upgradeUsual(channel, name, network, request)
@@ -189,9 +191,10 @@ class HttpSite(Site, ABC):
             found = self._find(request)
         except Refused as refused:
             return self.refusal(request, refused)
-        if request.method == b"OPTIONS" and found is not NOT_FOUND:
+        isAsked = request.method == b"OPTIONS" and found is not NOT_FOUND
+        if isAsked and not hasattr(found, "render_OPTIONS"):
             # As health checks of balancers ask, such as HAProxy's `option httpchk`.
-            return Answer(200, "", {"Allow": _ALLOW})
+            return Answer(200, "", {"Allow": ALLOW})
         return found
 
     def _find(self, request: Request) -> IResource:
@@ -202,7 +205,7 @@ class HttpSite(Site, ABC):
             how = "came twice" if hosts else "is missing"
             raise Refused(400, f"the Host header {how}")
         if request.method not in (b"GET", b"HEAD", b"OPTIONS"):
-            raise Refused(405, "only GET, HEAD and OPTIONS are answered", Allow=_ALLOW)
+            raise Refused(405, "only GET, HEAD and OPTIONS are answered", Allow=ALLOW)
         if request.path == b"*" and request.method == b"OPTIONS":
             return Exact()  # The server as a whole.
         absolute = _ABSOLUTE.fullmatch(request.path)

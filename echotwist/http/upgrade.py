@@ -21,7 +21,7 @@ from echotwist.http.answer import Exact, Refused
 from echotwist.http.channel import Request, elements
 from echotwist.http.usual import UsualRequest
 from echotwist.websocket import deflate
-from echotwist.websocket.connection import ConnectionFactory, Handshake
+from echotwist.websocket.connection import Connection, ConnectionFactory, Handshake
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _PARAMETER = rf'{_TOKEN}(?:[ \t]*=[ \t]*(?:{_TOKEN}|"{_TOKEN}"))?'
@@ -46,6 +46,10 @@ class UpgradeResource(Exact):
     """Upgrades requests to connections of `factory`. `allowedOrigins` empty lets every page
     connect."""
 
+    isUsual = True
+    """Whether all its connections are the same, so that a `UsualRequest`, which has no query, is
+    enough to make one."""
+
     def __init__(self, factory: ConnectionFactory, allowedOrigins: Collection[str]) -> None:
         super().__init__()
         self._factory = factory
@@ -58,12 +62,17 @@ class UpgradeResource(Exact):
             handshake = self._vet(request)
             if (why := self._factory.connections.unavailable(network)) is not None:
                 raise Refused(503, why, Retry_After="5")
+            connection = self.connectionFor(request)
         except Refused as refused:
             answer: bytes = site.refusal(request, refused).render(request)
             return answer
         channel: Any = request.channel
-        self._upgrade(channel, name, network, handshake, channel.clearLineBuffer())
+        self._upgrade(channel, connection, name, network, handshake, channel.clearLineBuffer())
         return NOT_DONE_YET
+
+    def connectionFor(self, request: Request) -> Connection:
+        """The connection that serves this request, which is vetted. May raise Refused."""
+        return self._factory.buildProtocol(None)
 
     def upgradeUsual(
         self, channel: Any, name: str, network: Hashable, request: UsualRequest
@@ -87,18 +96,24 @@ class UpgradeResource(Exact):
             )
         except Refused:
             return False
-        self._upgrade(channel, name, network, handshake, request.early)
+        connection = self._factory.buildProtocol(None)
+        self._upgrade(channel, connection, name, network, handshake, request.early)
         return True
 
     def _upgrade(
-        self, channel: Any, name: str, network: Hashable, handshake: Handshake, early: bytes
+        self,
+        channel: Any,
+        connection: Connection,
+        name: str,
+        network: Hashable,
+        handshake: Handshake,
+        early: bytes,
     ) -> None:
-        protocol: Any = self._factory.buildProtocol(None)
-        protocol.address = name
+        connection.address = name
         if network is not None:
-            protocol.network = network
-        protocol.handshake = handshake
-        channel.upgrade(protocol, early)
+            connection.network = network
+        connection.handshake = handshake
+        channel.upgrade(connection, early)
 
     def _vet(self, request: Request) -> Handshake:
         """Raises Refused."""
@@ -167,7 +182,7 @@ class UpgradeResource(Exact):
             raise Refused(400, "the Sec-WebSocket-Key is not 16 bytes in base64")
         if origin is not None and not self._allows(origin, host[1], host[2]):
             raise Refused(403, "the Origin is not allowed here")
-        return Handshake(key, _subprotocol(subprotocols), _deflateOffers(extensions))
+        return Handshake(key, _subprotocol(subprotocols), deflateOffers(extensions))
 
     def _allows(self, origin: str, host: str, port: str | None) -> bool:
         """Whether a page of `origin` may connect (RFC 6455, 10.2): the operator allowed it, or the
@@ -210,7 +225,7 @@ def _subprotocol(headers: list[str]) -> str | None:
     return offered[0]
 
 
-def _deflateOffers(values: list[str]) -> list[PerMessageDeflateOffer]:
+def deflateOffers(values: list[str]) -> list[PerMessageDeflateOffer]:
     """The offers of permessage-deflate that can be accepted.
 
     Raises Refused for anything but a list of extensions (RFC 6455, 9.1).

@@ -37,6 +37,7 @@ DROP_REASONS = (
     "no header of the PROXY protocol",
     "half a header of the PROXY protocol",
     "its answers were not read",
+    "its script at /lab had no 101",
 )
 """Why connections are dropped. /metrics has a series for each from the start, because Prometheus's
 rate() misses the event that creates a series."""

@@ -190,16 +190,25 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
         websocket/protocol.py, `WebSocketProtocol.__init__`)."""
 
     def makeConnection(self, transport: Any) -> None:
-        """Answer the request, and open.
+        """Answer the request, and open."""
+        self.transport = transport
+        lines = [self.replyBeginning, *self._agreed(self.handshake), b"\r\n"]
+        del self.handshake
+        self.heard = self.context.reactor.seconds()
+        self.state = self.STATE_OPEN
+        self._out = lines
+        self.onOpen()
+        self._flush()
+
+    def _agreed(self, handshake: Handshake) -> list[bytes]:
+        """The headers of the answer that are not always the same. The subprotocol and the
+        compression are in use from now on.
 
         Autobahn's `processHandshake` would parse the request again, by other rules than `upgrade`,
         and its `succeedHandshake` says "WebSocket" where RFC 6455, 4.2.2 has "websocket", which
         strict clients compare (26.10.2, websocket/protocol.py).
         """
-        self.transport = transport
-        handshake = self.handshake
-        del self.handshake
-        lines = [self.replyBeginning]
+        lines = []
         if handshake.subprotocol is not None:
             self.websocket_protocol_in_use = handshake.subprotocol
             lines.append(b"Sec-WebSocket-Protocol: %b\r\n" % handshake.subprotocol.encode())
@@ -209,12 +218,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
             self._perMessageCompress = Deflate.create_from_offer_accept(True, accepted)
             extension = accepted.get_extension_string().encode()
             lines.append(b"Sec-WebSocket-Extensions: %b\r\n" % extension)
-        lines.append(b"\r\n")
-        self.heard = self.context.reactor.seconds()
-        self.state = self.STATE_OPEN
-        self._out = lines
-        self.onOpen()
-        self._flush()
+        return lines
 
     def onOpen(self) -> None:
         self.transport.registerProducer(self, True)
@@ -502,6 +506,10 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
         else:
             self._watchForHalfClose()
 
+    def isHeld(self) -> bool:
+        """Whether it is not read for a reason that its client has nothing to do with."""
+        return self.isPausedFor(OVER_BUDGET | WAITS)
+
     # The memory budget.
 
     def buffered(self) -> int:
@@ -677,14 +685,18 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
         self.state = self.STATE_CLOSED
         self._clearTimer()
         self._flush()
-        self._message, self.data = b"", b""  # Half a message is not kept meanwhile.
+        self._discard()  # Half a message is not kept meanwhile.
+        self.forgetPause(WRITE_BLOCKED | WAITS)  # linger() reads, to discard what arrives.
+        timeout = self.context.limits.closeTimeout
+        self._timer = linger(self.transport, self.context.reactor, timeout, self._cut)
+
+    def _discard(self) -> None:
+        """Forget what has come, and is not answered."""
+        self._message, self.data = b"", b""
         self._forgetLeft()
         self._deflation = None
         if self._perMessageCompress is not None:
             self._perMessageCompress.forget()
-        self.forgetPause(WRITE_BLOCKED | WAITS)  # linger() reads, to discard what arrives.
-        timeout = self.context.limits.closeTimeout
-        self._timer = linger(self.transport, self.context.reactor, timeout, self._cut)
 
     def readConnectionLost(self) -> None:
         """The client has said FIN. What it asked for before that still goes out."""
@@ -770,7 +782,11 @@ class ConnectionFactory(WebSocketServerFactory):
                 "context": context,
                 "connections": connections,
                 "fastPath": fastPath,
-                "keepalive": Keepalive(context) if context.limits.pingInterval else None,
+                "keepalive": (
+                    Keepalive(context, context.limits.pingInterval)
+                    if context.limits.pingInterval
+                    else None
+                ),
                 "replyBeginning": (
                     "HTTP/1.1 101 Switching Protocols\r\n"
                     f"Server: {self.server}\r\n"

@@ -11,16 +11,21 @@ from echotwist.wire.context import Context
 
 
 class Member(Protocol):
-    """An open connection."""
+    """What has a place."""
 
-    number: int
-    address: str
     network: Hashable
-    opened: float
 
     def goAway(self) -> None: ...
 
     def abort(self) -> None: ...
+
+
+class Connection(Member, Protocol):
+    """An open connection."""
+
+    number: int
+    address: str
+    opened: float
 
 
 class Connections:
@@ -46,22 +51,33 @@ class Connections:
             return "all connections of this address are taken"
         return None
 
-    def add(self, connection: Member) -> None:
-        if connection.network is not None:
-            self._perNetwork[connection.network] += 1
+    def add(self, connection: Connection) -> None:
+        self.hold(connection)
+        self.admit(connection)
+
+    def admit(self, connection: Connection) -> None:
+        """Number one that has its place, and log it: it is answered with 101."""
         connection.number = next(self._numbers)
         connection.opened = self._context.reactor.seconds()
-        self.open.add(connection)
         self._context.journal.connected(connection)
 
-    def remove(self, connection: Member) -> None:
-        if connection.network is not None and connection in self.open:
-            self._perNetwork[connection.network] -= 1
-            if not self._perNetwork[connection.network]:
-                del self._perNetwork[connection.network]
-        self.open.discard(connection)
+    def remove(self, connection: Connection) -> None:
         lifetime = self._context.reactor.seconds() - connection.opened
         self._context.journal.totals.lifetimes.observe(lifetime)
+        self.release(connection)
+
+    def hold(self, member: Member) -> None:
+        """Give a place to `member`. If it is no WebSocket, nobody numbers it, or logs it."""
+        if member.network is not None:
+            self._perNetwork[member.network] += 1
+        self.open.add(member)
+
+    def release(self, member: Member) -> None:
+        if member.network is not None and member in self.open:
+            self._perNetwork[member.network] -= 1
+            if not self._perNetwork[member.network]:
+                del self._perNetwork[member.network]
+        self.open.discard(member)
         if self._emptied is not None and not self.open:
             emptied, self._emptied = self._emptied, None
             emptied.callback(None)

@@ -3,7 +3,6 @@
 from typing import Any, Protocol
 
 from echotwist.wire.context import Context
-from echotwist.wire.gate import OVER_BUDGET, WAITS
 from echotwist.wire.transport import unacknowledged
 
 
@@ -19,7 +18,8 @@ class Alive(Protocol):
     def setTimer(self, delay: float, call: Any, *arguments: Any) -> None:
         """Its only timer."""
 
-    def isPausedFor(self, reason: int) -> bool: ...
+    def isHeld(self) -> bool:
+        """Whether it cannot be heard for a reason that its client has nothing to do with."""
 
     def dropUnanswered(self) -> None: ...
 
@@ -33,9 +33,10 @@ class Keepalive:
     was acknowledged.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, interval: float) -> None:
+        """`interval` is in seconds."""
         self._reactor = context.reactor
-        self._interval = context.limits.pingInterval
+        self._interval = interval
         self._timeout = context.limits.pingTimeout
 
     def watch(self, connection: Alive) -> None:
@@ -64,9 +65,7 @@ class Keepalive:
         """`left` seconds remain for something to move, and then a turn of the reactor: when a
         process goes on that was stopped (SIGSTOP, a paused virtual machine), its timers are due
         before it reads what the kernel has received meanwhile."""
-        # While the budget keeps a connection from being read, or its turn has not come, it cannot
-        # be heard.
-        if connection.heard != heard or connection.isPausedFor(OVER_BUDGET | WAITS):
+        if connection.heard != heard or connection.isHeld():
             self.watch(connection)
         elif left > 0:
             self._await(connection, heard, before, left)

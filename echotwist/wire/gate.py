@@ -1,7 +1,7 @@
 """Whether a connection is read: it is unless there is a reason not to.
 
-There are three, and any may end first: a client that does not read what is written to it
-(backpressure), the memory budget, and that it has to wait for its turn.
+There are four, and any may end first: a client that does not read what is written to it
+(backpressure), the memory budget, that it has to wait for its turn, and a script of the lab.
 """
 
 from typing import Any
@@ -14,6 +14,10 @@ OVER_BUDGET = 2
 
 WAITS = 4
 """What was read is not worked off yet, and waits for the connection's turn; see `turns`."""
+
+
+STALLED = 8
+"""A script of the lab does not read."""
 
 
 class ReadGate:

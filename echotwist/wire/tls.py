@@ -85,6 +85,10 @@ class LendableTls(BufferingTLSTransport):
     isEnding = False
     """Whether OpenSSL has told the end, and the protocol has still to see what came before."""
 
+    lostBelow: Failure = connectionDone
+    """Why the transport below was lost. The protocol is told ConnectionLost instead, also after a
+    FIN or an abort, if there was no close_notify."""
+
     _end: Failure | None = None
     """That end, while the protocol has something left to answer."""
 
@@ -209,6 +213,7 @@ class LendableTls(BufferingTLSTransport):
             self.transport.resumeProducing()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lostBelow = reason
         if self._hasMore or self._end:  # The client is gone, and is not answered any more.
             self._hasMore, self._end, self._lostTLSConnection = False, None, True
             self._ciphertext = b""

@@ -427,7 +427,7 @@ def test_request_headers_count_as_buffered() -> None:
     service = Service(*POOR)
     client = service.connect()
     client.send(b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * 10 + b"ho")
-    held = 11 * HEADER_OVERHEAD + len(b"GET / HTTP/1.1") + 10 * 3 + len(b"ho")
+    held = 11 * HEADER_OVERHEAD + 2 * (len(b"GET / HTTP/1.1") + 10 * 3) + len(b"ho")
     assert service.context.budget.buffered == held
     client.send(b"st:x\r\n\r\n")
     service.context.budget.refresh()
