@@ -68,6 +68,97 @@ MAX_SECONDS = 7 * 24 * 3600.0
 """Longest time in seconds that an option accepts. epoll rejects 25 days, and the reactor would then
 spin."""
 
+LAB_STEP = 600.0
+"""Seconds that a step of a script at /lab may take. Proxies cut what is silent after one to ten
+minutes; a client that wants more goes on by itself."""
+
+LAB_LEAST = 0.01
+"""Seconds between two messages or pings that a script sends by itself, at the least. A timer has
+its turn before all others."""
+
+LAB_HOLD = 60.0
+"""Seconds that a script may hold back the 101: longer than clients wait for it."""
+
+LAB_STEPS = 200
+"""Steps of a script. A request line of 16 KB has room for thousands, each a coroutine's turn."""
+
+LAB_REPETITIONS = 1_000_000
+"""Messages that a step may echo or ignore."""
+
+LAB_PAYLOAD = 16 << 20
+"""Bytes that a step may send: the largest message of the Autobahn testsuite. It is made while it is
+sent, and takes no memory."""
+
+LAB_HEADERS = 100_000
+"""Headers that a script may add to the 101; the most that reports of clients speak of."""
+
+LAB_HEADER_BYTES = 4 << 20
+"""Bytes of their values together. They are made while they are sent."""
+
+LAB_FLOOD = 10.0
+"""Seconds that a script may flood a client."""
+
+LAB_CASE = 180.0
+"""Seconds that the script of a case may take, and then its client, whatever that sends. At 1 Mbit/s
+16 MiB take 134 s."""
+
+LAB_LIFETIME = 24 * 3600.0
+"""Seconds after which a connection at /lab is dropped, whatever its script says. A probe of a path
+looks at it for hours."""
+
+LAB_ANSWER = 3600.0
+"""Seconds that /lab/sse, /lab/stream and a live trace answer. Proxies cut what lasts too long after
+a minute to an hour; an EventSource comes again, and goes on where it was."""
+
+LAB_INTERVAL = 0.1
+"""Seconds between two events of /lab/sse at the least: a proxy that buffers shows at ten a second
+already."""
+
+LAB_RATE = 1 << 20
+"""Bytes a second of /lab/stream: twenty lines of 52 KB. It shows who buffers, not who is fast."""
+
+LAB_AGENTS = 200
+"""Clients whose verdicts are kept; the one that ran no case for longest makes room. With some
+300 bytes a verdict (measured) and 130 cases each, that is 8 MB."""
+
+LAB_AGENT_CHARACTERS = 100
+"""Characters of a client's name: that of a library, a version and a platform."""
+
+LAB_REPORT = 24 * 3600.0
+"""Seconds for which its verdicts are kept after the last."""
+
+LAB_VERDICT = 10.0
+"""Seconds for which /getCaseStatus waits for a verdict. The client may ask while the connection of
+the case is still ending, and that takes --close-timeout, if TCP is left open."""
+
+LAB_TRACES = 1000
+"""Traces that are kept. Reports of a client link to a trace for each of more than a hundred cases.
+When it is full, the oldest that has ended is forgotten; if all are running, a new one is
+refused."""
+
+LAB_TRACES_BYTES = 32 << 20
+"""Bytes of memory that they take together: that of a case takes some 10 KB, and the largest 900 KB.
+When they would take more, the oldest that has ended is forgotten; if all are running, they leave
+out what comes."""
+
+LAB_TRACE_EVENTS = 500
+"""Frames, and what else happens, that a trace keeps of the beginning, and so many of the end; and
+as many segments. An hour's pings, each with its pong, are 720 frames at a ping each 10 s."""
+
+LAB_TRACE_DECLINED = 32
+"""Declined offers that a trace keeps. Clients make one or two; 16 KB of headers have thousands."""
+
+LAB_TRACE_LIFETIME = 3600.0
+"""Seconds that a trace is kept after the end of its connection: to look at it in peace, and to show
+it to somebody."""
+
+LAB_TRACE_READERS = 10
+"""Those to whom one trace is written at a time. Each event wakes all of them."""
+
+LAB_HEARTBEAT = 15.0
+"""Seconds after which a stream over HTTP says that there is nothing new. Proxies cut what is silent
+for 30 to 60 s; and only what cannot be written shows that a reader is gone."""
+
 _SIZE = re.compile(r"(\d{1,15})([kmg]?)b?", re.IGNORECASE | re.ASCII)
 _TIME = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)(ms|s|m|h)?", re.ASCII)
 _NUMBER = re.compile(r"\d{1,15}", re.ASCII)
