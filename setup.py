@@ -21,7 +21,9 @@ isLimited = not sysconfig.get_config_var("Py_GIL_DISABLED")
 sources = runpy.run_path(str(here / "echotwist/fastpath/sources.py"))
 identity = sources["identity"](here / "echotwist/fastpath")
 
-ROOMS = ("fastpath", "http", "listen", "observe", "operate", "testing", "websocket", "wire")
+ROOMS = (
+    *("fastpath", "http", "lab", "listen", "observe", "operate", "testing", "websocket", "wire"),
+)
 
 
 class Build(build):

@@ -21,6 +21,7 @@ from echotwist.http.answer import Answer
 from echotwist.http.forwarded import TrustedProxies, trustedProxy
 from echotwist.http.site import AdminSite, EchoSite, Health, Readiness, makeAdminRoot, makeRoot
 from echotwist.http.upgrade import UpgradeResource, canonicalOrigin
+from echotwist.lab.resource import makeLab
 from echotwist.limits import Limits, parseConnections, parseCount
 from echotwist.listen.certificate import ExpiryReminder
 from echotwist.listen.endpoints import endpointOf, parsePort
@@ -106,6 +107,7 @@ class Options(TwistedOptions):
             "Fragments and compressed messages are then echoed in Python.",
         ],
         ["no-fast-path", None, "Let Autobahn echo everything, in Python."],
+        ["no-lab", None, "Do not serve /lab, and what belongs to it."],
         ["no-compression", None, "Do not accept permessage-deflate."],
         [
             "context-takeover",
@@ -264,6 +266,11 @@ def _server(options: Options, reactor: Any) -> Iterator[IService]:
     echoes = ConnectionFactory(Echo, context, connections, fastPath, accept)
     health, readiness = Health(fastPath), Readiness(connections)
     root = makeRoot(UpgradeResource(echoes, options["allow-origin"]), health, readiness)
+    if not options["no-lab"]:
+        for name, resource in makeLab(
+            context, connections, accept, options["allow-origin"]
+        ).items():
+            root.putChild(name, resource)
     site = EchoSite(context, connections, root, TrustedProxies(options["trusted-proxy"]))
     isShared = options["worker"] is not None
     listenReactor: Any = reactor

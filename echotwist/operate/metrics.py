@@ -141,7 +141,9 @@ class EchoCollector(Collector):
 
         yield InfoMetricFamily("echotwist_build", "What runs.", {"version": __version__})
         yield GaugeMetricFamily(
-            "echotwist_connections_open", "WebSocket connections.", len(self._site.connections.open)
+            "echotwist_connections_open",
+            "WebSocket connections, and answers of the lab that last.",
+            len(self._site.connections.open),
         )
         yield GaugeMetricFamily(
             "echotwist_connections_max",

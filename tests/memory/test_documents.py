@@ -8,6 +8,9 @@ import pytest
 from support.admin import ADMIN
 from support.memory import Service
 
+from echotwist.lab.cases import CASES
+from echotwist.lab.steps import STEPS, Phase, parse
+
 ROOT = Path(__file__).parents[2]
 
 DOCUMENTS = sorted(
@@ -22,6 +25,7 @@ DOCUMENTS = sorted(
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
 README = (ROOT / "README.md").read_text()
+LAB = (ROOT / "docs/lab.md").read_text()
 
 BESIDE_THE_PAGE = {"/websockets.css", "/websockets.js", "/echotwist.svg"}
 
@@ -94,6 +98,37 @@ def test_the_readme_has_every_url() -> None:
     root = Service().site.resource
     told = set(re.findall(r"`GET (/[\w.]*)`", README))
     assert told == {f"/{name.decode()}" for name in root.listStaticNames()} - BESIDE_THE_PAGE
+
+
+def table(phase: Phase) -> str:
+    """The steps of the lab, as its document has them."""
+
+    def cell(text: str) -> str:
+        return text.replace("|", r"\|")
+
+    heading = f"### {phase.value[0].upper()}{phase.value[1:]}\n\n"
+    rows = [
+        f"| `{cell(kind.syntax)}` | {kind.cap} | {cell(kind.meaning)} | `{cell(kind.example)}` |\n"
+        for kind in STEPS.values()
+        if kind.phase is phase
+    ]
+    return heading + "| step | at most | meaning | example |\n|---|---|---|---|\n" + "".join(rows)
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_the_lab_is_told_as_its_table_has_it(phase: Phase) -> None:
+    assert table(phase) in LAB
+
+
+def test_every_script_that_a_document_has_is_one() -> None:
+    urls = re.findall(r"ws://[\w.:]+/lab\?([^\s`'\"]*)", LAB)
+    assert len(urls) > 10
+    for query in urls:
+        parse(query.replace("$ID", "x" * 22).encode())
+
+
+def test_the_lab_tells_how_many_cases_there_are() -> None:
+    assert f"The catalogue has {len(CASES)} cases" in LAB
 
 
 def test_the_operators_are_told_of_every_url_of_theirs() -> None:
