@@ -1,0 +1,21 @@
+"""picows, by its interface that is like that of websockets."""
+
+import asyncio
+
+from clients.drivers.harness import SUBPROTOCOL, runTasks
+from picows.websockets.asyncio.client import connect
+
+
+async def ask(url: str) -> str:
+    async with connect(url) as connection:
+        return str(await connection.recv())
+
+
+async def echo(url: str) -> str:
+    async with connect(url, subprotocols=[SUBPROTOCOL]) as connection:
+        async for message in connection:
+            await connection.send(message)
+    return f"closed with {connection.close_code}"
+
+
+asyncio.run(runTasks(ask, echo))
