@@ -18,7 +18,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from endurance import churn, clock, descriptors, disk, drain, hostile, killed, newcomer, resolver
+from endurance import (
+    churn,
+    clock,
+    descriptors,
+    disk,
+    drain,
+    hostile,
+    killed,
+    lab,
+    newcomer,
+    resolver,
+)
 from endurance.figures import Figure, Trial, Unavailable
 from support.skipped import note
 
@@ -31,6 +42,7 @@ TRIALS: dict[str, Trial] = {
     "newcomer, TLS": newcomer.secure,
     "newcomer, crowded": newcomer.crowded,
     "newcomer, no fast path": newcomer.withoutFastPath,
+    "hostile scripts": lab.hostile,
     "churn": churn.churn,
     "drain": drain.withFastPath,
     "drain, no fast path": drain.withoutFastPath,
