@@ -26,7 +26,7 @@ from echotwist.lab.observer import HEAD, SHOWN, Frame, Observer
 from echotwist.lab.output import Output
 from echotwist.lab.runner import OVERHEAD, Runner
 from echotwist.lab.steps import Script
-from echotwist.limits import LAB_LIFETIME
+from echotwist.limits import LAB_HOLD, LAB_LIFETIME
 from echotwist.observe.journal import LONGEST_HEADER
 from echotwist.websocket.connection import TRY_AGAIN_LATER, Connection
 from echotwist.websocket.keepalive import Keepalive
@@ -409,7 +409,7 @@ class LabConnection(Connection):
         """The client has broken a rule, and is not told: look at nothing more, and keep nothing."""
         if code == TRY_AGAIN_LATER:
             self.abort()
-        elif self.state != self.STATE_CLOSED:
+        else:
             self.tell("refused", code, reason)
             self._failure, self.state = (code, reason), self.STATE_CLOSED
             self._discard()
@@ -417,9 +417,8 @@ class LabConnection(Connection):
 
     def _readOn(self) -> None:
         """Read, so that an answer and the end are seen."""
-        self.forgetPause(WRITE_BLOCKED | STALLED | WAITS)
-        if not self.isPausedFor(OVER_BUDGET):
-            self.transport.resumeProducing()
+        self.forgetPause(WRITE_BLOCKED | STALLED | WAITS | OVER_BUDGET)
+        self.transport.resumeProducing()
 
     def _end(self) -> None:
         """What is said from now on is said at once, and is the last."""
@@ -450,14 +449,15 @@ class LabConnection(Connection):
             self.tell("finSent")
 
     def readConnectionLost(self) -> None:
-        if not self._hasFin:
-            self._hasFin = True
-            self.tell("finReceived")
-            if self.maySayClose() and self.output.isPacing:
-                # What the client asked for before that still goes out.
-                self.runner.answerClose(super().readConnectionLost, None)
-                return
-        super().readConnectionLost()
+        self._hasFin = True
+        self.tell("finReceived")
+        if self.maySayClose() and self.output.isPacing:
+            # What the client asked for before that still goes out; not for ever, it may be gone.
+            assert self._lifetime is not None
+            self._lifetime.reset(LAB_HOLD)
+            self.runner.answerClose(super().readConnectionLost, None)
+        else:
+            super().readConnectionLost()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._end()

@@ -124,9 +124,8 @@ class Output:
         self._go()
 
     def _waitForTurn(self) -> None:
-        if not self._isInTurn:
-            self._isInTurn = True
-            self._context.turns.wait(self)
+        self._isInTurn = True
+        self._context.turns.wait(self)
 
     def _wake(self, at: float) -> None:
         self._clearTimer()

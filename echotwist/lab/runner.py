@@ -261,7 +261,7 @@ class Runner:
             case float(seconds):
                 await self._sleep(seconds)
                 answer()
-            case None:
+            case _:
                 answer()
 
     # Steps.
@@ -417,8 +417,8 @@ class Runner:
         if not self._wanted:
             self._handle = None
             enough, self._enough = self._enough, None
-            if enough is not None:
-                enough.callback(None)
+            assert enough is not None  # Only a step wants so many.
+            enough.callback(None)
 
     async def _takeSome(self, handle: Handle, most: int | float) -> None:
         if isinstance(most, float):

@@ -382,6 +382,7 @@ def explained(query: str) -> Any:
         ("trace=short", "trace", "takes 22 to 64 characters of base64url, chosen at random"),
         ("send=a&hold=1s", "hold", "is done before the 101, so it comes before the steps"),
         ("hold=1s&hold=1s", "hold", "may be given once"),
+        ("trace=" + "x" * 22 + "&trace=" + "y" * 22, "trace", "may be given once"),
         ("status=503&garbage", "garbage", "does not go with status"),
         ("status=503&cookies=3", "cookies", "does not go with status"),
         ("split=1&coalesce", "split", "does not go with coalesce"),
@@ -760,12 +761,48 @@ def test_echoes_go_out_after_a_fin(query: str) -> None:
     assert isGone(client)
 
 
+def test_echoes_do_not_go_out_for_ever_after_a_fin() -> None:
+    """A hundred thousand clients that had gone once kept their places for ten minutes."""
+    client = lab("delay=10m")
+    client.socket.arriving += text("hello")
+    client.finish()
+    client.service.advance(LAB_HOLD + 1)
+    assert isGone(client)
+
+
 @pytest.mark.parametrize("query", ["wait=1s&close=1000&wait=9s", "push=1s&close=1000&wait=4s"])
 def test_no_message_follows_a_close_that_no_step_sends(query: str) -> None:
     client = lab(query)
     client.send(text("kept"))
     client.service.advance(4)
     assert client.frames() == [Frame(CLOSE, b"\x03\xe8")]
+
+
+def test_nothing_is_pushed_to_one_that_is_behind() -> None:
+    client = lab("push=1s&wait=9s")
+    client.send(text("x" * 1000) * 100)
+    client.service.advance(5)
+    assert client.received() == b""
+
+
+def test_what_comes_with_the_request_is_not_answered_after_a_drop() -> None:
+    client = Service("--log-rate=0", isFast=False).connect()
+    client.send(request("/lab?drop=rst") + text("a"))
+    assert client.received().endswith(b"\r\n\r\n")
+    assert isGone(client)
+
+
+def test_a_pong_that_is_late_does_not_outlive_its_connection() -> None:
+    client = lab("pong=9s")
+    client.send(frame(PING) + frame(3))
+    assert leaves(client)
+
+
+def test_a_service_without_pings_sends_none() -> None:
+    client = lab("", "--ping-interval=0")
+    client.service.advance(100)
+    assert client.received() == b""
+    assert leaves(client)
 
 
 def test_one_that_hangs_pushes_nothing() -> None:
