@@ -157,7 +157,7 @@ def report(results: Sequence[Result], files: int) -> str:
 
 
 def _anchor(title: str) -> str:
-    return title.replace(",", "").replace(" ", "-")
+    return title.lower().replace(",", "").replace(" ", "-")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
