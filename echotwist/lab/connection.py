@@ -150,7 +150,7 @@ class LabConnection(Connection):
         if self.isPausedFor(STALLED):
             self.resumeReading(STALLED)
         early, self._early = self._early, b""
-        super().dataReceived(early)
+        self.goOnWith(early)
 
     # What goes out.
 
@@ -224,7 +224,10 @@ class LabConnection(Connection):
                 self.pauseReading(STALLED)
             self.context.budget.account(self)
             return
-        super().dataReceived(data)
+        self.goOnWith(data)
+
+    def goOnWith(self, left: bytes) -> None:
+        super().dataReceived(left)  # Observers have been told.
 
     def processData(self) -> bool:
         if self.current_frame is None:

@@ -362,9 +362,13 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
                 self._flush()
                 self.context.budget.account(self)
             else:
-                self.dataReceived(left)
+                self.goOnWith(left)
         if not self.hasLeft:
             self._goOn()
+
+    def goOnWith(self, left: bytes) -> None:
+        """Work on what was received before, as if it came now."""
+        self.dataReceived(left)
 
     def _goOn(self) -> None:
         """Nothing is left, so it is read again, unless it has ended or is lent."""

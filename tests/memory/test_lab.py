@@ -14,6 +14,7 @@ from support.secure import Peer, certified
 
 from echotwist.lab import connection
 from echotwist.lab.frames import bomb
+from echotwist.lab.observer import Observer
 from echotwist.lab.steps import STEPS, BadStep, Phase
 from echotwist.lab.steps import parse as parseScript
 from echotwist.limits import LAB_FLOOD, LAB_HOLD, LAB_LIFETIME, LAB_STEP, LAB_STEPS
@@ -957,6 +958,22 @@ def test_kept_messages_are_echoed_in_turns() -> None:
     client.socket.arriving += text("b")
     service.run()
     assert client.frames()[-1] == Frame(TEXT, b"b")
+
+
+def test_what_waits_for_its_turn_is_told_to_observers_once() -> None:
+    class Reads(Observer):
+        size = 0
+
+        def read(self, data: bytes) -> None:
+            self.size += len(data)
+
+    client = lab("", service=Service("--log-rate=0", isFast=False, isSliced=True))
+    protocol: Any = client.protocol
+    protocol.observers = [reads := Reads()]
+    sent = text("a") * 300
+    client.send(sent)
+    assert len(client.frames()) == 300
+    assert reads.size == len(sent)
 
 
 def test_the_connections_of_the_lab_count(log: Any) -> None:
