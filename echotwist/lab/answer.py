@@ -36,14 +36,20 @@ class Open(Exact):
         return rendered
 
     def render_OPTIONS(self, request: Request) -> bytes:
-        for name, value in _PREFLIGHT.items():
-            request.setHeader(name, value)
-        return b""
+        return answerPreflight(request)
 
 
 def setOpen(request: Request) -> None:
     request.setHeader("Access-Control-Allow-Origin", "*")
     request.setHeader("Cache-Control", "no-store")
+
+
+def answerPreflight(request: Request) -> bytes:
+    """The response to a preflight, by which a browser asks whether a page may ask: any may."""
+    setOpen(request)
+    for name, value in _PREFLIGHT.items():
+        request.setHeader(name, value)
+    return b""
 
 
 def answerText(request: Request, contentType: str, text: str) -> bytes:

@@ -22,7 +22,6 @@ from echotwist.lab.answer import (
     BadParameter,
     Open,
     Parameter,
-    answerJson,
     dateTime,
     parametersOf,
     refuseParameter,
@@ -90,13 +89,6 @@ def tlsFacts(request: Request) -> Tls | None:
         "cipher": connection.get_cipher_name(),
         "serverName": None if name is None else name.decode("latin-1"),
     }
-
-
-class Inspect(Open):
-    """`/lab/inspect`."""
-
-    def render_GET(self, request: Request) -> bytes:
-        return answerJson(request, 200, inspected(request))
 
 
 def _within(parse: Callable[[str], Any], least: float, most: float) -> Callable[[str], Any]:

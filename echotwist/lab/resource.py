@@ -10,6 +10,7 @@
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from difflib import get_close_matches
 from typing import Any
@@ -19,9 +20,9 @@ from twisted.web.resource import Resource
 from echotwist.http.answer import Refused
 from echotwist.http.channel import Request
 from echotwist.http.upgrade import UpgradeResource
-from echotwist.lab.answer import Open, answerJson, refuse, setOpen
+from echotwist.lab.answer import Open, answerJson, answerPreflight, refuse
 from echotwist.lab.cases import CASES, Case
-from echotwist.lab.companions import Inspect, ServerSentEvents, Stream, inspected, tlsFacts
+from echotwist.lab.companions import ServerSentEvents, Stream, inspected, tlsFacts
 from echotwist.lab.connection import LabConnection
 from echotwist.lab.harness import agentOf, caseOf, makeHarness
 from echotwist.lab.judge import Judge, Verdict
@@ -40,10 +41,26 @@ _REASON = "the script is malformed"
 """In the log; the answer says more, in the client's words."""
 
 
-class LabResource(UpgradeResource):
-    """Upgrades requests to connections that run a script."""
+class OpenUpgradeResource(UpgradeResource, ABC):
+    """Tells the page of any origin what it is, unless that asks for an upgrade."""
 
     isUsual = False
+
+    def render_GET(self, request: Request) -> bytes | int:
+        if "websocket" not in request.tokens("Upgrade"):
+            return answerJson(request, 200, self.described(request))
+        return super().render_GET(request)
+
+    def render_OPTIONS(self, request: Request) -> bytes:
+        return answerPreflight(request)
+
+    @abstractmethod
+    def described(self, request: Request) -> Any:
+        """The answer without an upgrade, for JSON."""
+
+
+class LabResource(OpenUpgradeResource):
+    """Upgrades requests to connections that run a script."""
 
     def __init__(
         self, factory: ConnectionFactory, allowedOrigins: Collection[str], traces: Traces
@@ -53,16 +70,13 @@ class LabResource(UpgradeResource):
         self._traces = traces
 
     def render_GET(self, request: Request) -> bytes | int:
-        if "websocket" not in request.tokens("Upgrade"):
-            return answerJson(request, 200, manual())
         try:
             return super().render_GET(request)
         except BadStep as e:
             return refuse(request, _REASON, explained(e))
 
-    def render_OPTIONS(self, request: Request) -> bytes:
-        setOpen(request)
-        return Open().render_OPTIONS(request)
+    def described(self, request: Request) -> dict[str, Any]:
+        return manual()
 
     def connectionFor(self, request: Request) -> Connection:
         """Raises BadStep and Refused."""
@@ -77,22 +91,24 @@ class LabResource(UpgradeResource):
         connection.script = script
         observers: list[Observer] = []
         if script.case is not None:
-            connection.judge = judge = Judge(script.case, self._clock)
-            judge.requested(raw(request))
-            observers.append(judge)
+            connection.judge = Judge(script.case, self._clock)
+            observers.append(connection.judge)
         if script.trace is not None:
-            trace = self._trace(request, script)
+            trace = self._trace(request, script.trace, script.case)
             observers.append(trace)
             judged = judged or (lambda verdict: trace.describe(verdict=verdict._asdict()))
+        head = raw(request)
+        for observer in observers:
+            observer.requested(head)
         connection.observers = observers
         connection.judged = judged
         return connection
 
-    def _trace(self, request: Request, script: Script) -> Trace:
+    def _trace(self, request: Request, name: str, case: Case | None) -> Trace:
         """Raises BadStep and Refused."""
         channel: Any = request.channel
         try:
-            trace = self._traces.open(script.trace or "", channel.begun)
+            trace = self._traces.open(name, channel.begun)
         except Taken:
             raise BadStep("trace", "is in use; choose another ID, at random") from None
         except Full:
@@ -106,9 +122,8 @@ class LabResource(UpgradeResource):
             client=client if isBelieved else None,
             proxies=[peer] if isBelieved else [],
             tls=tlsFacts(request),
-            case=None if script.case is None else script.case.id,
+            case=None if case is None else case.id,
         )
-        trace.requested(raw(request))
         return trace
 
 
@@ -141,18 +156,11 @@ class Catalogue(Open):
         return answerJson(request, 200, [_entry(case) for case in CASES.values()])
 
 
-class InspectResource(UpgradeResource):
+class InspectResource(OpenUpgradeResource):
     """`/lab/inspect`, also as a WebSocket, whose first message it is."""
 
-    isUsual = False
-
-    def render_GET(self, request: Request) -> bytes | int:
-        if "websocket" not in request.tokens("Upgrade"):
-            return Inspect().render(request)
-        return super().render_GET(request)
-
-    def render_OPTIONS(self, request: Request) -> bytes | int:
-        return Inspect().render(request)
+    def described(self, request: Request) -> dict[str, Any]:
+        return inspected(request)
 
     def connectionFor(self, request: Request) -> Connection:
         connection = super().connectionFor(request)

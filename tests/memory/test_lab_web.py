@@ -20,10 +20,12 @@ from twisted.web.http_headers import Headers
 from echotwist.http.answer import Exact
 from echotwist.lab import harness, report
 from echotwist.lab.cases import Behavior, Case, Fail
-from echotwist.lab.companions import Inspect, ServerSentEvents, Stream
+from echotwist.lab.companions import ServerSentEvents, Stream
+from echotwist.lab.connection import LabConnection
 from echotwist.lab.harness import makeHarness
 from echotwist.lab.judge import Verdict
 from echotwist.lab.report import ReportResource, Reports
+from echotwist.lab.resource import InspectResource
 from echotwist.limits import (
     LAB_AGENT_CHARACTERS,
     LAB_AGENTS,
@@ -67,7 +69,7 @@ class Lab:
         self.reports = Reports(self.context)
         folder, root = Exact(), self.service.site.resource
         root.putChild(b"lab", folder)
-        folder.putChild(b"inspect", Inspect())
+        folder.putChild(b"inspect", InspectResource(self.factoryOf(LabConnection), []))
         folder.putChild(b"sse", ServerSentEvents(self.context, self.connections))
         folder.putChild(b"stream", Stream(self.context, self.connections))
         folder.putChild(b"report", ReportResource(self.reports))
