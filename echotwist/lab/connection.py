@@ -330,7 +330,7 @@ class LabConnection(Connection):
         return super().isHeld() or self.isPausedFor(STALLED) or isPacing or isKept
 
     def sendPing(self, payload: bytes | None = None) -> None:
-        if self.maySayClose():
+        if self.maySayClose() and not self.isBehind():  # Pings may come faster than its rate.
             super().sendPing(payload)
 
     def keepAlive(self, interval: float | None) -> None:

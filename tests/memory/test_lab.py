@@ -559,7 +559,9 @@ def test_whatever_is_asked_for_it_ends(
     if how == "leaves":
         client.socket.window = float("inf")
         client.finish()
-        service.advance(LAB_STEP + 6)  # While it stalls, it sees no FIN.
+        # While it stalls, or owes more than its rate lets out, it does not read, and sees no FIN.
+        isSlow = any(step.startswith("rate=") for step in body)
+        service.advance(LAB_STEP + 6 + (1_000_000 / 100 if isSlow else 0))
     elif how == "drains":
         service.tree.stopService()
         service.advance(11)
@@ -784,6 +786,14 @@ def test_nothing_is_pushed_to_one_that_is_behind() -> None:
     client.send(text("x" * 1000) * 100)
     client.service.advance(5)
     assert client.received() == b""
+
+
+@pytest.mark.parametrize("step", ["push", "keepalive"])
+def test_what_is_sent_by_itself_does_not_pile_up_behind_a_rate(step: str) -> None:
+    client = lab(f"rate=100&{step}=10ms")
+    client.send(frame(PING, b"x" * 99) * 50)
+    client.service.advance(20)
+    assert 64_000 < client.protocol.buffered() < 66_000
 
 
 def test_what_comes_with_the_request_is_not_answered_after_a_drop() -> None:
