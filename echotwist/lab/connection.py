@@ -452,11 +452,14 @@ class LabConnection(Connection):
             self.tell("finSent")
 
     def readConnectionLost(self) -> None:
+        if self._hasFin:
+            return  # It was paused since, and resumed.
         self._hasFin = True
         self.tell("finReceived")
         if self.maySayClose() and self.output.isPacing:
             # What the client asked for before that still goes out; not for ever, it may be gone.
             assert self._lifetime is not None
+            self.keepAlive(None)
             self._lifetime.reset(LAB_HOLD)
             self.runner.answerClose(super().readConnectionLost, None)
         else:
