@@ -33,15 +33,15 @@ class Offers:
     """What the client offers in a `request` that is vetted."""
 
     def __init__(self, request: bytes) -> None:
-        self._subprotocols = _values(request, b"sec-websocket-protocol")
-        self._extensions = _values(request, b"sec-websocket-extensions")
+        self._subprotocols = valuesOf(request, b"sec-websocket-protocol")
+        self._extensions = valuesOf(request, b"sec-websocket-extensions")
 
     def answered(self, response: bytes) -> Agreement:
         """What is agreed by this answer. Nothing is, and nothing is declined, if it is no 101."""
         if response.split(b" ", 2)[1:2] != [b"101"]:
             return {}
-        subprotocols = _values(response, b"sec-websocket-protocol")
-        extensions = _values(response, b"sec-websocket-extensions")
+        subprotocols = valuesOf(response, b"sec-websocket-protocol")
+        extensions = valuesOf(response, b"sec-websocket-extensions")
         declined = self._declined(elements(subprotocols), elements(extensions))
         return {
             "subprotocol": ", ".join(subprotocols) or None,
@@ -77,8 +77,9 @@ def _nameOf(extension: str) -> str:
     return extension.partition(";")[0].strip(" \t").lower()
 
 
-def _values(head: bytes, name: bytes) -> list[str]:
-    """Of a header. A script may end lines with LF alone."""
+def valuesOf(head: bytes, name: bytes) -> list[str]:
+    """What a head of HTTP has in the headers of this name, which is in lower case. A script may end
+    lines with LF alone."""
     lines = (line.partition(b":") for line in head.split(b"\n")[1:])
     return [
         value.strip(b" \t\r").decode("latin-1")

@@ -22,6 +22,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
+from echotwist.lab.agreement import valuesOf
 from echotwist.lab.cases import (
     HELLO,
     KEPT,
@@ -339,13 +340,13 @@ class Judge(Observer):
         """What this case needs, and was not offered or agreed to."""
         needs = self.case.needs
         if needs == "subprotocol":
-            isOffered = _has(self._request, b"sec-websocket-protocol", b"")
+            isOffered = valuesOf(self._request, b"sec-websocket-protocol")
             return "" if isOffered else "offered no subprotocol"
         if not needs:
             return ""
-        if not _has(self._request, b"sec-websocket-extensions", needs.encode()):
+        if not _hasExtension(self._request, needs):
             return f"did not offer {needs}"
-        if not _has(self._response, b"sec-websocket-extensions", needs.encode()):
+        if not _hasExtension(self._response, needs):
             return f"offered {needs}, but the server did not agree to that"
         return ""
 
@@ -688,13 +689,9 @@ def _noted(payload: bytes, isBinary: bool) -> Message:
     return Message(b"", size, isBinary, isFilling)
 
 
-def _has(head: bytes, name: bytes, token: bytes) -> bool:
-    """Whether a head of HTTP has this header, with `token` somewhere in its value."""
-    for line in head.split(b"\r\n"):
-        found, _, value = line.partition(b":")
-        if found.strip().lower() == name and token in value.lower():
-            return True
-    return False
+def _hasExtension(head: bytes, name: str) -> bool:
+    """Whether a head of HTTP has this name somewhere among its extensions."""
+    return any(name in value.lower() for value in valuesOf(head, b"sec-websocket-extensions"))
 
 
 def _named(code: int | None) -> str:
