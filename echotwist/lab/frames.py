@@ -1,12 +1,12 @@
 """Messages as frames (RFC 6455, 5.2), in the shape that a script wants."""
 
-import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from echotwist.websocket.echo import frameHeader
 from echotwist.wire.turns import PIECE
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
@@ -26,12 +26,7 @@ Part = Callable[[int, int], bytes]
 
 def header(opcode: int, size: int, fin: bool = True, rsv: int = 0) -> bytes:
     """The header of a server's frame, with a payload of `size` bytes."""
-    first = fin << 7 | rsv << 4 | opcode
-    if size < 126:
-        return bytes((first, size))
-    if size < 1 << 16:
-        return struct.pack("!BBH", first, 126, size)
-    return struct.pack("!BBQ", first, 127, size)
+    return frameHeader(fin << 7 | rsv << 4 | opcode, size)
 
 
 def filling(start: int, end: int) -> bytes:

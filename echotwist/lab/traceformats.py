@@ -14,12 +14,12 @@ from typing import Any
 
 from echotwist import __version__
 from echotwist.lab.answer import dateTime
-from echotwist.lab.frames import CLOSE, TEXT, header
+from echotwist.lab.frames import CLOSE, TEXT
 from echotwist.lab.observer import SHOWN, Frame
 from echotwist.lab.redaction import Header
 from echotwist.lab.trace import Event, Trace
 from echotwist.limits import MAX_HEADERS
-from echotwist.observe.journal import headerWords, preview
+from echotwist.observe.journal import frameWords, preview
 from echotwist.websocket.deflate import NAME as DEFLATE
 
 _RSV1 = 4
@@ -378,10 +378,8 @@ def _words(trace: Trace, kind: str, what: Any) -> Iterable[str]:
 
 
 def _frameWords(trace: Trace, frame: Frame) -> str:
-    beginning = bytearray(header(frame.opcode, frame.length, frame.fin, frame.rsv))
-    if frame.mask is not None:
-        beginning[1] |= 0x80
-    words = headerWords(bytes(beginning))
+    first = frame.fin << 7 | frame.rsv << 4 | frame.opcode
+    words = frameWords(first, frame.mask is not None, frame.length)
     if frame.mask is not None:
         words += f", masking-key {frame.mask.hex()}"
     if not frame.payload:

@@ -218,15 +218,22 @@ def headerWords(header: bytes) -> str:
     """The header of a frame (RFC 6455, 5.2), such as `text, FIN, masked, payload length 5`. What
     is missing of it, in a frame that was refused before it had arrived, is left out."""
     first, second = header[:2]
+    size: int | None = second & 127
+    if bytesOfSize := {126: 2, 127: 8}.get(second & 127, 0):
+        isWhole = len(header) >= 2 + bytesOfSize
+        size = int.from_bytes(header[2 : 2 + bytesOfSize], "big") if isWhole else None
+    return frameWords(first, bool(second & 128), size)
+
+
+def frameWords(first: int, isMasked: bool, size: int | None) -> str:
+    """The same for a header that has been parsed: its first byte, and the size of its payload in
+    bytes, if that is known."""
     opcode = first & 15
     words = [_OPCODES.get(opcode, f"reserved opcode {opcode:#x}")]
     words += [name for bit, name in _BITS.items() if first & bit]
-    if second & 128:
+    if isMasked:
         words.append("masked")
-    size, bytesOfSize = second & 127, {126: 2, 127: 8}.get(second & 127, 0)
-    if bytesOfSize:
-        size = int.from_bytes(header[2 : 2 + bytesOfSize], "big")
-    if len(header) >= 2 + bytesOfSize:
+    if size is not None:
         words.append(f"payload length {size:,}")
     return ", ".join(words)
 

@@ -4,6 +4,7 @@
 judge, which are nearly all that an echo receives: text and binary messages, and pings.
 """
 
+import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -103,7 +104,7 @@ def _echoCompressed(echo: Echo, fastPath: FastPath, data: bytes) -> bytes:
             break
         journal.message(echo, message, isBinary)
         answer = deflate.deflated(message)
-        echoes += [_header(_COMPRESSED[isBinary], len(answer)), answer]
+        echoes += [frameHeader(_COMPRESSED[isBinary], len(answer)), answer]
         data = data[used:]
         if turns.clock() >= end and data:
             echo.waitForTurn(data)
@@ -136,8 +137,11 @@ def _isUtf8(message: bytes) -> bool:
     return True
 
 
-def _header(first: int, size: int) -> bytes:
-    """The header of a frame of a server (RFC 6455, 5.2), for a payload of a PIECE and less."""
+def frameHeader(first: int, size: int) -> bytes:
+    """The header of a frame of a server (RFC 6455, 5.2), for a payload of `size` bytes. `first` is
+    its first byte: FIN, RSV1 to RSV3, and the opcode."""
     if size < 126:
-        return bytes([first, size])
-    return bytes([first, 126]) + size.to_bytes(2, "big")
+        return bytes((first, size))
+    if size < 1 << 16:
+        return struct.pack("!BBH", first, 126, size)
+    return struct.pack("!BBQ", first, 127, size)
