@@ -15,7 +15,6 @@ OVER_BUDGET = 2
 WAITS = 4
 """What was read is not worked off yet, and waits for the connection's turn; see `turns`."""
 
-
 STALLED = 8
 """A script of the lab does not read."""
 

@@ -15,6 +15,7 @@ A thread for the work would be no help: it would hold the interpreter's lock.
 import time
 from collections import deque
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReactorTime
@@ -69,9 +70,6 @@ class _Queue:
         self.slice = slice
         self.had = 0.0
         self.waiting: deque[Waiting] = deque()
-
-    def time(self) -> float:
-        return self.had
 
 
 class Turns:
@@ -132,7 +130,7 @@ class Turns:
             # Nobody twice: all the others may wait for this iteration to end.
             left = {queue: len(queue.waiting) for queue in self._queues if queue.waiting}
             while left:
-                queue = min(left, key=_Queue.time)
+                queue = min(left, key=attrgetter("had"))
                 left[queue] -= 1
                 if not left[queue]:
                     del left[queue]
