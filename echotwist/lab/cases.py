@@ -268,11 +268,26 @@ def _status(id: str, status: str, header: str, seen: str = "") -> Case:
 
 
 def _broken(
-    id: str, title: str, frame: str, source: str, *codes: int, seen: str = "", needs: str = ""
+    id: str,
+    title: str,
+    frame: str,
+    source: str,
+    *codes: int,
+    seen: str = "",
+    needs: str = "",
 ) -> Case:
     """A frame, or several, at which a client must fail the connection."""
     script = f"{_HELLO}&frame={frame}&{_LATER}"
     return Case(id, title, script, Fail(codes or (1002,)), source, seen, needs)
+
+
+def _wasteful(id: str, title: str, header: str, size: int) -> Case:
+    """A text whose length is not in the fewest bytes, which is forbidden to the server alone."""
+    note = "a length has the fewest bytes that it takes (RFC 6455, 5.2)"
+    message = text("a" * size)
+    taken = Deliver((HELLO, message, LATER), (LATER.payload,), best=_NON_STRICT, note=note)
+    case = _broken(id, title, header + message.payload.hex(), "RFC 6455, 5.2", seen="WebKit")
+    return replace(case, must=(*case.musts, taken), worst=_NON_STRICT)
 
 
 def _delivered(
@@ -300,6 +315,8 @@ def _badClose(
 
 def _handshake() -> Iterator[Case]:
     hello = "send=hello"
+    note = "a server does not say this twice (RFC 6455, 11.3)"
+    twice = (Refuse(), Deliver((HELLO,), best=_NON_STRICT, note=note))
     yield _opening(
         "H01",
         "answers with a wrong Sec-WebSocket-Accept",
@@ -315,6 +332,8 @@ def _handshake() -> Iterator[Case]:
         f"accept=twice&{hello}",
         "RFC 6455, 11.3.3",
         seen="WPT, WebKit",
+        must=twice,
+        worst=_NON_STRICT,
     )
     yield _opening("H04", "answers without Upgrade", f"omit=upgrade&{hello}")
     yield _opening("H05", "answers without Connection", f"omit=connection&{hello}")
@@ -419,7 +438,9 @@ def _handshake() -> Iterator[Case]:
         "names the subprotocol twice",
         f"subprotocol=twice&{hello}",
         "RFC 6455, 11.3.4",
+        must=twice,
         needs="subprotocol",
+        worst=_NON_STRICT,
     )
     yield _opening("H27", "agrees to an extension that nobody offered", f"extension=x-lab&{hello}")
     yield from (
@@ -525,27 +546,9 @@ def _frames() -> Iterator[Case]:
         "010368656c810568656c6c6f",
         "RFC 6455, 5.4",
     )
-    yield _broken(
-        "F19",
-        "writes a length of 125 in 16 bits",
-        "817e007d" + "61" * 125,
-        "RFC 6455, 5.2",
-        seen="WebKit",
-    )
-    yield _broken(
-        "F20",
-        "writes a length of 126 in 64 bits",
-        "817f000000000000007e" + "61" * 126,
-        "RFC 6455, 5.2",
-        seen="WebKit",
-    )
-    yield _broken(
-        "F21",
-        "writes a length of 5 in 64 bits",
-        "817f000000000000000568656c6c6f",
-        "RFC 6455, 5.2",
-        seen="WebKit",
-    )
+    yield _wasteful("F19", "writes a length of 125 in 16 bits", "817e007d", 125)
+    yield _wasteful("F20", "writes a length of 126 in 64 bits", "817f000000000000007e", 126)
+    yield _wasteful("F21", "writes a length of 5 in 64 bits", "817f0000000000000005", 5)
     yield _broken("F22", "sets the top bit of a length", "827f8000000000000000", "RFC 6455, 5.2")
     reserved = "what it reserved for the rest"
     yield Case(
@@ -653,7 +656,7 @@ def _frames() -> Iterator[Case]:
         "F42",
         "sends a message in 100,000 fragments of one byte",
         f"{_HELLO}&fragment=1&fill=100000",
-        (Deliver((HELLO, filled(100_000))), Fail((1009,))),
+        (Deliver((HELLO, filled(100_000))), Fail((1008, 1009))),
         "RFC 6455, 5.4",
         "ws CVE-2026-48779, undici CVE-2026-9675",
     )
@@ -661,7 +664,7 @@ def _frames() -> Iterator[Case]:
         "F43",
         "sends a message that does not end",
         f"{_HELLO}&frame=010161&flood=007d{'61' * 125}&close=1000",
-        (Fail((1009,)), AnswerClose((1000,), best=_INFORMATIONAL, note=_MEMORY)),
+        (Fail((1008, 1009)), AnswerClose((1000,), best=_INFORMATIONAL, note=_MEMORY)),
         "RFC 6455, 10.4",
         "curl CVE-2026-11586",
         worst=_INFORMATIONAL,
@@ -930,7 +933,7 @@ def _closing() -> Iterator[Case]:
             f"says close with {code}",
             f"{_HELLO}&close={code}",
             AnswerClose((code,)),
-            "RFC 6455, 7.4",
+            "RFC 6455, 7.4.2" if code >= 3000 else "RFC 6455, 7.4, and the registry of IANA",
         )
     yield _badClose(
         "X21", "says close with a body of one byte", "880103", "RFC 6455, 5.5.1", 1002, None
@@ -993,7 +996,7 @@ def _closing() -> Iterator[Case]:
         "says close inside a message in fragments",
         f"{_HELLO}&frame=010368656c&close=1000",
         AnswerClose((1000,)),
-        "RFC 6455, 5.4",
+        "RFC 6455, 5.5.1",
     )
 
 
