@@ -131,6 +131,14 @@ LAB_VERDICT = 10.0
 """Seconds for which /getCaseStatus waits for a verdict. The client may ask while the connection of
 the case is still ending, and that takes --close-timeout, if TCP is left open."""
 
+LAB_VISIT = 60.0
+"""Seconds without a visit after which `accepts` lets a client in again. Most that wait longer each
+time wait for less than this, and a harness that runs all cases takes longer."""
+
+LAB_VISITS = 1000
+"""Clients and URLs whose visits are counted, with 700 bytes each; the one that came longest ago
+makes room."""
+
 LAB_TRACES = 1000
 """Traces that are kept. Reports of a client link to a trace for each of more than a hundred cases.
 When it is full, the oldest that has ended is forgotten; if all are running, a new one is

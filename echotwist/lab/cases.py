@@ -171,8 +171,22 @@ class NoticeSilence:
     seconds: float
 
 
+@dataclass(frozen=True)
+class BackOff:
+    """Wait longer each time before it connects again (RFC 6455, 7.2.3)."""
+
+
 Must = (
-    Refuse | Fail | Deliver | MaskFreshly | AnswerClose | Report | EndTcp | GiveUp | NoticeSilence
+    Refuse
+    | Fail
+    | Deliver
+    | MaskFreshly
+    | AnswerClose
+    | Report
+    | EndTcp
+    | GiveUp
+    | NoticeSilence
+    | BackOff
 )
 
 
@@ -997,6 +1011,16 @@ def _closing() -> Iterator[Case]:
         f"{_HELLO}&frame=010368656c&close=1000",
         AnswerClose((1000,)),
         "RFC 6455, 5.5.1",
+    )
+    yield Case(
+        "X30",
+        "accepts once, then refuses with 503",
+        f"accepts=1&{_HELLO}&drop=fin",
+        BackOff(),
+        "RFC 6455, 7.2.3",
+        "playwright#34913",
+        best=_INFORMATIONAL,
+        worst=_NON_STRICT,
     )
 
 

@@ -28,6 +28,7 @@ from echotwist.lab.cases import (
     KEPT,
     LATER,
     AnswerClose,
+    BackOff,
     Behavior,
     Case,
     Deliver,
@@ -110,10 +111,11 @@ def _notYet(why: str) -> _Opinion:
 
 class Judge(Observer):
     """Judges the client of one connection, on which the script of `case` is run. `clock` gives
-    seconds."""
+    seconds; `waits` are those from each connection to the next, up to this one."""
 
-    def __init__(self, case: Case, clock: Callable[[], float]) -> None:
+    def __init__(self, case: Case, clock: Callable[[], float], waits: Sequence[float] = ()) -> None:
         self.case = case
+        self._gaps = waits
         self._clock = clock
         self._began = clock()
         self._decision: tuple[_Opinion, Must] | None = None
@@ -317,6 +319,8 @@ class Judge(Observer):
             return _failed(f"sent {self._readBefore:,} bytes before the answer (RFC 6455, 4.1)")
         if isinstance(must, GiveUp):
             return self._giveUp()
+        if isinstance(must, BackOff):
+            return self._backOff()
         if isinstance(must, Refuse) and self._answering is not None:
             return self._refuse(must, self._answering)
         if isinstance(must, Refuse) or self._answered is None:
@@ -591,6 +595,16 @@ class Judge(Observer):
         if self._lost is not None or self._clock() - since > must.seconds:
             return _informational(f"was still there after {self._after(since, None)}")
         return _notYet("has not noticed yet")
+
+    def _backOff(self) -> _Opinion:
+        shown = ", ".join(f"{gap:.1f} s" for gap in self._gaps)
+        why = f"came back after {shown}" if shown else "has not come back"
+        waits = self._gaps[1:]  # The first has the script in it.
+        if waits and max(waits) >= max(1.5 * waits[0], AT_ONCE / 2):
+            return _ok(why)
+        if len(waits) < 3:
+            return _informational(f"{why}; whether it waits longer each time cannot be seen yet")
+        return _nonStrict(f"{why}; RFC 6455, 7.2.3 advises to wait longer each time")
 
     # What several of them ask.
 

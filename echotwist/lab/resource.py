@@ -11,7 +11,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -31,14 +31,19 @@ from echotwist.lab.report import ReportResource, Reports
 from echotwist.lab.steps import STEPS, BadStep, Script, Step, parse
 from echotwist.lab.trace import Full, Taken, Trace, Traces
 from echotwist.lab.traceresource import TraceResource
+from echotwist.lab.visits import Visits
 from echotwist.websocket.connection import Connection, ConnectionFactory
 from echotwist.websocket.connections import Connections
 from echotwist.websocket.deflate import Accept
 from echotwist.wire.context import Context
-from echotwist.wire.peer import nameOf
+from echotwist.wire.peer import addressOf, nameOf
 
 _REASON = "the script is malformed"
 """In the log; the answer says more, in the client's words."""
+
+
+_REFUSAL = parse(b"status=503")
+"""The script of a client that has come too often."""
 
 
 class OpenUpgradeResource(UpgradeResource, ABC):
@@ -68,6 +73,7 @@ class LabResource(OpenUpgradeResource):
         super().__init__(factory, allowedOrigins)
         self._clock = traces.context.reactor.seconds
         self._traces = traces
+        self._visits = Visits(traces.context.reactor)
 
     def render_GET(self, request: Request) -> bytes | int:
         try:
@@ -88,10 +94,10 @@ class LabResource(OpenUpgradeResource):
     ) -> LabConnection:
         connection = super().connectionFor(request)
         assert isinstance(connection, LabConnection)
-        connection.script = script
+        connection.script, waits = self._admitted(request, script)
         observers: list[Observer] = []
         if script.case is not None:
-            connection.judge = Judge(script.case, self._clock)
+            connection.judge = Judge(script.case, self._clock, waits)
             observers.append(connection.judge)
         if script.trace is not None:
             trace = self._trace(request, script.trace, script.case)
@@ -104,6 +110,16 @@ class LabResource(OpenUpgradeResource):
         connection.judged = judged
         return connection
 
+    def _admitted(self, request: Request, script: Script) -> tuple[Script, Sequence[float]]:
+        """The script, or what `accepts` makes of it; and the seconds between the client's visits,
+        if it has that step."""
+        most = next((step.value for step in script.opening if step.name == "accepts"), None)
+        if most is None:
+            return script, ()
+        client = _named(request) or str(addressOf(request.getClientAddress()))
+        visitor = self._visits.add(client, request.uri)
+        return script if visitor.count <= most else _REFUSAL, visitor.waits
+
     def _trace(self, request: Request, name: str, case: Case | None) -> Trace:
         """Raises BadStep and Refused."""
         channel: Any = request.channel
@@ -113,14 +129,11 @@ class LabResource(OpenUpgradeResource):
             raise BadStep("trace", "is in use; choose another ID, at random") from None
         except Full:
             raise Refused(503, "too many traces are running", Retry_After="5") from None
-        site: Any = request.site
-        peer = nameOf(request.getClientAddress())
-        client, _ = site.clientOf(request)
-        isBelieved = client != peer
+        peer, client = nameOf(request.getClientAddress()), _named(request)
         trace.describe(
             peer=peer,
-            client=client if isBelieved else None,
-            proxies=[peer] if isBelieved else [],
+            client=client,
+            proxies=[peer] if client is not None else [],
             tls=tlsFacts(request),
             case=None if case is None else case.id,
         )
@@ -179,6 +192,13 @@ def _entry(case: Case) -> dict[str, Any]:
         "seen": case.seen or None,
         "needs": case.needs or None,
     }
+
+
+def _named(request: Request) -> str | None:
+    """The client whom trusted proxies name."""
+    site: Any = request.site
+    name, _ = site.clientOf(request)
+    return None if name == nameOf(request.getClientAddress()) else str(name)
 
 
 def raw(request: Request) -> bytes:

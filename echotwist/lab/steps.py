@@ -22,6 +22,7 @@ from echotwist.limits import (
     LAB_REPETITIONS,
     LAB_STEP,
     LAB_STEPS,
+    LAB_VISIT,
     parseCount,
     parseSeconds,
     parseSize,
@@ -319,6 +320,9 @@ STEPS = {
                  "end the lines of the 101 with LF alone", "newline=lf", _oneOf("lf")),
         StepKind("cut", _O, "cut=fin|rst", "",
                  "end TCP in the middle of the 101", "cut=fin", _oneOf("fin", "rst")),
+        StepKind("accepts", _O, "accepts=N", "1,000",
+                 "refuse a client with 503 that was let in N times with this URL, until it has "
+                 f"stayed away for {LAB_VISIT:g}s", "accepts=1&drop=fin", _count(1000)),
         StepKind("send", _A, "send=TEXT", "", "send a text message", "send=hello", _text),
         StepKind("send-hex", _A, "send-hex=HEX", "",
                  "send a binary message", "send-hex=00ff", _hex),

@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,22 @@ from hypothesis import strategies as st
 from support.deflate import inflated
 from support.memory import Client, Service
 from support.secure import Peer, certified
+from twisted.internet.address import IPv4Address
 
 from echotwist.lab import connection
 from echotwist.lab.frames import bomb
 from echotwist.lab.observer import Observer
 from echotwist.lab.steps import STEPS, BadStep, Phase
 from echotwist.lab.steps import parse as parseScript
-from echotwist.limits import LAB_FLOOD, LAB_HOLD, LAB_LIFETIME, LAB_STEP, LAB_STEPS
+from echotwist.limits import (
+    LAB_FLOOD,
+    LAB_HOLD,
+    LAB_LIFETIME,
+    LAB_STEP,
+    LAB_STEPS,
+    LAB_VISIT,
+    LAB_VISITS,
+)
 from echotwist.testing.frames import (
     BINARY,
     CLOSE,
@@ -480,6 +490,7 @@ VALUES: dict[str, st.SearchStrategy[str | None]] = {
     "status-line": st.just("HTTP/1.0%20101"),
     "newline": st.just("lf"),
     "cut": st.sampled_from(["fin", "rst"]),
+    "accepts": st.just("1"),
     "close": st.sampled_from([None, "1000", "1006,bye"]),
     "drop": st.sampled_from(["fin", "rst"]),
     "as": st.sampled_from(["text", "binary"]),
@@ -1072,3 +1083,48 @@ def test_scripts_run_over_tls(query: str, tmp_path: Path) -> None:
     peer.finish()
     service.advance(6)
     assert isGone(peer.client)
+
+
+# Who comes again.
+
+
+def statusOf(service: Service, target: str, host: str = "192.0.2.1", **headers: str) -> bytes:
+    client = service.connect(IPv4Address("TCP", host, 1000 + len(service.clients)))
+    client.send(request(target, **headers))
+    status = client.received()[9:12]
+    client.finish()
+    service.run()
+    return status
+
+
+def test_a_client_is_let_in_so_many_times() -> None:
+    service = Service("--log-rate=0", isFast=False)
+    come = partial(statusOf, service)
+    assert [come("/lab?accepts=2") for _ in range(4)] == [b"101", b"101", b"503", b"503"]
+    assert come("/lab?accepts=2&send=a") == b"101"
+    assert come("/lab?accepts=2", "192.0.2.2") == b"101"
+    service.advance(LAB_VISIT - 1)
+    assert come("/lab?accepts=2") == b"503"
+    service.advance(LAB_VISIT - 1)
+    assert come("/lab?accepts=2") == b"503"
+    service.advance(LAB_VISIT)
+    assert come("/lab?accepts=2") == b"101"
+
+
+def test_a_client_that_comes_again_through_a_proxy() -> None:
+    service = Service("--log-rate=0", "--trusted-proxy=192.0.2.1", isFast=False)
+    come = partial(statusOf, service, "/lab?accepts=1")
+    assert come(X_Forwarded_For="198.51.100.1") == b"101"
+    assert come(X_Forwarded_For="198.51.100.2") == b"101"
+    assert come(X_Forwarded_For="198.51.100.1") == b"503"
+
+
+def test_only_so_many_visitors_are_counted() -> None:
+    service = Service("--log-rate=0", isFast=False)
+    for n in range(LAB_VISITS):
+        assert statusOf(service, f"/lab?accepts=1&send={n}") == b"101"
+    service.clients.clear()
+    assert statusOf(service, "/lab?accepts=1&send=0") == b"503"
+    assert statusOf(service, "/lab?accepts=1&send=new") == b"101"
+    assert statusOf(service, "/lab?accepts=1&send=0") == b"503"
+    assert statusOf(service, "/lab?accepts=1&send=1") == b"101"

@@ -123,9 +123,9 @@ LONG = {"H23", "X01", "X02", "X03", "X27"}
 
 
 def test_all_of_them_are_there() -> None:
-    counts = {"F": 48, "C": 14, "X": 29, "H": 35}
+    counts = {"F": 48, "C": 14, "X": 30, "H": 35}
     assert list(CASES) == [f"{k}{n:02}" for k, count in counts.items() for n in range(1, count + 1)]
-    assert BREAKS.keys() == CASES.keys()
+    assert BREAKS.keys() == CASES.keys() - {"X30"}
 
 
 @eachCase
@@ -257,7 +257,7 @@ def test_a_client_that_does_right_on_a_slow_path(case: Case) -> None:
     assert judged(client, case, delay=1.0).behavior == case.best
 
 
-@eachCase
+@pytest.mark.parametrize("case", [CASES[id] for id in BREAKS], ids=BREAKS)
 def test_a_client_that_does_wrong(case: Case) -> None:
     client = LabClient(BREAKS[case.id], most=MOST.get(case.id, 4 << 20))
     verdict = judged(client, case)
@@ -272,6 +272,37 @@ def test_a_client_that_leaves_at_once(case: Case) -> None:
     trial.client.finish()
     trial.service.advance(70)
     assert trial.verdict().behavior in (FAILED, INFORMATIONAL)
+
+
+@pytest.mark.parametrize(
+    ("waits", "behavior", "why"),
+    [
+        ((), INFORMATIONAL, "has not come back; whether it waits longer each time cannot be seen"),
+        ((0.3,), INFORMATIONAL, "came back after 0.3 s; whether"),
+        ((0.3, 1), INFORMATIONAL, "came back after 0.3 s, 1.0 s; whether"),
+        ((0.3, 1, 2), OK, "came back after 0.3 s, 1.0 s, 2.0 s"),
+        ((0.3, 0.1, 0.1), INFORMATIONAL, "came back after 0.3 s, 0.1 s, 0.1 s; whether"),
+        ((0.3, 0.1, 0.2, 0.1), NON_STRICT, "came back after 0.3 s, 0.1 s, 0.2 s, 0.1 s; RFC 6455"),
+        ((0, 5, 5, 5), NON_STRICT, "came back after 0.0 s, 5.0 s, 5.0 s, 5.0 s; RFC 6455, 7.2.3"),
+        ((0.3, 1, 2, 4, 4, 4, 4, 4, 4, 4), OK, "came back after 0.3 s, 1.0 s, 2.0 s, 4.0 s, "),
+    ],
+)
+def test_a_client_that_comes_again(waits: tuple[float, ...], behavior: Behavior, why: str) -> None:
+    service = Service("--log-rate=0", isFast=False)
+    target = "/runCase?casetuple=X30&agent=lab"
+    statuses = []
+    for wait in (0, *waits):
+        service.advance(wait)
+        client = service.connect()
+        client.send(LabClient().request(target))
+        client.send(text("hello"))
+        client.finish()
+        statuses.append(client.received()[9:12])
+    assert statuses == [b"101"] + [b"503"] * len(waits)
+    runner: Any = service.site.resource.children[b"runCase"]
+    verdict: Verdict = runner._reports.get("lab")["X30"]
+    assert verdict.behavior == behavior
+    assert verdict.why.startswith(why)
 
 
 @pytest.mark.parametrize("id", ["H32", "H33"])
