@@ -306,7 +306,8 @@ class LabConnection(Connection):
         if self.state == self.STATE_CLOSED:
             return
         isBehind = self.isBehind()
-        if isBehind and not self.isPausedFor(WRITE_BLOCKED):
+        # After a FIN there is nothing to stop, and going on would be a FIN again.
+        if isBehind and not (self._hasFin or self.isPausedFor(WRITE_BLOCKED)):
             super().pauseProducing()
         elif not isBehind and self.isPausedFor(WRITE_BLOCKED):
             super().resumeProducing()
@@ -452,10 +453,9 @@ class LabConnection(Connection):
             self.tell("finSent")
 
     def readConnectionLost(self) -> None:
-        if self._hasFin:
-            return  # It was paused since, and resumed.
-        self._hasFin = True
-        self.tell("finReceived")
+        if not self._hasFin:
+            self._hasFin = True
+            self.tell("finReceived")
         if self.maySayClose() and self.output.isPacing:
             # What the client asked for before that still goes out; not for ever, it may be gone.
             assert self._lifetime is not None

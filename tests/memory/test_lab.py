@@ -816,6 +816,17 @@ def test_one_that_has_said_fin_does_not_stay_for_pings() -> None:
     assert isGone(client)
 
 
+def test_one_that_has_said_fin_goes_with_a_drain() -> None:
+    client = lab("rate=100")
+    client.send(frame(PING, b"p") * 300)
+    client.finish()
+    client.service.advance(1)
+    assert not client.socket.closed
+    client.service.tree.stopService()
+    client.service.run()
+    assert isGone(client)
+
+
 def test_what_comes_with_the_request_is_not_answered_after_a_drop() -> None:
     client = Service("--log-rate=0", isFast=False).connect()
     client.send(request("/lab?drop=rst") + text("a"))
