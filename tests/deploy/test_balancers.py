@@ -26,6 +26,7 @@ import trustme
 import websockets.exceptions
 import websockets.sync.client
 from support.crowd import Crowd, connect
+from support.echoes import echoes
 from support.process import Twistd, freePorts, needs
 
 ROOT = Path(__file__).parents[2]
@@ -444,9 +445,7 @@ def test_the_tls_lines_of_the_balancer_configuration_work(kind: type[Proxy]) -> 
             return list(super().command())
 
     with Secured(edit=withTls):
-        with websockets.sync.client.connect(f"wss://localhost:{port}/echo", ssl=context) as client:
-            client.send("hello")
-            assert client.recv() == "hello"
+        echoes(f"wss://localhost:{port}/echo", ["hello"], context)
         with urllib.request.urlopen(f"https://localhost:{port}/", context=context) as response:
             assert b"WebSocket echo" in response.read()
 

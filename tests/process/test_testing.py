@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import support.echoes
 import websockets.asyncio.client
 import websockets.exceptions
 import websockets.sync.client
@@ -41,9 +42,7 @@ def isGone(pid: int) -> bool:
 
 
 def echoes(service: ServiceProcess, message: str = "hello") -> None:
-    with websockets.sync.client.connect(service.url, ssl=service.clientContext) as client:
-        client.send(message)
-        assert client.recv() == message
+    support.echoes.echoes(service.url, [message], service.clientContext)
 
 
 @pytest.fixture
@@ -538,12 +537,13 @@ pytest_plugins = ["pytester"]
 TESTS = textwrap.dedent(
     """
     import pytest
-    from websockets.sync.client import connect
+    from echotwist.testing.frames import TEXT, Frame, text
+    from echotwist.testing.raw import RawClient
 
     def echo(service):
-        with connect(service.url, ssl=service.clientContext) as client:
-            client.send("hello")
-            assert client.recv() == "hello"
+        with RawClient(service.url, context=service.clientContext) as client:
+            client.send(text("hello"))
+            assert client.frame() == Frame(TEXT, b"hello")
 
     def test_the_first_kills_it(echotwist):
         echo(echotwist)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import websockets.sync.client
 from support.certificate import tlsEndpoint
+from support.echoes import echoes
 from support.process import Twistd, needs
 
 from echotwist.testing import ServiceProcess
@@ -100,13 +100,6 @@ def test_many_clients_go_to_and_fro_between_loops_and_reactor() -> None:
 
 @pytest.mark.parametrize("compression", [None, "deflate"])
 def test_the_loops_serve_python_clients_over_tls(compression: str | None) -> None:
-    with (
-        ServiceProcess("--log-rate=0", tls=True) as service,
-        websockets.sync.client.connect(
-            service.url, ssl=service.clientContext, compression=compression, max_size=None
-        ) as client,
-    ):
-        for size in (0, 1, 1000, 65_536, 3_000_000):
-            message = random.Random(size).randbytes(size)
-            client.send(message)
-            assert client.recv() == message
+    messages = [random.Random(size).randbytes(size) for size in (0, 1, 1000, 65_536, 3_000_000)]
+    with ServiceProcess("--log-rate=0", tls=True) as service:
+        echoes(service.url, messages, service.clientContext, compression=compression, max_size=None)
