@@ -50,7 +50,12 @@ class Connection:
                     parts = []
 
     def send(self, payload: bytes, flags: int) -> None:
-        self._soon(lambda: self._curl.ws_send(payload, flags), isRead=False)
+        rest, isWhole = payload, False
+        while not isWhole:
+            # As much as the socket takes; the flags are those of the whole.
+            sent = self._soon(lambda part=rest: self._curl.ws_send(part, flags), isRead=False)
+            rest = rest[sent:]
+            isWhole = not rest
 
     def wait(self) -> None:
         """For the server, which ends TCP first (RFC 6455, 7.1.1)."""
