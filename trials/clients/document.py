@@ -21,19 +21,21 @@ MARKS = {
     "NON-STRICT": "≈ non-strict",
     "FAILED": "✗ **failed**",
     "UNCLEAN": "✗ **unclean**",
-    "INFORMATIONAL": "· seen",
+    "INFORMATIONAL": "·",
+    "": "–",
 }
-"""Of Autobahn's words."""
+"""Of Autobahn's words; the last is of none."""
 
 WRONG = ("NON-STRICT", "UNCLEAN", "FAILED")
 """Those that a section has a row for."""
 
 MEANINGS = {
-    "OK": "it did what it must",
-    "NON-STRICT": "it did something else that the RFC allows, or no harm comes of",
-    "FAILED": "it did not do what the RFC says it must",
-    "UNCLEAN": "it did, but did not end the connection as the RFC says",
-    "INFORMATIONAL": "there is nothing that it must do, or nothing that the server can see",
+    "OK": "did what it must",
+    "NON-STRICT": "did what is allowed, and not what is recommended",
+    "FAILED": "did not do what it must",
+    "UNCLEAN": "did what it must, but did not end the connection as it must",
+    "INFORMATIONAL": "need not do anything, or nothing that the server could see",
+    "": "did not offer what the case is about, such as compression",
 }
 
 
@@ -60,7 +62,10 @@ class Result:
     """Why the driver is to be mended; empty if it is not."""
 
     def verdict(self, case: str) -> str:
-        return str(self.verdicts[case]["behavior"]) if case in self.verdicts else ""
+        """A word of Autobahn's; empty if there is nothing to judge."""
+        found = self.verdicts.get(case, {})
+        isOffered = not str(found.get("why", "")).startswith(("did not offer", "offered no"))
+        return str(found.get("behavior", "")) if isOffered else ""
 
     def closeFault(self, case: str) -> str:
         """What the end of the connection lacked, if that is all."""
@@ -72,12 +77,14 @@ class Result:
 
     def tell(self, isLong: bool) -> None:
         """Print how many have which verdict, or also what is not OK."""
-        counts = ", ".join(f"{len(self.cases(word))} {word}" for word in MARKS if self.cases(word))
+        counts = ", ".join(
+            f"{len(self.cases(word))} {word or 'not offered'}" for word in MARKS if self.cases(word)
+        )
         print(f"{self.name} ({self.version}): {counts}", flush=True)
         if self.broke:
             print(f"  ! the driver broke: {self.broke}", flush=True)
         for case in CASES if isLong else ():
-            if self.verdict(case) != "OK":
+            if self.verdict(case) not in ("OK", ""):
                 saw = "; ".join(filter(None, [self.saw.get(case), self.ends.get(case)]))
                 why = self.verdicts.get(case, {}).get("why", "")
                 print(f"  {case} {self.verdict(case)}: {why}; saw: {saw}")
@@ -101,11 +108,11 @@ def report(results: Sequence[Result], skipped: Mapping[str, str]) -> str:
         "until the connection ends; with `&trace=…` the server keeps what it saw.",
         _table(
             ["sign", "in the Autobahn testsuite's words", "the client"],
-            [[MARKS[word].partition(" ")[0], word, MEANINGS[word]] for word in MARKS],
+            [[MARKS[word].partition(" ")[0], word, f"it {MEANINGS[word]}"] for word in MARKS],
         ),
         "## Results",
         _table(
-            ["client", "version", *(word.lower() for word in MARKS)],
+            ["client", "version", *(word.lower() or "not offered" for word in MARKS)],
             [
                 [
                     f"[{r.title}](#{_anchor(r.title)})",

