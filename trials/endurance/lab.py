@@ -24,7 +24,7 @@ LATE = 0.1
 """Seconds that the p99 of an honest echo may be."""
 
 KEPT = 16 * MB
-"""Seven rounds of 25,000 differed by 2 MB after the first (measured)."""
+"""Four rounds of 45,000 left 96.9, 96.7, 96.8 and 96.8 MB (measured)."""
 
 SECONDS = 300
 """After which no further one is opened, on a slow machine."""
@@ -48,21 +48,24 @@ def hostile(share: float) -> Sequence[Figure]:
     """A hundred thousand requests for scripts, by 32 clients at a time that never pause: half of
     them at random, right and wrong, and half that flood, bomb, chop, hang and hold. Each then sends
     messages, pings and a close, reads some or nothing, and ends by a FIN or a reset; one in a
-    hundred stays. Meanwhile 100 honest clients at /echo send ten messages a second each. What a
-    script costs at most, the first tenth has found out; the rest must add nothing to that for good.
+    hundred stays. Meanwhile 100 honest clients at /echo send ten messages a second each.
+
+    Those that stay make the heap as large as it gets, and it stays so: the second half, beside the
+    honest, must add nothing for good to what the first has left.
     """
     count = round(100_000 * share)
     with Twistd("--admin=tcp:0:interface=127.0.0.1", "--log-rate=10") as service:
         admin = adminPort(service)
         fresh = service.memory()
-        _ask(service.port, count // 10)
+        _ask(service.port, count // 2)
         eventually(lambda: metrics(admin)["echotwist_connections_open"] == 0, 120)
+        time.sleep(1)
         before, open_ = service.memory(), service.descriptors()
         with Honest(service.port, 100) as honest:
             time.sleep(4)
             idle = honest.latency()
             began = time.monotonic()
-            statuses = _ask(service.port, count - count // 10)
+            statuses = _ask(service.port, count // 2)
             took = time.monotonic() - began
             under = honest.latency()
             missing = honest.missing()
@@ -77,8 +80,8 @@ def hostile(share: float) -> Sequence[Figure]:
         told("an honest echo beside them", under),
         atMost("its p99, ms", under.p99 * 1000, LATE * 1000),
         exactly("echoes that did not come", missing, 0),
-        told("memory at first, after a tenth, after all, MB", _shown(fresh, before, after)),
-        atMost("memory added after a tenth, MB", (after - before) / MB, KEPT / MB),
+        told("memory at first, after a half, after all, MB", _shown(fresh, before, after)),
+        atMost("memory added by the second half, MB", (after - before) / MB, KEPT / MB),
         exactly("descriptors", left, open_),
         exactly("a traceback in the log", "Traceback" in service.log, False),
     ]
