@@ -1,64 +1,210 @@
+// @ts-check
 // The page's side of the echo: open, send, show what comes.
-"use strict";
+import { explain1006, meaningOf } from "./closing.js";
+import { Log } from "./log.js";
 
-const form = document.getElementById("form");
-const input = document.getElementById("input");
-const output = document.getElementById("output");
-const send = document.getElementById("send");
-const reconnect = document.getElementById("reconnect");
+const [form, input, output, status, counts, send, reconnect, stop] = /** @type {any[]} */ (
+  ["form", "input", "output", "status", "counts", "send", "reconnect", "stop"].map((id) =>
+    document.getElementById(id),
+  )
+);
+const log = new Log(output);
 
 // Relative to the page, so that it works behind TLS and below a proxy's prefix.
 const url = new URL("echo", location.href);
 url.protocol = url.protocol.replace("http", "ws");
-document.getElementById("url").textContent = url.href;
+/** @type {HTMLElement} */ (document.getElementById("url")).textContent = url.href;
 
-// The log keeps this many lines; a page left open for a week must not fill its tab.
-const LINES = 1000;
+// Seconds until an attempt to connect may be stopped: most take less, and need no such button.
+const PATIENCE = 1;
 
+// Seconds until the first attempt to connect again, and at most.
+const FIRST = 1;
+const LAST = 30;
+
+// Ends after which the server may be back soon. After others somebody has wanted the end.
+const PASSING = [1001, 1006, 1011, 1012, 1013, 1014];
+
+// Seconds without a turn after which this device has slept: the server has given up on it. A tab
+// that is hidden has one each minute.
+const SLEPT = 150;
+
+const TITLE = document.title;
+
+// Sent, and not come back yet: the last of them.
+const WAITING = 1000;
+
+/** @type {WebSocket | undefined} */
 let socket;
+/** @type {string[]} */
+let waiting = [];
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let timer;
+let pause = FIRST;
+let sent = 0;
+let received = 0;
 
-function show(line) {
-  // As text: a message is never markup.
-  const atEnd = output.scrollHeight - output.scrollTop - output.clientHeight < 40;
-  output.append(line + "\n");
-  while (output.childNodes.length > LINES) output.firstChild.remove();
-  if (atEnd) output.scrollTop = output.scrollHeight;
+/**
+ * @param {string} word what the connection is
+ * @param {string} [why]
+ */
+function say(word, why) {
+  const text = word + (why ? `: ${why}` : "");
+  if (status.textContent !== text) status.textContent = text; // Which a screen reader says.
+  document.title = `${word} – ${TITLE}`;
 }
 
-// Whether the focus is on `button`, or nowhere. Who is anywhere else must stay there.
-const isFree = (button) => [button, document.body].includes(document.activeElement);
+function count() {
+  counts.textContent = `${sent.toLocaleString("en")} sent, ${received.toLocaleString("en")} received`;
+}
 
-function connect() {
-  send.hidden = false;
-  reconnect.hidden = true;
-  socket = new WebSocket(url);
-  socket.binaryType = "arraybuffer";
-  socket.onopen = () => {
-    show("Status: Connected");
-    send.disabled = false;
-    if (isFree(reconnect)) input.focus();
+/** @param {HTMLElement[]} buttons those that are of use now */
+function offer(...buttons) {
+  const focused = document.activeElement;
+  for (const button of [send, reconnect, stop]) button.hidden = !buttons.includes(button);
+  send.disabled = socket?.readyState !== WebSocket.OPEN;
+  // Who was on one that is gone goes on with the next deed. Others stay where they are.
+  if (focused instanceof HTMLElement && focused.hidden) (send.hidden ? reconnect : input).focus();
+}
+
+// `isAsked`: somebody waits for it, and hears if it fails.
+function connect(isAsked = true) {
+  abandon();
+  const mine = (socket = new WebSocket(url));
+  mine.binaryType = "arraybuffer";
+  // For whoever tries something in the console.
+  Object.assign(window, { socket });
+  send.disabled = true;
+  let wasOpen = false;
+  if (isAsked) {
+    say("Connecting");
+    offer(send);
+    timer = setTimeout(offer, PATIENCE * 1000, send, stop);
+  }
+  mine.onopen = () => {
+    wasOpen = true;
+    pause = FIRST;
+    clearTimeout(timer);
+    log.add("Status: ", "Connected");
+    say("Connected");
+    offer(send);
   };
-  socket.onmessage = ({ data }) => {
-    show(typeof data === "string" ? "Server: " + data : "Server: " + data.byteLength + " bytes");
+  mine.onmessage = ({ data }) => {
+    received += 1;
+    count();
+    if (typeof data !== "string") {
+      log.add("Server (binary): ", described(new Uint8Array(data)));
+      return;
+    }
+    if (data === waiting[0]) waiting.shift();
+    log.add("Server: ", data);
   };
-  socket.onclose = ({ code, reason }) => {
-    show("Status: Disconnected (" + code + (reason && ": " + reason) + ")");
-    const takeFocus = isFree(send);
-    send.disabled = send.hidden = true;
-    reconnect.hidden = false;
-    if (takeFocus) reconnect.focus();
+  mine.onclose = ({ code, reason }) => {
+    if (wasOpen || isAsked) {
+      log.add("Status: ", `Disconnected (${code}${reason && ": " + reason})`);
+    }
+    abandon();
+    const isPassing = PASSING.includes(code);
+    if (isPassing) tryAgain();
+    offer(reconnect, ...(isPassing ? [stop] : []));
+    const after = isPassing ? "; it tries again by itself" : "";
+    if (code !== 1006) {
+      say("Disconnected", meaningOf(code) + after);
+      return;
+    }
+    if (isAsked || wasOpen) say("Disconnected");
+    explain1006(wasOpen).then((why) => {
+      // Unless something has happened meanwhile.
+      if (mine === socket && !reconnect.hidden && !stop.hidden) say("Disconnected", why + after);
+    });
   };
 }
 
+// Hear nothing more of this connection, and make no other.
+function abandon() {
+  clearTimeout(timer);
+  for (const text of waiting) log.add("Not answered: ", text);
+  waiting = [];
+  if (socket === undefined) return;
+  socket.onopen = socket.onmessage = socket.onclose = null;
+  socket.close();
+}
+
+function tryAgain() {
+  // Not all pages of a service that comes back at the same moment.
+  timer = setTimeout(connect, pause * (1 + Math.random() / 2) * 1000, false);
+  pause = Math.min(2 * pause, LAST);
+}
+
+/** @param {Uint8Array} bytes */
+function described(bytes) {
+  const some = [...bytes.subarray(0, 32)].map((byte) => byte.toString(16).padStart(2, "0"));
+  const size = bytes.length === 1 ? "1 byte" : `${bytes.length.toLocaleString("en")} bytes`;
+  return `${size}  ${some.join(" ")}${bytes.length > some.length ? " …" : ""}`.trimEnd();
+}
+
+/** @param {Event} event */
 form.onsubmit = (event) => {
   event.preventDefault();
-  if (socket.readyState !== WebSocket.OPEN) return;
+  if (socket?.readyState !== WebSocket.OPEN) return;
   socket.send(input.value);
+  waiting.push(input.value);
+  if (waiting.length > WAITING) waiting.shift();
+  sent += 1;
+  count();
   input.value = "";
   input.focus();
-  output.scrollTop = output.scrollHeight;
+  log.scrollToEnd();
 };
-reconnect.onclick = connect;
 
-send.disabled = true;
+/** @param {KeyboardEvent} event */
+input.onkeydown = (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  if (!event.repeat) form.requestSubmit();
+};
+
+/** @param {MouseEvent} event */
+send.onclick = (event) => {
+  if (event.detail > 1) event.preventDefault(); // The second half of a double click.
+};
+
+reconnect.onclick = () => {
+  pause = FIRST;
+  connect();
+  input.focus();
+};
+
+stop.onclick = () => {
+  abandon();
+  say("Disconnected", "it does not try again by itself");
+  offer(reconnect);
+};
+
+// In the log, all is all of the log.
+/** @param {KeyboardEvent} event */
+output.onkeydown = (event) => {
+  if (event.key !== "a" || !(event.ctrlKey || event.metaKey)) return;
+  event.preventDefault();
+  getSelection()?.selectAllChildren(output);
+};
+
+// Waking up.
+
+/** @param {string} why what is open now is of no use any more */
+function connectAnew(why) {
+  if (stop.hidden && send.hidden) return; // Somebody has wanted the end.
+  if (!send.disabled) log.add("Status: ", `Disconnected (${why})`);
+  connect(false);
+}
+
+addEventListener("pageshow", ({ persisted }) => persisted && connectAnew("this page was left"));
+addEventListener("online", () => connectAnew("the network was away"));
+let turned = Date.now();
+setInterval(() => {
+  const slept = (Date.now() - turned) / 1000;
+  turned = Date.now();
+  if (slept > SLEPT) connectAnew("this device was asleep");
+}, 10_000);
+
 connect();

@@ -27,7 +27,9 @@ OPERATIONS = (ROOT / "docs/operations.md").read_text()
 README = (ROOT / "README.md").read_text()
 LAB = (ROOT / "docs/lab.md").read_text()
 
-BESIDE_THE_PAGE = {"/websockets.css", "/websockets.js", "/echotwist.svg"}
+BESIDE_THE_PAGE = {
+    *("/websockets.css", "/websockets.js", "/log.js", "/closing.js", "/echotwist.svg")
+}
 
 
 def anchors(document: Path) -> set[str]:

@@ -19,7 +19,9 @@ from echotwist.fastpath.sources import NAMES
 
 ROOT = Path(__file__).parents[2]
 
-PAGE = ["websockets.html", "websockets.css", "websockets.js", "echotwist.svg"]
+PAGE = [
+    *("websockets.html", "websockets.css", "websockets.js", "log.js", "closing.js", "echotwist.svg")
+]
 
 
 def run(*command: str | Path, cwd: Path) -> str:

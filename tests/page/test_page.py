@@ -14,7 +14,10 @@ from playwright.sync_api import (
     ConsoleMessage,
     Locator,
     Page,
+    Request,
     Response,
+    Route,
+    WebSocketRoute,
     expect,
     sync_playwright,
 )
@@ -63,13 +66,21 @@ def service() -> Iterator[ServiceProcess]:
         yield service
 
 
+REFUSED = "net::ERR_CONNECTION_REFUSED"
+
+
 class Faults(list[str]):
-    """What the browser reports: errors, failed requests, violations of the policy."""
+    """What the browser reports: errors, failed requests, violations of the policy. That nothing
+    listens is no fault of the page, which tries again by itself."""
 
     def watch(self, page: Page) -> None:
         def console(message: ConsoleMessage) -> None:
-            if message.type in ("error", "warning"):
+            if message.type in ("error", "warning") and REFUSED not in message.text:
                 self.append(message.text)
+
+        def failed(request: Request) -> None:
+            if request.failure != REFUSED:
+                self.append(f"{request.url}: {request.failure}")
 
         def response(response: Response) -> None:
             if response.status >= 400:
@@ -77,7 +88,7 @@ class Faults(list[str]):
 
         page.on("console", console)
         page.on("pageerror", lambda error: self.append(str(error)))
-        page.on("requestfailed", lambda request: self.append(f"{request.url}: {request.failure}"))
+        page.on("requestfailed", failed)
         page.on("response", response)
 
 
@@ -145,7 +156,8 @@ def test_both_addresses_of_the_page_connect_and_say_so(
     page = visit(service.page + path)
     shows(page, "Status: Connected")
     expect(page.locator("#url")).to_have_text(service.url)
-    expect(page).to_have_title("WebSocket echo")
+    expect(page).to_have_title("Connected – WebSocket echo")
+    expect(page.get_by_role("status")).to_have_text("Connected")
 
 
 def test_a_click_on_send_sends_the_text_of_the_input(page: Page) -> None:
@@ -198,9 +210,10 @@ def test_hostile_text_is_shown_as_text(visit: Callable[..., Page], service: Serv
     for text in HOSTILE:
         type_(page, text)
     shows(page, "Status: Connected", *(f"Server: {text}" for text in HOSTILE))
-    expect(page.locator("#output *")).to_have_count(0)
+    expect(page.locator("#output :not(div, b, span)")).to_have_count(0)
+    expect(page.locator("#output span *")).to_have_count(0)
     expect(page.locator("body > *")).to_have_count(1)
-    expect(page).to_have_title("WebSocket echo")
+    expect(page).to_have_title("Connected – WebSocket echo")
 
 
 def test_a_bidirectional_override_stays_on_its_line(page: Page) -> None:
@@ -211,9 +224,10 @@ def test_a_bidirectional_override_stays_on_its_line(page: Page) -> None:
     shows(page, "Status: Connected", *(f"Server: {t}" for text in texts for t in (text, "next")))
     lines = page.locator("#output").evaluate("""output => {
         const range = document.createRange();
-        return [...output.childNodes].map(line => [...line.data.trimEnd()].map((_, i) => {
-            range.setStart(line, i);
-            range.setEnd(line, i + 1);
+        const texts = [...output.querySelectorAll("span")].map(span => span.firstChild);
+        return texts.map(text => [...text.data.trimEnd()].map((_, i) => {
+            range.setStart(text, i);
+            range.setEnd(text, i + 1);
             return range.getBoundingClientRect().left;
         }));
     }""")
@@ -241,9 +255,12 @@ def test_text_is_echoed_unchanged(page: Page) -> None:
     shows(page, "Status: Connected", *(f"Server: {text}" for text in texts))
 
 
-def test_a_binary_message_is_shown_by_its_length(page: Page) -> None:
+def test_a_binary_message_is_shown_by_its_length_and_beginning(page: Page) -> None:
     page.evaluate("socket.send(new Uint8Array(3))")
-    shows(page, "Status: Connected", "Server: 3 bytes")
+    shows(page, "Status: Connected", "Server (binary): 3 bytes  00 00 00")
+    page.evaluate("socket.send(new Uint8Array(1000).fill(255))")
+    expect(page.locator("#output")).to_contain_text("1,000 bytes  ff ff")
+    expect(page.locator("#output")).to_contain_text("ff …\n")
 
 
 @pytest.mark.slow(reason="a thousand echoes in Chromium")
@@ -286,6 +303,232 @@ def test_sending_scrolls_to_the_echo(page: Page) -> None:
     assert isAtEnd(output)
 
 
+# A message as it is.
+
+
+def test_lines_are_sent_as_they_are(page: Page) -> None:
+    text = '{\n  "a": 1,\n\t"b": "  "\n}\n'
+    page.fill("#input", text)
+    page.press("#input", "Enter")
+    shows(page, "Status: Connected", f"Server: {text}")
+
+
+def test_shift_and_enter_begin_a_line(page: Page) -> None:
+    page.keyboard.insert_text("one")
+    page.keyboard.press("Shift+Enter")
+    type_(page, "two")
+    shows(page, "Status: Connected", "Server: one\ntwo")
+
+
+@pytest.mark.parametrize("deed", ["double click", "Enter held"])
+def test_one_deed_sends_one_message(page: Page, deed: str) -> None:
+    page.fill("#input", "once")
+    if deed == "double click":
+        page.get_by_role("button", name="Send").dblclick()
+    else:
+        page.keyboard.down("Enter")
+        page.keyboard.down("Enter")
+        page.keyboard.down("Enter")
+        page.keyboard.up("Enter")
+    type_(page, "next")
+    shows(page, "Status: Connected", "Server: once", "Server: next")
+
+
+def test_a_text_looks_like_nothing_else(page: Page) -> None:
+    page.fill("#input", "a\nStatus: Disconnected (1006)\nServer (binary): 3 bytes")
+    page.press("#input", "Enter")
+    names = page.locator("#output b")
+    expect(names).to_have_text(["Status: ", "Server: "])
+    edge = names.nth(1).evaluate("name => name.getBoundingClientRect().right")
+    text = page.locator("#output span").nth(1)
+    assert text.evaluate("text => text.getBoundingClientRect().left") >= edge
+
+
+@pytest.mark.slow(reason="sixteen megabytes")
+def test_a_long_message_is_shown_shortened_and_saved_whole(page: Page) -> None:
+    page.evaluate("socket.send('\\u00e4'.repeat(8 << 20))")
+    button = page.get_by_role("button", name="Save all 8,388,608 characters")
+    expect(button).to_be_visible()
+    assert page.locator("#output").evaluate("o => o.textContent.length") < 101_000
+    with page.expect_download() as download:
+        button.click()
+    assert download.value.path().read_text(encoding="utf-8") == "\u00e4" * (8 << 20)
+
+
+def test_what_comes_long_does_not_fill_the_tab(page: Page) -> None:
+    page.evaluate("for (let i = 0; i < 30; i++) socket.send(String(i).repeat(50_000))")
+    expect(page.locator("#counts")).to_contain_text("30 received")
+    output = page.locator("#output")
+    expect(output).to_contain_text("2929")
+    assert output.evaluate("o => o.textContent.length") < 1_100_000
+
+
+@pytest.mark.slow(reason="twenty thousand echoes in Chromium")
+def test_a_flood_is_shown_and_not_dropped(page: Page) -> None:
+    page.evaluate("for (let i = 0; i < 20_000; i++) socket.send('message ' + i)")
+    expect(page.locator("#counts")).to_contain_text("20,000 received", timeout=60_000)
+    expect(page.locator("#output")).to_contain_text("Server: message 19999\n")
+    expect(page.get_by_role("status")).to_have_text("Connected")
+
+
+def test_all_in_the_log_is_all_of_the_log(page: Page) -> None:
+    type_(page, "hello")
+    shows(page, "Status: Connected", "Server: hello")
+    page.focus("#output")
+    page.keyboard.press("Control+a")
+    selected = page.evaluate("getSelection().toString()")
+    assert selected.split() == ["Status:", "Connected", "Server:", "hello"]
+
+
+# Before it is connected, and when it is not any more.
+
+
+def test_nothing_is_lost_before_the_script_has_come(
+    visit: Callable[..., Page], service: ServiceProcess
+) -> None:
+    page = visit("about:blank")
+    scripts: list[Route] = []
+    page.route("**/websockets.js", lambda route: scripts.append(route))
+    page.goto(service.page, wait_until="commit")
+    expect(page.get_by_role("button", name="Send")).to_be_disabled()
+    expect(page.get_by_role("status")).to_have_text("Connecting")
+    page.fill("#input", "not lost")
+    page.press("#input", "Enter")
+    assert page.url == service.page
+    scripts[0].continue_()
+    shows(page, "Status: Connected")
+    assert page.input_value("#input").startswith("not lost")
+
+
+def test_an_attempt_that_takes_long_can_be_stopped(
+    visit: Callable[..., Page], service: ServiceProcess
+) -> None:
+    page = visit("about:blank")
+    page.add_init_script(SILENT)
+    page.goto(service.page)
+    expect(page).to_have_title("Connecting – WebSocket echo")
+    page.fill("#input", "kept")
+    click(page, "Stop")
+    expect(page.get_by_role("status")).to_have_text("Disconnected: it does not try again by itself")
+    expect(page.get_by_role("button")).to_have_text(["Reconnect"])
+    expect(page.locator("#input")).to_have_value("kept")
+
+
+SILENT = """
+    window.WebSocket = class {
+        static CONNECTING = 0; static OPEN = 1;
+        readyState = 0;
+        close() {}
+    };
+"""
+"""A WebSocket that never opens."""
+
+
+def test_what_was_not_answered_is_said(visit: Callable[..., Page], service: ServiceProcess) -> None:
+    page = visit("about:blank")
+
+    def answer(ws: WebSocketRoute) -> None:
+        def hear(message: str | bytes) -> None:
+            if message == "first":
+                ws.send(message)
+            else:
+                ws.close(code=1011, reason="gone")
+
+        ws.on_message(hear)
+
+    page.route_web_socket("**/echo", answer)
+    page.goto(service.page)
+    shows(page, "Status: Connected")
+    type_(page, "first")
+    type_(page, "second")
+    expect(page.locator("#output")).to_contain_text(
+        "Server: first\nStatus: Disconnected (1011: gone)\nNot answered: second\n"
+    )
+    expect(page.get_by_role("status")).to_have_text(
+        "Disconnected: the server met an error; it tries again by itself"
+    )
+
+
+def test_an_end_without_a_close_is_explained(visit: Callable[..., Page], faults: Faults) -> None:
+    with ServiceProcess() as service:
+        page = visit(service.page)
+        shows(page, "Status: Connected")
+        service.kill()
+        expect(page.get_by_role("status")).to_have_text(
+            "Disconnected: the connection was lost, and the server cannot be reached now;"
+            " it tries again by itself"
+        )
+        click(page, "Stop")
+        click(page, "Reconnect")
+        expect(page.get_by_role("status")).to_have_text(
+            "Disconnected: the server cannot be reached: it does not run, or nothing leads there;"
+            " it tries again by itself"
+        )
+        assert all("readyz" in fault or "RESET" in fault for fault in faults)
+        faults.clear()
+
+
+def test_a_full_server_is_told_from_one_that_is_gone(
+    visit: Callable[..., Page], faults: Faults
+) -> None:
+    with served("--max-connections=1") as service:
+        page = visit(service.page)
+        shows(page, "Status: Connected")
+        other = visit(service.page)
+        expect(other.get_by_role("status")).to_contain_text("it may be full")
+        expect(other.get_by_role("button")).to_have_text(["Reconnect", "Stop"])
+        click(other, "Stop")
+        assert all("503" in fault for fault in faults)
+        faults.clear()
+
+
+# Waking up.
+
+
+def test_a_page_that_wakes_up_connects_anew(
+    visit: Callable[..., Page], service: ServiceProcess
+) -> None:
+    page = visit("about:blank")
+    page.clock.install()
+    page.goto(service.page)
+    page.clock.run_for(1000)
+    shows(page, "Status: Connected")
+    page.clock.run_for(300_000)  # It was not asleep.
+    page.clock.fast_forward(300_000)
+    page.clock.run_for(10_000)
+    asleep = "Status: Disconnected (this device was asleep)"
+    shows(page, "Status: Connected", asleep, "Status: Connected")
+    type_(page, "awake")
+    expect(page.locator("#counts")).to_have_text("1 sent, 1 received")
+
+
+@pytest.mark.parametrize(
+    ("event", "why"),
+    [
+        ("new PageTransitionEvent('pageshow', {persisted: true})", "this page was left"),
+        ("new Event('online')", "the network was away"),
+    ],
+)
+def test_a_page_that_comes_back_connects_anew(page: Page, event: str, why: str) -> None:
+    page.evaluate(f"dispatchEvent({event})")
+    shows(page, "Status: Connected", f"Status: Disconnected ({why})", "Status: Connected")
+    type_(page, "back")
+    expect(page.locator("#output")).to_contain_text("Server: back")
+
+
+def test_one_that_was_stopped_stays_so(visit: Callable[..., Page]) -> None:
+    with served() as service:
+        page = visit(service.page)
+        shows(page, "Status: Connected")
+        service.stop()
+        click(page, "Stop")
+        service.restart()
+        page.evaluate("dispatchEvent(new Event('online'))")
+        page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))")
+        page.wait_for_function("() => fetch('healthz').then(answer => answer.ok)")
+        shows(page, "Status: Connected", GONE)
+
+
 # Disconnected.
 
 
@@ -295,6 +538,9 @@ def test_a_disconnect_is_shown_with_its_close_code_and_reason(visit: Callable[..
         shows(page, "Status: Connected")
         service.stop()
         shows(page, "Status: Connected", GONE)
+        expect(page.get_by_role("status")).to_have_text(
+            "Disconnected: the server goes away; it tries again by itself"
+        )
 
 
 def test_while_disconnected_nothing_is_sent_and_what_is_typed_is_kept(
@@ -304,7 +550,7 @@ def test_while_disconnected_nothing_is_sent_and_what_is_typed_is_kept(
         page = visit(service.page)
         shows(page, "Status: Connected")
         service.stop()
-        expect(page.get_by_role("button")).to_have_text(["Reconnect"])
+        expect(page.get_by_role("button")).to_have_text(["Reconnect", "Stop"])
         type_(page, "not lost")
         expect(page.locator("#input")).to_have_value("not lost")
         expect(page.locator("#input")).to_be_focused()
@@ -319,7 +565,7 @@ def test_text_sent_while_the_connection_closes_is_kept(page: Page) -> None:
 
 @pytest.mark.slow(reason="starts the service twice")
 def test_a_click_on_reconnect_connects_to_the_restarted_service(
-    visit: Callable[..., Page], faults: Faults
+    visit: Callable[..., Page],
 ) -> None:
     with served() as service:
         page = visit(service.page)
@@ -328,8 +574,11 @@ def test_a_click_on_reconnect_connects_to_the_restarted_service(
         click(page, "Reconnect")
         refused = "Status: Disconnected (1006)"
         shows(page, "Status: Connected", GONE, refused)
-        assert [fault for fault in faults if "ERR_CONNECTION_REFUSED" not in fault] == []
-        faults.clear()
+        click(page, "Stop")
+        expect(page.get_by_role("button")).to_have_text(["Reconnect"])
+        expect(page.get_by_role("status")).to_have_text(
+            "Disconnected: it does not try again by itself"
+        )
         service.restart()
         click(page, "Reconnect")
         shows(page, "Status: Connected", GONE, refused, "Status: Connected")
@@ -353,6 +602,10 @@ def test_reconnect_works_by_keyboard_alone(visit: Callable[..., Page], focused: 
         if focused == "input":
             page.keyboard.press("Tab")
         expect(page.locator("#reconnect")).to_be_focused()
+        page.keyboard.press("Tab")
+        expect(page.locator("#stop")).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(page.locator("#reconnect")).to_be_focused()
         service.restart()
         page.keyboard.press("Enter")
         shows(page, "Status: Connected", GONE, "Status: Connected")
@@ -361,7 +614,7 @@ def test_reconnect_works_by_keyboard_alone(visit: Callable[..., Page], focused: 
         shows(page, "Status: Connected", GONE, "Status: Connected", "Server: again")
 
 
-def test_a_disconnect_and_a_reconnect_leave_the_reader_in_the_log(
+def test_the_page_connects_again_by_itself_and_leaves_the_reader_in_the_log(
     visit: Callable[..., Page],
 ) -> None:
     with served() as service:
@@ -372,7 +625,6 @@ def test_a_disconnect_and_a_reconnect_leave_the_reader_in_the_log(
         shows(page, "Status: Connected", GONE)
         expect(page.locator("#output")).to_be_focused()
         service.restart()
-        page.evaluate("connect()")
         shows(page, "Status: Connected", GONE, "Status: Connected")
         expect(page.locator("#output")).to_be_focused()
 
@@ -594,7 +846,8 @@ def test_contrast_suffices_in_light_and_dark_mode(
         "isDisabled => { reconnect.hidden = false; send.disabled = isDisabled }", isDisabled
     )
     contrasts = page.evaluate(CONTRASTS)
-    texts = {"h1", "p", "url", "label", "input", "send", "reconnect", "log", "output"}
+    texts = {"h1", "p", "url", "label", "input", "send", "reconnect", "log", "b", "span"}
+    texts |= {"status", "counts", "hint"}
     assert texts <= contrasts.keys()
     # WCAG 2.2, 1.4.3 and 1.4.11.
     assert {
@@ -634,6 +887,15 @@ def test_a_phone_of_320_pixels_shows_everything_without_scrolling(
         assert boxes[shown]["height"] >= 44
         assert boxes["log"]["height"] < 30
         assert boxes["output"]["height"] > 250
+
+
+def test_a_phone_on_its_side_with_its_keyboard_shows_the_input(
+    visit: Callable[..., Page], service: ServiceProcess
+) -> None:
+    page = visit(service.page, viewport={"width": 844, "height": 200})
+    box = page.locator("#input").bounding_box()
+    assert box is not None
+    assert box["y"] + box["height"] <= 200
 
 
 def test_in_a_tiny_window_everything_can_be_reached(
