@@ -33,8 +33,8 @@ export function meaningOf(code) {
  * @returns {Promise<string>}
  */
 export async function explain1006(wasOpen) {
-  if (!navigator.onLine) return "this device is offline";
   const answer = await fetch("readyz", { cache: "no-store" }).catch(() => null);
+  if (answer === null && !navigator.onLine) return "this device is offline";
   if (answer === null) {
     return wasOpen
       ? "the connection was lost, and the server cannot be reached now"
