@@ -49,9 +49,13 @@ class Last {
 }
 
 export class Log {
-  /** @param {HTMLElement} output */
-  constructor(output) {
+  /**
+   * @param {HTMLElement} output
+   * @param {() => void} onShow called with each frame that has new lines
+   */
+  constructor(output, onShow) {
     this.output = output;
+    this.onShow = onShow;
     /** @type {Last<HTMLElement>} */
     this.shown = new Last();
     /** @type {Last<Entry> | undefined} What is shown with the next frame. */
@@ -90,6 +94,7 @@ export class Log {
     const isAtEnd = output.scrollHeight - output.scrollTop - output.clientHeight < 40;
     output.append(lines);
     if (isAtEnd) this.scrollToEnd();
+    this.onShow();
   }
 
   scrollToEnd() {

@@ -8,7 +8,7 @@ const [form, input, output, status, counts, send, reconnect, stop] = /** @type {
     document.getElementById(id),
   )
 );
-const log = new Log(output);
+const log = new Log(output, count);
 
 // Relative to the page, so that it works behind TLS and below a proxy's prefix.
 const url = new URL("echo", location.href);
@@ -91,7 +91,6 @@ function connect(isAsked = true) {
   };
   mine.onmessage = ({ data }) => {
     received += 1;
-    count();
     if (typeof data !== "string") {
       log.add("Server (binary): ", described(new Uint8Array(data)));
       return;
