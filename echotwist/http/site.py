@@ -36,8 +36,6 @@ RESOURCES = Path(__file__).parents[1] / "resources"
 
 PAGE = "websockets.html"
 
-SCRIPTS = ("websockets.js", "log.js", "closing.js")
-
 _ABSOLUTE = re.compile(rb"(?:http|ws)s?://([^/]+)(/.*)?", re.IGNORECASE | re.DOTALL)
 """A target in absolute form (RFC 9112, 3.2.2): the host, and the path, which may be missing."""
 
@@ -54,7 +52,8 @@ def makeRoot(echo: Resource, health: Resource, readiness: Resource) -> Resource:
     root = Exact()
     root.putChild(b"", Asset(RESOURCES / PAGE))
     # By name, so that a backup file that an editor leaves there is not served.
-    for name in (PAGE, "websockets.css", *SCRIPTS, "echotwist.svg"):
+    scripts = ("websockets.js", "log.js", "closing.js")
+    for name in (PAGE, "websockets.css", *scripts, "echotwist.svg"):
         root.putChild(name.encode(), Asset(RESOURCES / name))
     root.putChild(b"echo", echo)
     root.putChild(b"healthz", health)

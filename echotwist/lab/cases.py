@@ -282,13 +282,7 @@ def _status(id: str, status: str, header: str, seen: str = "") -> Case:
 
 
 def _broken(
-    id: str,
-    title: str,
-    frame: str,
-    source: str,
-    *codes: int,
-    seen: str = "",
-    needs: str = "",
+    id: str, title: str, frame: str, source: str, *codes: int, seen: str = "", needs: str = ""
 ) -> Case:
     """A frame, or several, at which a client must fail the connection."""
     script = f"{_HELLO}&frame={frame}&{_LATER}"

@@ -111,11 +111,11 @@ def _notYet(why: str) -> _Opinion:
 
 class Judge(Observer):
     """Judges the client of one connection, on which the script of `case` is run. `clock` gives
-    seconds; `waits` are those from each connection to the next, up to this one."""
+    seconds; `gaps` are those from each connection to the next, up to this one."""
 
-    def __init__(self, case: Case, clock: Callable[[], float], waits: Sequence[float] = ()) -> None:
+    def __init__(self, case: Case, clock: Callable[[], float], gaps: Sequence[float] = ()) -> None:
         self.case = case
-        self._gaps = waits
+        self._gaps = gaps
         self._clock = clock
         self._began = clock()
         self._decision: tuple[_Opinion, Must] | None = None

@@ -94,10 +94,10 @@ class LabResource(OpenUpgradeResource):
     ) -> LabConnection:
         connection = super().connectionFor(request)
         assert isinstance(connection, LabConnection)
-        connection.script, waits = self._admitted(request, script)
+        connection.script, gaps = self._admitted(request, script)
         observers: list[Observer] = []
         if script.case is not None:
-            connection.judge = Judge(script.case, self._clock, waits)
+            connection.judge = Judge(script.case, self._clock, gaps)
             observers.append(connection.judge)
         if script.trace is not None:
             trace = self._trace(request, script.trace, script.case)
@@ -118,7 +118,7 @@ class LabResource(OpenUpgradeResource):
             return script, ()
         client = _named(request) or str(addressOf(request.getClientAddress()))
         visitor = self._visits.add(client, request.uri)
-        return script if visitor.count <= most else _REFUSAL, visitor.waits
+        return script if visitor.count <= most else _REFUSAL, visitor.gaps
 
     def _trace(self, request: Request, name: str, case: Case | None) -> Trace:
         """Raises BadStep and Refused."""

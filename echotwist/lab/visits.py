@@ -24,7 +24,7 @@ class Visitor:
     last: float = 0.0
 
     @property
-    def waits(self) -> tuple[float, ...]:
+    def gaps(self) -> tuple[float, ...]:
         """Seconds from each visit to the next, of the first TIMED."""
         return tuple(after - before for before, after in pairwise(self.times))
 
