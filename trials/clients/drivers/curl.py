@@ -50,12 +50,12 @@ class Connection:
                     parts = []
 
     def send(self, payload: bytes, flags: int) -> None:
-        rest, isWhole = payload, False
-        while not isWhole:
+        while True:
             # As much as the socket takes; the flags are those of the whole.
-            sent = self._soon(lambda part=rest: self._curl.ws_send(part, flags), isRead=False)
-            rest = rest[sent:]
-            isWhole = not rest
+            sent = self._soon(lambda part=payload: self._curl.ws_send(part, flags), isRead=False)
+            payload = payload[sent:]
+            if not payload:
+                return
 
     def wait(self) -> None:
         """For the server, which ends TCP first (RFC 6455, 7.1.1)."""
