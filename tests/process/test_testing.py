@@ -204,6 +204,7 @@ def test_a_python_that_cannot_be_run(folder: Path, monkeypatch: pytest.MonkeyPat
 
 def test_what_is_not_in_the_log() -> None:
     with ServiceProcess() as service:
+        service.expect("taking")  # It is ready before a thread has read what it logged.
         with pytest.raises(AssertionError, match=r"'nothing' is not in the log:\n(.|\n)*taking"):
             service.expect("nothing", timeout=0.1)
 
