@@ -8,6 +8,9 @@ const CHARACTERS = 1 << 20;
 // Of one line. A browser takes half a minute to lay out sixteen million characters.
 const SHOWN = 100_000;
 
+// Lines of one frame, of which a person reads none.
+const FLOOD = 100;
+
 /**
  * What is said by whom: `Server: ` and a text. They are columns, so that no text, whatever lines
  * it has, looks like a line of its own.
@@ -60,6 +63,8 @@ export class Log {
     this.shown = new Last();
     /** @type {Last<Entry> | undefined} What is shown with the next frame. */
     this.coming = undefined;
+    /** Whether so many lines came with the last frame that others should wait: keys come first. */
+    this.isFlood = false;
     // A tab that is hidden draws no frames, not even those that it has promised.
     document.addEventListener("visibilitychange", () => this.show());
   }
@@ -74,7 +79,7 @@ export class Log {
   add(label, text) {
     if (this.coming === undefined) {
       this.coming = new Last();
-      if (document.hidden) setTimeout(() => this.show(), 100);
+      if (document.hidden || this.isFlood) setTimeout(() => this.show(), 100);
       else requestAnimationFrame(() => this.show());
     }
     const entry = { label, text };
@@ -84,6 +89,7 @@ export class Log {
   show() {
     if (this.coming === undefined) return;
     const lines = new DocumentFragment();
+    this.isFlood = this.coming.all.length > FLOOD;
     for (const { thing, size } of this.coming.all) {
       const line = lineOf(thing);
       lines.append(line);
@@ -93,7 +99,11 @@ export class Log {
     const { output } = this;
     const isAtEnd = output.scrollHeight - output.scrollTop - output.clientHeight < 40;
     output.append(lines);
-    if (isAtEnd) this.scrollToEnd();
+    if (isAtEnd) {
+      this.scrollToEnd();
+      // How high a line is, is known once it has been seen.
+      requestAnimationFrame(() => this.scrollToEnd());
+    }
     this.onShow();
   }
 

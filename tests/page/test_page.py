@@ -5,35 +5,14 @@ import re
 import socket
 import socketserver
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import (
-    Browser,
-    ConsoleMessage,
-    Locator,
-    Page,
-    Request,
-    Response,
-    Route,
-    WebSocketRoute,
-    expect,
-    sync_playwright,
-)
-from support.process import needs, served
+from playwright.sync_api import Locator, Page, Route, WebSocketRoute, expect
+from support.browser import Faults, click
+from support.process import served
 
 from echotwist.testing import ServiceProcess
-
-CHROMIUM = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--no-first-run",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 GONE = "Status: Disconnected (1001: server going away)"
 
@@ -48,75 +27,6 @@ HOSTILE = [
 ]
 
 
-# The module's, not the session's: while Playwright's loop is there, no other test in this thread
-# could run an asyncio loop of its own.
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = needs("chromium", "chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[ServiceProcess]:
-    """A service for the tests that do not stop it."""
-    with served() as service:
-        yield service
-
-
-REFUSED = "net::ERR_CONNECTION_REFUSED"
-
-
-class Faults(list[str]):
-    """What the browser reports: errors, failed requests, violations of the policy. That nothing
-    listens is no fault of the page, which tries again by itself."""
-
-    def watch(self, page: Page) -> None:
-        def console(message: ConsoleMessage) -> None:
-            if message.type in ("error", "warning") and REFUSED not in message.text:
-                self.append(message.text)
-
-        def failed(request: Request) -> None:
-            if request.failure != REFUSED:
-                self.append(f"{request.url}: {request.failure}")
-
-        def response(response: Response) -> None:
-            if response.status >= 400:
-                self.append(f"{response.url}: {response.status}")
-
-        page.on("console", console)
-        page.on("pageerror", lambda error: self.append(str(error)))
-        page.on("requestfailed", failed)
-        page.on("response", response)
-
-
-@pytest.fixture
-def faults() -> Iterator[Faults]:
-    """The browser must have reported nothing, unless the test clears it."""
-    faults = Faults()
-    yield faults
-    assert faults == []
-
-
-@pytest.fixture
-def visit(browser: Browser, faults: Faults) -> Iterator[Callable[..., Page]]:
-    """Open a page in a browser of its own, with the given options of `new_context`."""
-    with contextlib.ExitStack() as contexts:
-
-        def visit(url: str, **options: Any) -> Page:
-            context = browser.new_context(**options)
-            contexts.callback(context.close)
-            context.set_default_timeout(10_000)
-            page = context.new_page()
-            faults.watch(page)
-            page.goto(url)
-            return page
-
-        yield visit
-
-
 @pytest.fixture
 def page(visit: Callable[..., Page], service: ServiceProcess) -> Page:
     """The page, connected."""
@@ -128,11 +38,7 @@ def page(visit: Callable[..., Page], service: ServiceProcess) -> Page:
 def shows(page: Page, *lines: str) -> None:
     """Wait until the log has exactly these lines."""
     text = "".join(f"{line}\n" for line in lines)
-    expect(page.locator("#output")).to_have_js_property("textContent", text, timeout=10_000)
-
-
-def click(page: Page, button: str) -> None:
-    page.get_by_role("button", name=button, exact=True).click()
+    expect(page.locator("#output")).to_have_js_property("textContent", text)
 
 
 def type_(page: Page, text: str) -> None:
@@ -141,9 +47,11 @@ def type_(page: Page, text: str) -> None:
     page.keyboard.press("Enter")
 
 
-def isAtEnd(output: Locator) -> bool:
-    end: bool = output.evaluate("o => o.scrollHeight - o.scrollTop - o.clientHeight < 2")
-    return end
+def endsUpAtEnd(output: Locator) -> None:
+    """Wait until the end of the log is seen."""
+    output.page.wait_for_function(
+        "o => o.scrollHeight - o.scrollTop - o.clientHeight < 2", arg=output.element_handle()
+    )
 
 
 # Sending and receiving.
@@ -284,7 +192,16 @@ def fill(page: Page) -> Locator:
 def test_the_log_follows_what_is_appended(page: Page) -> None:
     output = fill(page)
     assert output.evaluate("o => o.scrollTop") > 0
-    assert isAtEnd(output)
+    endsUpAtEnd(output)
+
+
+def test_the_log_follows_a_message_of_many_lines(page: Page) -> None:
+    output = fill(page)
+    for _ in range(3):
+        page.fill("#input", "\n".join(str(line) for line in range(40)))
+        page.press("#input", "Enter")
+    expect(page.locator("#counts")).to_contain_text("43 received")
+    endsUpAtEnd(output)
 
 
 def test_a_reader_further_up_in_the_log_is_not_scrolled_away(page: Page) -> None:
@@ -300,7 +217,7 @@ def test_sending_scrolls_to_the_echo(page: Page) -> None:
     output.evaluate("o => o.scrollTop = 0")
     type_(page, "later")
     expect(output).to_contain_text("Server: later")
-    assert isAtEnd(output)
+    endsUpAtEnd(output)
 
 
 # A message as it is.
@@ -536,11 +453,17 @@ def test_a_disconnect_is_shown_with_its_close_code_and_reason(visit: Callable[..
     with served() as service:
         page = visit(service.page)
         shows(page, "Status: Connected")
+        # Kept: the page tries again after a second, and then says that nobody is there.
+        page.evaluate("""() => {
+            window.said = [];
+            const status = document.getElementById("status");
+            new MutationObserver(() => said.push(status.textContent))
+                .observe(status, {childList: true});
+        }""")
         service.stop()
         shows(page, "Status: Connected", GONE)
-        expect(page.get_by_role("status")).to_have_text(
-            "Disconnected: the server goes away; it tries again by itself"
-        )
+        said = page.evaluate("said")
+        assert said[0] == "Disconnected: the server goes away; it tries again by itself"
 
 
 def test_while_disconnected_nothing_is_sent_and_what_is_typed_is_kept(
@@ -781,6 +704,8 @@ def test_everything_has_an_accessible_name_and_role(page: Page) -> None:
     expect(page.locator("body")).to_match_aria_snapshot("""
         - main:
           - heading "WebSocket echo" [level=1]
+          - link "Workbench":
+            - /url: workbench.html
           - paragraph:
             - text: Every message comes back, from
             - code: /ws:.*/

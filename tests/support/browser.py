@@ -1,0 +1,44 @@
+"""Chromium, and what it reports."""
+
+from playwright.sync_api import ConsoleMessage, Page, Request, Response
+
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+REFUSED = "net::ERR_CONNECTION_REFUSED"
+BROKEN_OFF = "net::ERR_ABORTED"
+
+
+class Faults(list[str]):
+    """What the browser reports: errors, failed requests, violations of the policy. That nothing
+    listens is no fault of the page, which tries again by itself; nor is a request that is broken
+    off by leaving the page."""
+
+    def watch(self, page: Page) -> None:
+        def console(message: ConsoleMessage) -> None:
+            if message.type in ("error", "warning") and REFUSED not in message.text:
+                self.append(message.text)
+
+        def failed(request: Request) -> None:
+            if request.failure not in (REFUSED, BROKEN_OFF):
+                self.append(f"{request.url}: {request.failure}")
+
+        def response(response: Response) -> None:
+            if response.status >= 400:
+                self.append(f"{response.url}: {response.status}")
+
+        page.on("console", console)
+        page.on("pageerror", lambda error: self.append(str(error)))
+        page.on("requestfailed", failed)
+        page.on("response", response)
+
+
+def click(page: Page, button: str) -> None:
+    page.get_by_role("button", name=button, exact=True).click()
