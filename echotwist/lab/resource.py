@@ -1,6 +1,7 @@
 """The URLs of the lab.
 
-/lab                              runs the script in its query; without an upgrade, the manual
+/lab                              runs the script in its query; without an upgrade, checks it,
+                                  and tells the manual
 /lab/cases                        the catalogue
 /lab/report?agent=NAME            what a client made of it
 /lab/inspect /lab/sse /lab/stream see `companions`
@@ -52,9 +53,9 @@ class OpenUpgradeResource(UpgradeResource, ABC):
     isUsual = False
 
     def render_GET(self, request: Request) -> bytes | int:
-        if "websocket" not in request.tokens("Upgrade"):
-            return answerJson(request, 200, self.described(request))
-        return super().render_GET(request)
+        if _isUpgrade(request):
+            return super().render_GET(request)
+        return answerJson(request, 200, self.described(request))
 
     def render_OPTIONS(self, request: Request) -> bytes:
         return answerPreflight(request)
@@ -79,15 +80,20 @@ class LabResource(OpenUpgradeResource):
         try:
             return super().render_GET(request)
         except BadStep as e:
-            return refuse(request, _REASON, explained(e))
+            if _isUpgrade(request):
+                return refuse(request, _REASON, explained(e))
+            # The answer to a question, and no client that is refused. An editor asks while somebody
+            # types: a line in the log for each would hide those that matter.
+            return answerJson(request, 400, explained(e))
 
     def described(self, request: Request) -> dict[str, Any]:
+        """The manual, for a script that would be run. Raises BadStep."""
+        parse(_queryOf(request))
         return manual()
 
     def connectionFor(self, request: Request) -> Connection:
         """Raises BadStep and Refused."""
-        script = parse(request.uri.partition(b"?")[2])
-        return self._run(request, script)
+        return self._run(request, parse(_queryOf(request)))
 
     def _run(
         self, request: Request, script: Script, judged: Callable[[Verdict], object] | None = None
@@ -154,6 +160,9 @@ class RunCase(LabResource):
         super().__init__(factory, allowedOrigins, traces)
         self._reports = reports
 
+    def described(self, request: Request) -> dict[str, Any]:
+        return manual()  # Its query is no script.
+
     def connectionFor(self, request: Request) -> Connection:
         """Raises Refused."""
         case, agent = caseOf(request), agentOf(request)
@@ -181,6 +190,14 @@ class InspectResource(OpenUpgradeResource):
         step = Step(STEPS["send"], json.dumps(inspected(request)).encode())
         connection.script = Script(body=(step,))
         return connection
+
+
+def _isUpgrade(request: Request) -> bool:
+    return "websocket" in request.tokens("Upgrade")
+
+
+def _queryOf(request: Request) -> bytes:
+    return request.uri.partition(b"?")[2]
 
 
 def _entry(case: Case) -> dict[str, Any]:

@@ -385,6 +385,40 @@ def test_all_cases_at_the_same_time(service: Service) -> None:
     assert len(get(service, "/lab/report?agent=all&format=json")[1]["all"]) == len(CASES)
 
 
+# Checks of a script.
+
+
+@pytest.mark.parametrize(
+    ("script", "step", "meant"),
+    [("hold=2h", "hold", None), ("sned=a", "sned", "send"), ("send=a&hold=2s", "hold", None)],
+)
+def test_a_script_is_checked_without_an_upgrade(
+    service: Service, script: str, step: str, meant: str | None
+) -> None:
+    status, found = get(service, f"/lab?{script}")
+    assert status == 400
+    assert (found["error"]["step"], found["error"]["meant"]) == (step, meant)
+    refused = connected(service, f"/lab?{script}").received()
+    assert json.loads(refused.partition(b"\r\n\r\n")[2]) == found
+
+
+def test_a_check_is_no_client_that_is_refused(log: Any) -> None:
+    service = Service(isFast=False)
+    assert get(service, "/lab?sned=a")[0] == 400
+    assert log.lines() == []
+    assert service.context.journal.totals.refused == {}
+
+
+@pytest.mark.parametrize(
+    "target", ["/lab?hold=2s&send=a", f"/lab?trace={ID}", "/lab?", "/runCase?casetuple=F01&agent=a"]
+)
+def test_what_would_be_run_is_answered_with_the_manual(service: Service, target: str) -> None:
+    status, found = get(service, target)
+    assert status == 200
+    assert found["steps"]
+    assert get(service, f"/trace/{ID}")[0] == 404
+
+
 # The rest.
 
 
