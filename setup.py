@@ -130,7 +130,7 @@ setup(
         # The sources, so that what is compiled can be compared with them; see sources.py.
         "echotwist": ["py.typed"],
         "echotwist.fastpath": ["*.h", "*.pxd", "*.pyi", "*.pyx"],
-        "echotwist.resources": ["*.html", "*.css", "*.js", "*.svg"],
+        "echotwist.resources": ["*.html", "*.css", "*.js", "*.svg", "workbench/*"],
     },
     ext_modules=[fastpath],
     cmdclass={"build": Build, "build_ext": BuildExtension},

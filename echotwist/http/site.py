@@ -1,6 +1,7 @@
 """The URLs of the service, and the HTTP server that finds them.
 
-    /  /websockets.html     the page, and its style and script beside it
+    /  /websockets.html     the page, and its style and scripts beside it
+    /workbench.html         the workbench; its own are in /workbench/
     /echo                   the WebSocket endpoint (`upgrade`)
     /healthz  /readyz       200 while alive; readyz 503 as soon as the service drains, healthz
                             when a thread hangs
@@ -36,6 +37,19 @@ RESOURCES = Path(__file__).parents[1] / "resources"
 
 PAGE = "websockets.html"
 
+# By name, so that a backup file that an editor leaves there is not served.
+FILES = (
+    *(PAGE, "websockets.css", "websockets.js", "log.js", "closing.js", "echotwist.svg"),
+    "workbench.html",
+)
+OF_THE_WORKBENCH = (
+    *("workbench.css", "main.js", "history.js", "connection.js", "connections.js", "composer.js"),
+    *("timeline.js", "grid.js", "detail.js", "json.js", "bytes.js", "export.js", "session.js"),
+    *("link.js", "tabs.js", "time.js", "element.js", "lab.js", "cases.js", "server.js", "trace.js"),
+    *("clock.js", "handshake.js", "lookout.js", "odd.js", "traceview.js", "words.js"),
+    *("latency.js", "chart.js", "snippets.js", "steps.js", "runner.js"),
+)
+
 _ABSOLUTE = re.compile(rb"(?:http|ws)s?://([^/]+)(/.*)?", re.IGNORECASE | re.DOTALL)
 """A target in absolute form (RFC 9112, 3.2.2): the host, and the path, which may be missing."""
 
@@ -51,10 +65,12 @@ def makeRoot(echo: Resource, health: Resource, readiness: Resource) -> Resource:
     """The whole URL map."""
     root = Exact()
     root.putChild(b"", Asset(RESOURCES / PAGE))
-    # By name, so that a backup file that an editor leaves there is not served.
-    scripts = ("websockets.js", "log.js", "closing.js")
-    for name in (PAGE, "websockets.css", *scripts, "echotwist.svg"):
+    for name in FILES:
         root.putChild(name.encode(), Asset(RESOURCES / name))
+    workbench = Answer(404, "there is nothing here; the workbench is /workbench.html")
+    for name in OF_THE_WORKBENCH:
+        workbench.putChild(name.encode(), Asset(RESOURCES / "workbench" / name))
+    root.putChild(b"workbench", workbench)
     root.putChild(b"echo", echo)
     root.putChild(b"healthz", health)
     root.putChild(b"readyz", readiness)

@@ -8,6 +8,7 @@ import pytest
 from support.admin import ADMIN
 from support.memory import Service
 
+from echotwist.http.site import FILES, OF_THE_WORKBENCH
 from echotwist.lab.cases import CASES
 from echotwist.lab.steps import STEPS, Phase, parse
 
@@ -27,9 +28,9 @@ OPERATIONS = (ROOT / "docs/operations.md").read_text()
 README = (ROOT / "README.md").read_text()
 LAB = (ROOT / "docs/lab.md").read_text()
 
-BESIDE_THE_PAGE = {
-    *("/websockets.css", "/websockets.js", "/log.js", "/closing.js", "/echotwist.svg")
-}
+MODULES = [name for name in OF_THE_WORKBENCH if name.endswith(".js")]
+
+BESIDE_THE_PAGES = {"/workbench"} | {f"/{n}" for n in FILES if not n.endswith(".html")}
 
 
 def anchors(document: Path) -> set[str]:
@@ -81,6 +82,12 @@ def test_the_architecture_has_the_floors_in_their_order() -> None:
     assert [sorted(re.findall(r"`(\w+)`", cell)) for cell in cells] == floors
 
 
+def test_the_workbench_has_every_module_and_no_other() -> None:
+    there = {path.name for path in (ROOT / "echotwist/resources/workbench").glob("*.js")}
+    document = (ROOT / "docs/workbench.md").read_text()
+    assert set(re.findall(r"`(\w+\.js)`", document)) == there == set(MODULES)
+
+
 @pytest.mark.parametrize("name", ["CONTRIBUTING.md", "SECURITY.md"])
 def test_the_tests_and_modules_that_a_document_names_are_there(name: str) -> None:
     document = (ROOT / name).read_text()
@@ -99,7 +106,7 @@ def test_the_tests_and_modules_that_a_document_names_are_there(name: str) -> Non
 def test_the_readme_has_every_url() -> None:
     root = Service().site.resource
     told = set(re.findall(r"`GET (/[\w.]*)`", README))
-    assert told == {f"/{name.decode()}" for name in root.listStaticNames()} - BESIDE_THE_PAGE
+    assert told == {f"/{name.decode()}" for name in root.listStaticNames()} - BESIDE_THE_PAGES
 
 
 def table(phase: Phase) -> str:

@@ -65,7 +65,9 @@ def test_the_content_security_policy_allows_only_own_files(service: Service) -> 
     assert re.search(rb"<script(?! src=)", body) is None
 
 
-@pytest.mark.parametrize("name", [path.name for path in RESOURCES.iterdir()])
+@pytest.mark.parametrize(
+    "name", [str(p.relative_to(RESOURCES)) for p in RESOURCES.rglob("*") if p.is_file()]
+)
 def test_every_file_has_an_etag_and_answers_304(service: Service, name: str) -> None:
     _, headers, body = ask(service, get(f"/{name}"))
     assert body
@@ -89,7 +91,8 @@ def test_headers_that_twisted_cannot_parse_do_no_harm(service: Service, header: 
 @pytest.mark.parametrize(
     "target",
     ["/x", "/websockets.html/", "/websockets.html/x", "/../setup.py", "/%2e%2e/setup.py", "/%ff",
-     "/resources", "/healthz/x", "/__init__.py", "/%00"],
+     "/resources", "/healthz/x", "/__init__.py", "/%00", "/workbench", "/workbench/",
+     "/workbench/main.js/", "/workbench/websockets.js", "/workbench.html/main.js"],
 )  # fmt: skip
 def test_unknown_paths_are_404(service: Service, target: str) -> None:
     status, headers, body = ask(service, get(target))

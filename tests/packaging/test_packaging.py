@@ -18,10 +18,9 @@ import pytest
 from echotwist.fastpath.sources import NAMES
 
 ROOT = Path(__file__).parents[2]
+RESOURCES = ROOT / "echotwist/resources"
 
-PAGE = [
-    *("websockets.html", "websockets.css", "websockets.js", "log.js", "closing.js", "echotwist.svg")
-]
+PAGE = [str(path.relative_to(RESOURCES)) for path in (RESOURCES).rglob("*") if path.is_file()]
 
 
 def run(*command: str | Path, cwd: Path) -> str:

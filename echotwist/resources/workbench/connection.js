@@ -1,0 +1,241 @@
+// @ts-check
+// One connection: opened, used, and told of in the history.
+import { meaningOf } from "../closing.js";
+import { now } from "./history.js";
+
+/** Messages that may wait for their echo; of more, the oldest are taken as not answered. */
+const WAITING = 10_000;
+
+/** Messages among which an echo is looked for, if it is not that of the first that waits. */
+const LOOKED = 100;
+
+/** Times that are kept for the clock of a trace (`trace.js`). */
+const TIMES = 1000;
+
+/**
+ * @typedef {import("./history.js").Entry} Entry
+ * @typedef {"Connecting" | "Open" | "Closing" | "Closed"} State
+ *
+ * @typedef {object} Ended
+ * @property {number} code
+ * @property {string} reason
+ * @property {boolean} wasClean
+ */
+
+export class Connection {
+  /**
+   * Opens it at once.
+   *
+   * @param {number} number from 1 on
+   * @param {string} url
+   * @param {string[]} subprotocols
+   * @param {string | undefined} traceId of its trace, if its URL has one
+   * @param {import("./history.js").History} history
+   */
+  constructor(number, url, subprotocols, traceId, history) {
+    this.number = number;
+    this.url = url;
+    this.subprotocols = subprotocols;
+    this.traceId = traceId;
+    this.sent = 0;
+    this.received = 0;
+    /** When it was begun, and opened; as `Entry.time`. */
+    this.began = now();
+    /** @type {number | undefined} */
+    this.opened = undefined;
+    /** @type {Ended | undefined} */
+    this.ended = undefined;
+    /** @type {number[]} of the first messages, in their order */
+    this.sentTimes = [];
+    /** @type {number[]} */
+    this.receivedTimes = [];
+    /** Is called when its state, or what it has agreed to, is another. */
+    this.onChange = () => {};
+    /** @type {(roundTrip: number, time: number) => void} in milliseconds; when the echo came */
+    this.onRoundTrip = () => {};
+    this._history = history;
+    /** @type {Entry[]} those that were sent, and have not come back */
+    this._waiting = [];
+    this._first = 0; // Of those: to take one from the front of an array costs as much as it has.
+    const socket = (this.socket = new WebSocket(url, subprotocols));
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => this._onOpen();
+    socket.onmessage = (event) => this._onMessage(event.data);
+    socket.onclose = (event) => this._onClose(event);
+    this._say("connecting", `to ${url}`, url);
+  }
+
+  /** @returns {State} */
+  get state() {
+    return /** @type {State[]} */ (["Connecting", "Open", "Closing", "Closed"])[
+      this.socket.readyState
+    ];
+  }
+
+  /** Messages that were sent and have not come back. */
+  get unanswered() {
+    return this._waiting.length - this._first;
+  }
+
+  /**
+   * @param {string | Uint8Array} data
+   * @returns {boolean} whether it was sent; if not, it is not open
+   */
+  send(data) {
+    if (this.state !== "Open") return false;
+    const entry = this._entry("sent", data);
+    this.socket.send(/** @type {string | Uint8Array<ArrayBuffer>} */ (data));
+    this.sent += 1;
+    if (this.sentTimes.length < TIMES) this.sentTimes.push(entry.time);
+    this._waiting.push(entry);
+    if (this._waiting.length - this._first > WAITING) this._answered(this._first);
+    this._history.add(entry);
+    return true;
+  }
+
+  /**
+   * @param {number} [code]
+   * @param {string} [reason] at most 123 bytes
+   * @throws {DOMException} for what a browser does not send
+   */
+  close(code, reason) {
+    this.socket.close(code, reason);
+    if (this.state === "Closing") {
+      this._say(
+        "closing",
+        code === undefined ? "without a code" : `with ${code} ${reason ?? ""}`.trim(),
+      );
+    }
+    this.onChange();
+  }
+
+  _onOpen() {
+    this.opened = now();
+    const { protocol, extensions } = this.socket;
+    const took = (this.opened - this.began).toFixed(1);
+    this._say(
+      "open",
+      `after ${took} ms; subprotocol: ${protocol || "none"}; extensions: ${extensions || "none"}`,
+    );
+    this.onChange();
+  }
+
+  /** @param {string | ArrayBuffer} received */
+  _onMessage(received) {
+    const entry = this._entry(
+      "received",
+      typeof received === "string" ? received : new Uint8Array(received),
+    );
+    this.received += 1;
+    if (this.receivedTimes.length < TIMES) this.receivedTimes.push(entry.time);
+    const index = this._find(entry);
+    if (index !== -1) {
+      const sent = this._waiting[index];
+      sent.roundTrip = entry.roundTrip = entry.time - sent.time;
+      this.onRoundTrip(entry.roundTrip, entry.time);
+      this._answered(index);
+    }
+    this._history.add(entry);
+  }
+
+  /** @param {CloseEvent} event */
+  _onClose({ code, reason, wasClean }) {
+    this.ended = { code, reason, wasClean };
+    const how = wasClean ? "cleanly" : "not cleanly";
+    const said = reason && `, ${JSON.stringify(reason)}`;
+    const lost = this.unanswered && `; ${this.unanswered} not answered`;
+    this._say("close", `${code}${said}, ${how}: ${meaningOf(code)}${lost || ""}`);
+    this.onChange();
+  }
+
+  /**
+   * Where in `_waiting` the message is that this is the echo of; -1 if it is none. An echo comes in
+   * order, so that it is most often the first; others are those that a script did not answer.
+   *
+   * @param {Entry} entry
+   */
+  _find(entry) {
+    const end = Math.min(this._waiting.length, this._first + LOOKED);
+    for (let i = this._first; i < end; i += 1) if (isSame(this._waiting[i], entry)) return i;
+    return -1;
+  }
+
+  /**
+   * Those up to this one do not wait any more.
+   *
+   * @param {number} index
+   */
+  _answered(index) {
+    this._first = index + 1;
+    if (this._first < 1000 && this._first < this._waiting.length) return;
+    this._waiting.splice(0, this._first);
+    this._first = 0;
+  }
+
+  /**
+   * @param {"sent" | "received"} from
+   * @param {string | Uint8Array} data
+   * @returns {Entry}
+   */
+  _entry(from, data) {
+    const isText = typeof data === "string";
+    return {
+      time: now(),
+      connection: this.number,
+      from,
+      type: isText ? "text" : "binary",
+      data,
+      size: isText ? utf8Length(data) : data.length,
+    };
+  }
+
+  /**
+   * @param {string} type
+   * @param {string} data
+   * @param {string} [url]
+   */
+  _say(type, data, url) {
+    this._history.add({
+      time: now(),
+      connection: this.number,
+      from: "status",
+      type,
+      data,
+      size: 0,
+      url,
+    });
+  }
+}
+
+/**
+ * The bytes of a text in UTF-8. Counted: an encoder would make them.
+ *
+ * @param {string} text
+ */
+export function utf8Length(text) {
+  let length = text.length;
+  for (let i = 0; i < text.length; i += 1) {
+    const unit = text.charCodeAt(i);
+    if (unit < 0x80) continue;
+    // A surrogate is half of a character of four bytes; alone, it is sent as U+FFFD, of three.
+    if (unit < 0x800) length += 1;
+    else if (unit < 0xd800 || unit > 0xdfff) length += 2;
+    else if (unit < 0xdc00 && (text.charCodeAt(i + 1) & 0xfc00) === 0xdc00) {
+      length += 2;
+      i += 1;
+    } else length += 2;
+  }
+  return length;
+}
+
+/**
+ * @param {Entry} sent
+ * @param {Entry} received
+ */
+function isSame(sent, received) {
+  if (sent.size !== received.size || sent.type !== received.type) return false;
+  const [a, b] = [sent.data, received.data];
+  if (typeof a === "string" || typeof b === "string") return a === b;
+  for (let i = 0; i < a.length; i += 1) if (a[i] !== b[i]) return false;
+  return true;
+}

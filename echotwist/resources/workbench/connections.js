@@ -1,0 +1,203 @@
+// @ts-check
+// The connections of this page, in a list: each is opened, closed and removed here.
+import { CODES, RANGES, explain1006, meaningOf } from "../closing.js";
+import { Connection, utf8Length } from "./connection.js";
+import { byId, element } from "./element.js";
+import { makeTraceId, urlOf } from "./link.js";
+
+/** Those that are closed stay in the list, so that one can read why; but not for ever. */
+const LISTED = 50;
+
+/** Bytes of a reason (RFC 6455, 5.5). */
+const REASON = 123;
+
+const TITLE = document.title;
+
+/**
+ * @typedef {import("./link.js").Wanted} Wanted
+ *
+ * @typedef {object} Listed
+ * @property {Connection} connection
+ * @property {Wanted} wanted
+ * @property {HTMLElement} row
+ * @property {HTMLElement} words its state
+ * @property {HTMLElement} facts what it has agreed to, or how it ended
+ * @property {HTMLElement} counts
+ * @property {HTMLButtonElement} button closes it, and connects again once it is closed
+ * @property {string} why it ended; empty while it is not known
+ */
+
+export class Connections {
+  /**
+   * @param {import("./history.js").History} history
+   * @param {(connection: Connection) => void} onMade
+   */
+  constructor(history, onMade) {
+    this._history = history;
+    this._onMade = onMade;
+    /** Is called when there are others, or one has another state. */
+    this.onChange = () => {};
+    /** @type {Listed[]} */
+    this._listed = [];
+    this._count = 0;
+    this._list = byId("connections");
+    this._status = byId("status");
+    this._code = byId("close-code");
+    this._reason = byId("close-reason");
+    this._hint = byId("close-hint");
+    byId("codes").append(...codeRows());
+    history.listeners.add(() => this._showCounts());
+  }
+
+  /** @returns {Connection[]} those that can be sent to */
+  get open() {
+    return this._listed.map(({ connection }) => connection).filter(({ state }) => state === "Open");
+  }
+
+  /**
+   * Connections of before, which are only in the history, have had the numbers up to this one.
+   *
+   * @param {number} number
+   */
+  numberFrom(number) {
+    this._count = number;
+  }
+
+  /** @param {Wanted} wanted */
+  connect(wanted) {
+    const traceId = wanted.isTraced ? makeTraceId() : undefined;
+    const url = urlOf(wanted.script, traceId);
+    this._count += 1;
+    let connection;
+    try {
+      connection = new Connection(this._count, url, wanted.subprotocols, traceId, this._history);
+    } catch (error) {
+      // A subprotocol that is no token (RFC 6455, 4.1), or there twice.
+      this._count -= 1;
+      this._status.textContent = `Not connected: ${/** @type {Error} */ (error).message}`;
+      return;
+    }
+    const listed = this._add(connection, wanted);
+    connection.onChange = () => this._show(listed);
+    this._onMade(connection);
+    this._show(listed);
+  }
+
+  /**
+   * @param {Connection} connection
+   * @param {Wanted} wanted
+   * @returns {Listed}
+   */
+  _add(connection, wanted) {
+    const words = element("span", { className: "state" });
+    const counts = element("span", { className: "hint" });
+    const facts = element("span", { className: "hint facts" });
+    const button = element("button", { type: "button" });
+    const row = element(
+      "li",
+      {},
+      element("b", {}, `#${connection.number}`),
+      words,
+      counts,
+      button,
+      element("code", {}, connection.url),
+      facts,
+    );
+    const listed = { connection, wanted, row, words, facts, counts, button, why: "" };
+    button.onclick = () => {
+      if (connection.state === "Closed") this.connect(wanted);
+      else this._close(connection);
+    };
+    this._listed.push(listed);
+    this._list.prepend(row);
+    if (this._listed.length > LISTED) {
+      const first = this._listed.findIndex(({ connection: { state } }) => state === "Closed");
+      if (first !== -1) this._listed.splice(first, 1)[0].row.remove();
+    }
+    return listed;
+  }
+
+  /** @param {Connection} connection */
+  _close(connection) {
+    const code = this._code.value.trim();
+    const reason = this._reason.value;
+    this._hint.textContent = problemOf(code, reason);
+    if (this._hint.textContent) return;
+    if (code === "") connection.close();
+    else connection.close(Number(code), reason);
+  }
+
+  /** @param {Listed} listed */
+  _show(listed) {
+    const { connection, words, facts, row, button } = listed;
+    const { state, ended, socket } = connection;
+    row.dataset.state = state;
+    words.textContent = state;
+    if (state === "Open") {
+      const { protocol, extensions } = socket;
+      facts.textContent = `Subprotocol: ${protocol || "none"}. Extensions: ${extensions || "none"}.`;
+    } else if (ended !== undefined) {
+      const how = ended.wasClean ? "Cleanly" : "Not cleanly";
+      const reason = ended.reason && ` ${JSON.stringify(ended.reason)}`;
+      facts.textContent = `${how}, ${ended.code}${reason}: ${listed.why || meaningOf(ended.code)}.`;
+      if (ended.code === 1006 && !listed.why) {
+        explain1006(connection.opened !== undefined).then((why) => {
+          listed.why = why;
+          this._show(listed);
+        });
+      }
+    }
+    button.textContent = state === "Closed" ? "Connect again" : "Close";
+    button.disabled = state === "Closing";
+    this._say();
+    this.onChange();
+  }
+
+  _say() {
+    const open = this.open.length;
+    const { connection, why } = this._listed[this._listed.length - 1];
+    const { state, ended } = connection;
+    let text = open > 1 ? `${open} connections are open` : "Connected";
+    if (state === "Connecting") text = "Connecting";
+    else if (open === 0) {
+      text = state === "Closing" ? "Closing" : "Disconnected";
+      if (ended !== undefined) text += `: ${why || meaningOf(ended.code)}`;
+    }
+    if (this._status.textContent !== text) this._status.textContent = text;
+    document.title = `${text.replace(/:.*/s, "")} – ${TITLE}`;
+  }
+
+  _showCounts() {
+    for (const { connection, counts } of this._listed) {
+      const text = countsOf(connection);
+      if (counts.textContent !== text) counts.textContent = text;
+    }
+  }
+}
+
+/** @param {Connection} connection */
+function countsOf({ sent, received }) {
+  return `${sent.toLocaleString("en")} sent, ${received.toLocaleString("en")} received`;
+}
+
+/**
+ * Why a browser does not close with this; empty if it does.
+ *
+ * @param {string} code
+ * @param {string} reason
+ */
+function problemOf(code, reason) {
+  if (code === "") return reason && "A reason needs a code.";
+  if (!/^\d+$/.test(code) || (code !== "1000" && !(code >= "3000" && code <= "4999"))) {
+    return "A browser sends 1000, and 3000 to 4999. The step close=CODE of the lab sends any.";
+  }
+  const size = utf8Length(reason);
+  return size > REASON ? `A reason has at most ${REASON} bytes; this one has ${size}.` : "";
+}
+
+function codeRows() {
+  const rows = [...Object.entries(CODES), ...Object.entries(RANGES)];
+  return rows.map(([code, meaning]) =>
+    element("tr", {}, element("th", { scope: "row" }, code), element("td", {}, meaning)),
+  );
+}
