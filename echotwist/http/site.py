@@ -9,10 +9,12 @@
 And of --admin, for the operator: /metrics (`metrics`), /healthz, /readyz.
 """
 
+import gzip
 import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote_to_bytes as unquote
 
@@ -96,23 +98,34 @@ class Asset(File):
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
         self._body = path.read_bytes()
-        self._etag = b'"%s"' % hashlib.sha256(self._body).hexdigest()[:16].encode()
+        self._hash = hashlib.sha256(self._body).hexdigest()[:16]
         self._type, _ = getTypeAndEncoding(
             path.name, self.contentTypes, self.contentEncodings, self.defaultType
         )
+
+    @cached_property
+    def _gzipped(self) -> bytes:
+        return gzip.compress(self._body, mtime=0)
 
     def getChild(self, path: bytes, request: Request) -> Resource:
         return NOT_FOUND
 
     def render_GET(self, request: Request) -> bytes:
+        isGzipped = "gzip" in request.tokens("Accept-Encoding")
+        body = self._gzipped if isGzipped else self._body
+        if isGzipped:
+            request.setHeader("Content-Encoding", "gzip")
+        request.setHeader("Vary", "Accept-Encoding")
         request.setHeader("Content-Type", self._type)
-        request.setHeader("Content-Length", str(len(self._body)))
+        request.setHeader("Content-Length", str(len(body)))
         request.setHeader("Cache-Control", "no-cache")
         request.setHeader("Content-Security-Policy", _CONTENT_SECURITY_POLICY)
         request.setHeader("Referrer-Policy", "no-referrer")
-        # An ETag is exact where the times of files from a wheel are not.
-        isKnown = request.setETag(self._etag) is CACHED
-        return b"" if isKnown or request.method == b"HEAD" else self._body
+        # An ETag is exact where the times of files from a wheel are not. It is of these very bytes
+        # (RFC 9110, 8.8.3.3).
+        etag = f'"{self._hash}{"-gzip" * isGzipped}"'
+        isKnown = request.setETag(etag.encode()) is CACHED
+        return b"" if isKnown or request.method == b"HEAD" else body
 
     render_HEAD = render_GET
 

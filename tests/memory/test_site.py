@@ -1,5 +1,6 @@
 """The URLs, and what HTTP may cost."""
 
+import gzip
 import re
 from typing import Any
 
@@ -77,6 +78,37 @@ def test_every_file_has_an_etag_and_answers_304(service: Service, name: str) -> 
     assert (status, body) == (304, b"")
     assert value(headers, "ETag") == etag
     assert ask(service, get(f"/{name}", headers='If-None-Match: "x"\r\n'))[0] == 200
+
+
+GZIP = "Accept-Encoding: br, gzip\r\n"
+
+
+def test_a_file_is_compressed_for_who_takes_that(service: Service) -> None:
+    target = "/workbench/main.js"
+    _, plain, whole = ask(service, get(target))
+    status, headers, body = ask(service, get(target, headers=GZIP))
+    assert (status, value(headers, "Content-Encoding")) == (200, "gzip")
+    assert gzip.decompress(body) == whole
+    assert len(body) < len(whole) / 2
+    assert value(headers, "Content-Length") == str(len(body))
+    assert value(headers, "Content-Type") == value(plain, "Content-Type")
+    assert value(headers, "Vary") == value(plain, "Vary") == "Accept-Encoding"
+    assert value(plain, "Content-Encoding") is None
+    # Of other bytes, another ETag.
+    etag = value(headers, "ETag")
+    assert etag != value(plain, "ETag")
+    known = f"If-None-Match: {etag}\r\n"
+    assert ask(service, get(target, headers=GZIP + known))[::2] == (304, b"")
+    assert ask(service, get(target, headers=known))[::2] == (200, whole)
+    _, headers, body = ask(service, get(target, "HEAD", GZIP))
+    assert (value(headers, "Content-Encoding"), body) == ("gzip", b"")
+
+
+@pytest.mark.parametrize("coding", ["gzip;q=0", "identity", "br", "x-gzip", ""])
+def test_a_file_is_plain_for_everybody_else(service: Service, coding: str) -> None:
+    _, headers, body = ask(service, get(headers=f"Accept-Encoding: {coding}\r\n"))
+    assert value(headers, "Content-Encoding") is None
+    assert body == (RESOURCES / "websockets.html").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -497,7 +497,8 @@ def test_a_subprotocol_is_agreed_and_compression_is_shown(page: Page) -> None:
 def test_a_link_opens_a_script_with_a_subprotocol_and_a_message(
     visit: Callable[..., Page], service: ServiceProcess
 ) -> None:
-    link = "#script=as%3Dbinary%26delay%3D1ms%26send%3D%23&subprotocol=chat&trace&message=h%C3%A4%0Allo&tab=latency"
+    link = "#script=as%3Dbinary%26delay%3D1ms%26send%3D%23&subprotocol=chat&trace"
+    link += "&message=h%C3%A4%0Allo&tab=latency"
     page = connected(visit(f"{service.page}workbench.html{link}"))
     expect(page.locator("#script")).to_have_value("as=binary&delay=1ms&send=#")
     expect(page.locator("#input")).to_have_value("hä\nllo")
