@@ -3,7 +3,7 @@
 - `memory`: Python alone. The service runs in memory, and its clock is turned by hand.
 - `sockets`: real sockets, the real reactor, real time.
 - `process`: the service as a process, and the programs that the tests name when they skip.
-- `page`: Chromium.
+- `page`: Chromium, and Firefox.
 - `deploy`, `packaging`: proxies, containers, builds; run by the environments of tox of that name.
 """
 
