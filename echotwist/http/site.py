@@ -46,6 +46,7 @@ FILES = (
 )
 OF_THE_WORKBENCH = (
     *("workbench.css", "main.js", "history.js", "connection.js", "connections.js", "composer.js"),
+    "unanswered.js",
     *("timeline.js", "grid.js", "detail.js", "json.js", "bytes.js", "export.js", "session.js"),
     *("link.js", "tabs.js", "time.js", "element.js", "lab.js", "cases.js", "server.js", "trace.js"),
     *("clock.js", "handshake.js", "lookout.js", "odd.js", "traceview.js", "words.js"),

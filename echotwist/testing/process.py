@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from echotwist.testing.certificates import Authority
 
-START = 20.0
+START = 60.0
 """Seconds that a start may take; half of one is usual."""
 
 PATIENCE = 5.0

@@ -675,7 +675,7 @@ class ProxyHandler(socketserver.BaseRequestHandler):
 
 @pytest.mark.parametrize("path", ["", "websockets.html"])
 def test_behind_a_proxys_path_prefix_the_page_stays_below_it(
-    visit: Callable[..., Page], path: str
+    visit: Callable[..., Page], faults: Faults, path: str
 ) -> None:
     with served() as service, Proxy(service.port) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, args=(0.01,))
@@ -689,6 +689,10 @@ def test_behind_a_proxys_path_prefix_the_page_stays_below_it(
             shows(page, "Status: Connected", "Server: hello")
             service.stop()
             shows(page, "Status: Connected", "Server: hello", GONE)
+            page.close()
+            # The proxy has answered so to a page that has tried again meanwhile.
+            assert [fault for fault in faults if "502" not in fault] == []
+            faults.clear()
         finally:
             proxy.shutdown()
             thread.join()

@@ -355,7 +355,7 @@ def test_a_message_is_repeated_at_intervals_until_it_is_stopped(page: Page) -> N
     expect(page.get_by_role("button", name="Send", exact=True)).to_be_disabled()
     click(page, "Stop")
     expect(page.get_by_role("button", name="Send", exact=True)).to_be_enabled()
-    expect(page.locator("#check")).to_have_text(re.compile(r"^\d+ sent$"))
+    expect(page.locator("#check")).to_have_text(re.compile(r"^\d+ of 1,000,000 sent: stopped$"))
 
 
 def test_a_burst_is_sent_and_comes_back(page: Page) -> None:

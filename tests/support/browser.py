@@ -16,14 +16,20 @@ REFUSED = "net::ERR_CONNECTION_REFUSED"
 BROKEN_OFF = "net::ERR_ABORTED"
 
 
+def isDraining(url: str, said: str) -> bool:
+    return url.endswith("/readyz") and "503" in said
+
+
 class Faults(list[str]):
     """What the browser reports: errors, failed requests, violations of the policy. That nothing
     listens is no fault of the page, which tries again by itself; nor is a request that is broken
-    off by leaving the page."""
+    off by leaving the page, nor that a service drains, which it asks for."""
 
     def watch(self, page: Page) -> None:
         def console(message: ConsoleMessage) -> None:
-            if message.type in ("error", "warning") and REFUSED not in message.text:
+            if message.type not in ("error", "warning") or REFUSED in message.text:
+                return
+            if not isDraining(message.location["url"], message.text):
                 self.append(message.text)
 
         def failed(request: Request) -> None:
@@ -31,7 +37,7 @@ class Faults(list[str]):
                 self.append(f"{request.url}: {request.failure}")
 
         def response(response: Response) -> None:
-            if response.status >= 400:
+            if response.status >= 400 and not isDraining(response.url, str(response.status)):
                 self.append(f"{response.url}: {response.status}")
 
         page.on("console", console)

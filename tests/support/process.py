@@ -166,9 +166,9 @@ def served(*options: str, tls: bool = False) -> Iterator[ServiceProcess]:
     """A service that must end in order, and have nothing to complain of."""
     with ServiceProcess(*options, tls=tls) as service:
         yield service
-        status = service.stop()
+        status = service.stop(patience=30)  # A second signal would be another end.
         faults = [record for record in service.log if record["level"] in ("error", "critical")]
-    assert (status, faults) == (0, [])
+    assert (status, faults) == (0, []), (status, faults)
 
 
 def waitUntilGone(pid: int) -> None:

@@ -63,7 +63,7 @@ export class Composer {
   /** What a reload must not lose. */
   get kept() {
     return {
-      draft: this.draft,
+      draft: this._input.value.length > CHECKED ? { ...this.draft, text: "" } : this.draft,
       sent: this._sent,
       times: this._times.value,
       every: this._every.value,
@@ -81,19 +81,25 @@ export class Composer {
 
   /** Show to whom can be sent. */
   showTargets() {
-    const { open } = this._connections;
+    const numbers = this._connections.open.map(({ number }) => String(number));
     const chosen = this._target.value;
-    const options = open.map(({ number }) =>
-      element("option", { value: `${number}` }, `#${number}`),
-    );
-    this._target.replaceChildren(
-      element("option", { value: "" }, "the newest that is open"),
-      ...(open.length > 1 ? [element("option", { value: "all" }, "all that are open")] : []),
-      ...options,
-    );
+    const options = numbers.map((value) => element("option", { value }, `#${value}`));
+    if (numbers.length > 1) {
+      options.unshift(element("option", { value: "all" }, "all that are open"));
+    }
+    options.unshift(element("option", { value: "" }, "the newest that is open"));
+    // One that is gone stays chosen: nobody else gets what is meant for it.
+    if (/\d/.test(chosen) && !numbers.includes(chosen)) {
+      options.push(element("option", { value: chosen }, `#${chosen}, closed`));
+    }
+    this._target.replaceChildren(...options);
     this._target.value = chosen;
     if (this._target.selectedIndex === -1) this._target.value = "";
-    this._send.disabled = open.length === 0 || this._end !== undefined;
+    this._showSend();
+  }
+
+  _showSend() {
+    this._send.disabled = this._targets().length === 0 || this._end !== undefined;
   }
 
   _listen() {
@@ -101,12 +107,22 @@ export class Composer {
       event.preventDefault();
       this._submit();
     };
+    // What is wrong may be folded away, where the browser cannot say it.
+    const unfold = (/** @type {Event} */ { target }) => {
+      const details = /** @type {HTMLElement} */ (target).closest("details");
+      if (details) details.open = true;
+    };
+    this._send.form.addEventListener("invalid", unfold, true);
+    this._target.onchange = () => this._showSend();
     this._input.oninput = this._format.onchange = () => this._look();
     this._input.onkeydown = (/** @type {KeyboardEvent} */ event) => this._onKey(event);
     this._send.onclick = (/** @type {MouseEvent} */ event) => {
       if (event.detail > 1) event.preventDefault(); // The second half of a double click.
     };
-    this._stop.onclick = () => this._end?.();
+    this._stop.onclick = () => {
+      this._end?.();
+      this._input.focus();
+    };
     this._recent.onchange = () => {
       if (this._recent.value !== "") this.draft = this._sent[Number(this._recent.value)];
       this._recent.value = "";
@@ -258,32 +274,36 @@ export class Composer {
     let done = 0;
     /** @type {ReturnType<typeof setTimeout>} */
     let timer;
-    const end = () => {
+    const count = () => `${done.toLocaleString("en")} of ${times.toLocaleString("en")} sent`;
+    /** @param {string} why */
+    const end = (why) => {
       clearTimeout(timer);
       this._end = undefined;
       this._stop.hidden = true;
-      if (times > 1) this._check.textContent = `${done.toLocaleString("en")} sent`;
+      if (done < times) this._complain(`${count()}: ${why}`);
+      else if (times > 1) this._check.textContent = `${done.toLocaleString("en")} sent`;
+      else this._look();
       this.showTargets();
     };
+    this._check.classList.remove("bad");
     const turn = () => {
       const until = performance.now() + TURN;
       while (done < times && performance.now() < until) {
+        const open = targets.filter(({ state }) => state === "Open");
+        if (open.length === 0) return end("the connection is closed");
         const isDue = began + done * every <= performance.now();
-        const isFull = targets.some(({ socket }) => socket.bufferedAmount > BUFFERED);
+        const isFull = open.some(({ socket }) => socket.bufferedAmount > BUFFERED);
         if (!isDue || isFull) break;
-        const isSent = targets.map((target) => target.send(message)).includes(true);
-        if (!isSent) return end();
+        for (const target of open) target.send(message);
         done += 1;
       }
-      if (done >= times) return end();
-      this._check.textContent = `${done.toLocaleString("en")} of ${times.toLocaleString("en")} sent`;
-      timer = setTimeout(turn, Math.max(0, began + done * every - performance.now()));
-    };
-    this._end = end;
-    if (times > 1) {
+      if (done === times) return end("");
+      this._end = () => end("stopped");
       this._stop.hidden = false;
       this._send.disabled = true;
-    }
+      this._check.textContent = count();
+      timer = setTimeout(turn, Math.max(0, began + done * every - performance.now()));
+    };
     turn();
   }
 

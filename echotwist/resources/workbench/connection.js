@@ -2,12 +2,7 @@
 // One connection: opened, used, and told of in the history.
 import { meaningOf } from "../closing.js";
 import { now } from "./history.js";
-
-/** Messages that may wait for their echo; of more, the oldest are taken as not answered. */
-const WAITING = 10_000;
-
-/** Messages among which an echo is looked for, if it is not that of the first that waits. */
-const LOOKED = 100;
+import { Unanswered } from "./unanswered.js";
 
 /** Times that are kept for the clock of a trace (`trace.js`). */
 const TIMES = 1000;
@@ -54,9 +49,7 @@ export class Connection {
     /** @type {(roundTrip: number, time: number) => void} in milliseconds; when the echo came */
     this.onRoundTrip = () => {};
     this._history = history;
-    /** @type {Entry[]} those that were sent, and have not come back */
-    this._waiting = [];
-    this._first = 0; // Of those: to take one from the front of an array costs as much as it has.
+    this._unanswered = new Unanswered();
     const socket = (this.socket = new WebSocket(url, subprotocols));
     socket.binaryType = "arraybuffer";
     socket.onopen = () => this._onOpen();
@@ -72,23 +65,19 @@ export class Connection {
     ];
   }
 
-  /** Messages that were sent and have not come back. */
-  get unanswered() {
-    return this._waiting.length - this._first;
-  }
-
   /**
    * @param {string | Uint8Array} data
    * @returns {boolean} whether it was sent; if not, it is not open
    */
   send(data) {
     if (this.state !== "Open") return false;
+    // As a browser sends it: half a character becomes U+FFFD.
+    if (typeof data === "string") data = data.replace(/\p{Cs}/gu, "\ufffd");
     const entry = this._entry("sent", data);
     this.socket.send(/** @type {string | Uint8Array<ArrayBuffer>} */ (data));
     this.sent += 1;
     if (this.sentTimes.length < TIMES) this.sentTimes.push(entry.time);
-    this._waiting.push(entry);
-    if (this._waiting.length - this._first > WAITING) this._answered(this._first);
+    this._unanswered.add(entry);
     this._history.add(entry);
     return true;
   }
@@ -128,12 +117,10 @@ export class Connection {
     );
     this.received += 1;
     if (this.receivedTimes.length < TIMES) this.receivedTimes.push(entry.time);
-    const index = this._find(entry);
-    if (index !== -1) {
-      const sent = this._waiting[index];
+    const sent = this._unanswered.take(entry);
+    if (sent !== undefined) {
       sent.roundTrip = entry.roundTrip = entry.time - sent.time;
       this.onRoundTrip(entry.roundTrip, entry.time);
-      this._answered(index);
     }
     this._history.add(entry);
   }
@@ -143,33 +130,11 @@ export class Connection {
     this.ended = { code, reason, wasClean };
     const how = wasClean ? "cleanly" : "not cleanly";
     const said = reason && `, ${JSON.stringify(reason)}`;
-    const lost = this.unanswered && `; ${this.unanswered} not answered`;
-    this._say("close", `${code}${said}, ${how}: ${meaningOf(code)}${lost || ""}`);
+    const { count } = this._unanswered;
+    const lost = count ? `; ${count.toLocaleString("en")} not answered` : "";
+    this._unanswered.clear();
+    this._say("close", `${code}${said}, ${how}: ${meaningOf(code)}${lost}`);
     this.onChange();
-  }
-
-  /**
-   * Where in `_waiting` the message is that this is the echo of; -1 if it is none. An echo comes in
-   * order, so that it is most often the first; others are those that a script did not answer.
-   *
-   * @param {Entry} entry
-   */
-  _find(entry) {
-    const end = Math.min(this._waiting.length, this._first + LOOKED);
-    for (let i = this._first; i < end; i += 1) if (isSame(this._waiting[i], entry)) return i;
-    return -1;
-  }
-
-  /**
-   * Those up to this one do not wait any more.
-   *
-   * @param {number} index
-   */
-  _answered(index) {
-    this._first = index + 1;
-    if (this._first < 1000 && this._first < this._waiting.length) return;
-    this._waiting.splice(0, this._first);
-    this._first = 0;
   }
 
   /**
@@ -226,16 +191,4 @@ export function utf8Length(text) {
     } else length += 2;
   }
   return length;
-}
-
-/**
- * @param {Entry} sent
- * @param {Entry} received
- */
-function isSame(sent, received) {
-  if (sent.size !== received.size || sent.type !== received.type) return false;
-  const [a, b] = [sent.data, received.data];
-  if (typeof a === "string" || typeof b === "string") return a === b;
-  for (let i = 0; i < a.length; i += 1) if (a[i] !== b[i]) return false;
-  return true;
 }

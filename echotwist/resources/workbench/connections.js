@@ -54,12 +54,12 @@ export class Connections {
     return this._listed.map(({ connection }) => connection).filter(({ state }) => state === "Open");
   }
 
-  /**
-   * Connections of before, which are only in the history, have had the numbers up to this one.
-   *
-   * @param {number} number
-   */
-  numberFrom(number) {
+  /** The number of the newest. Those of before a reload are in the history alone. */
+  get newest() {
+    return this._count;
+  }
+
+  set newest(number) {
     this._count = number;
   }
 
@@ -106,7 +106,7 @@ export class Connections {
     const listed = { connection, wanted, row, words, facts, counts, button, why: "" };
     button.onclick = () => {
       if (connection.state === "Closed") this.connect(wanted);
-      else this._close(connection);
+      else if (connection.state !== "Closing") this._close(connection);
     };
     this._listed.push(listed);
     this._list.prepend(row);
@@ -141,14 +141,15 @@ export class Connections {
       const reason = ended.reason && ` ${JSON.stringify(ended.reason)}`;
       facts.textContent = `${how}, ${ended.code}${reason}: ${listed.why || meaningOf(ended.code)}.`;
       if (ended.code === 1006 && !listed.why) {
-        explain1006(connection.opened !== undefined).then((why) => {
+        explain(connection, listed.wanted).then((why) => {
           listed.why = why;
           this._show(listed);
         });
       }
     }
     button.textContent = state === "Closed" ? "Connect again" : "Close";
-    button.disabled = state === "Closing";
+    // Not disabled, which would take the focus from whoever has pressed it.
+    button.setAttribute("aria-disabled", String(state === "Closing"));
     this._say();
     this.onChange();
   }
@@ -173,6 +174,29 @@ export class Connections {
       if (counts.textContent !== text) counts.textContent = text;
     }
   }
+}
+
+/**
+ * Why it ended without a close frame, as far as that can be known.
+ *
+ * @param {Connection} connection
+ * @param {Wanted} wanted
+ */
+async function explain({ opened }, { script, isTraced }) {
+  if (opened !== undefined || !(script || isTraced)) return explain1006(opened !== undefined);
+  // The lab says what it makes of a script; a browser does not show what the answer was.
+  const url = urlOf(script).replace(/^ws/, "http").replace(/echo$/, "lab");
+  const answer = await fetch(url, { cache: "no-store" }).catch(() => undefined);
+  if (answer?.status === 404) return "this service has no lab (--no-lab)";
+  if (answer?.status === 400) {
+    const { error } = await answer.json().catch(() => ({}));
+    if (error) return `the server refuses this script: ${error.step} ${error.problem}`;
+  }
+  if (!answer?.ok) return explain1006(false);
+  return (
+    "the server takes this script; but the answer was no WebSocket, as the script may want it, or " +
+    "the server is full, or a proxy between does not pass on the header Upgrade"
+  );
 }
 
 /** @param {Connection} connection */

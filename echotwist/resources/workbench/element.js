@@ -53,23 +53,27 @@ export function save(name, parts, type) {
  * @param {HTMLButtonElement} button whose deed it is
  */
 export async function copy(text, button) {
-  const isCopied = await navigator.clipboard?.writeText(text).then(
-    () => true,
-    () => false,
-  );
-  if (!isCopied) copyOld(text);
+  const isCopied =
+    (await navigator.clipboard?.writeText(text).then(
+      () => true,
+      () => false,
+    )) || copyOld(text);
   const label = (button.dataset.label ??= button.textContent ?? "");
-  button.textContent = "Copied";
-  setTimeout(() => (button.textContent = label), 1500);
+  button.textContent = isCopied ? "Copied" : "Not copied";
+  setTimeout(() => (button.textContent = label), 4000);
 }
 
-/** @param {string} text */
+/**
+ * @param {string} text
+ * @returns {boolean} whether it was
+ */
 function copyOld(text) {
   const focused = /** @type {HTMLElement | null} */ (document.activeElement);
   const field = element("textarea", { value: text, className: "offscreen" });
   document.body.append(field);
   field.select();
-  document.execCommand("copy");
+  const isCopied = document.execCommand("copy");
   field.remove();
   focused?.focus();
+  return isCopied;
 }

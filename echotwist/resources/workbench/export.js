@@ -2,81 +2,100 @@
 // The timeline as files: JSON of our own, and HAR, which Chrome's developer tools import.
 import { formatBase64 } from "./bytes.js";
 
-/** Entries that become one string: those of all together could be longer than a string may be. */
-const PART = 1000;
-
 /**
  * @typedef {import("./history.js").Entry} Entry
- *
- * @typedef {Map<number, string>} Urls of the connections, by their numbers
+ * @typedef {import("./history.js").History} History
  */
 
 /**
  * All that an entry has. Times are in ISO 8601, to the microsecond; what is binary is in base64.
  *
  * @param {Entry[]} entries
- * @param {Urls} urls
- * @returns {string[]} to be joined
+ * @param {History} history
+ * @returns {Iterable<string>} to be joined
  */
-export function asJson(entries, urls) {
-  const head = {
-    page: location.href,
-    userAgent: navigator.userAgent,
-    urls: Object.fromEntries(urls),
-  };
-  const members = parts(entries, ({ time, data, ...rest }) =>
-    JSON.stringify({ time: isoTime(time), ...rest, ...dataOf(data) }),
-  );
-  return [`${JSON.stringify(head).slice(0, -1)},"entries":[`, ...members, "\n]}\n"];
+export function* asJson(entries, { urls }) {
+  const addresses = Object.fromEntries([...urls].map(([number, url]) => [number, withoutId(url)]));
+  const head = { page: pageUrl(), userAgent: navigator.userAgent, urls: addresses };
+  yield `${JSON.stringify(head).slice(0, -1)},"entries":[`;
+  let comma = "";
+  for (const { time, data, url, ...rest } of entries) {
+    const isOurs = rest.from === "status" || rest.from === "server";
+    const said = isOurs && typeof data === "string" ? withoutId(data) : data;
+    yield `${comma}\n${JSON.stringify({ time: isoTime(time), ...rest, ...dataOf(said) })}`;
+    comma = ",";
+  }
+  yield "\n]}\n";
 }
 
 /**
  * HAR 1.2, with what Chrome adds to it for WebSockets. It has an entry for each connection, and in
- * that the messages; what the server saw is not in it.
+ * that the messages; neither what the server saw nor the headers, which a page is not told.
  *
  * @param {Entry[]} entries
- * @param {Urls} urls
- * @returns {string[]} to be joined
+ * @param {History} history
+ * @returns {Iterable<string>} to be joined
  */
-export function asHar(entries, urls) {
+export function* asHar(entries, { urls, opened }) {
   const creator = { name: "echotwist workbench", version: "1" };
-  const whole = [
-    `{"log":{"version":"1.2","creator":${JSON.stringify(creator)},"pages":[],"entries":[`,
-  ];
+  yield `{"log":{"version":"1.2","creator":${JSON.stringify(creator)},"pages":[],"entries":[`;
+  /** @type {Map<number, Entry[]>} */
+  const own = new Map();
+  for (const entry of entries) {
+    if (entry.from === "server") continue;
+    const others = own.get(entry.connection);
+    if (others) others.push(entry);
+    else own.set(entry.connection, [entry]);
+  }
   let comma = "";
-  for (const [number, url] of urls) {
-    const own = entries.filter(
-      ({ connection, from }) => connection === number && from !== "server",
-    );
-    if (own.length === 0) continue;
-    const messages = own.filter(({ from }) => from !== "status");
-    const entry = harEntry(url, own[0].time, own[own.length - 1].time);
-    whole.push(
-      `${comma}\n${JSON.stringify(entry).slice(0, -1)},"_webSocketMessages":[`,
-      ...parts(messages, (each) => JSON.stringify(harMessage(each))),
-      "]}",
-    );
+  for (const [number, some] of own) {
+    const url = withoutId(urls.get(number) ?? "");
+    const entry = harEntry(url, opened.has(number), some[0].time, some[some.length - 1].time);
+    yield `${comma}\n${JSON.stringify(entry).slice(0, -1)},"_webSocketMessages":[`;
+    comma = "";
+    for (const each of some) {
+      if (each.from === "status") continue;
+      yield `${comma}\n${JSON.stringify(harMessage(each))}`;
+      comma = ",";
+    }
+    yield "]}";
     comma = ",";
   }
-  whole.push("]}}\n");
-  return whole;
+  yield "]}}\n";
 }
 
 /**
+ * Without the ID of a trace: whoever has the file could read what the server saw.
+ *
+ * @param {string} text
+ */
+const withoutId = (text) => text.replace(/([?&]trace=)[\w-]+/g, "$1…");
+
+const pageUrl = () => location.href.replace(/#.*/s, "");
+
+/**
  * @param {string} url
+ * @param {boolean} isOpened whether there was a 101
  * @param {number} began
  * @param {number} ended
  */
-function harEntry(url, began, ended) {
+function harEntry(url, isOpened, began, ended) {
+  const query = [...new URLSearchParams(url.split("?").slice(1).join("?"))];
   const nothing = { cookies: [], headers: [], headersSize: -1, bodySize: -1 };
   return {
     startedDateTime: isoTime(began),
     time: ended - began,
-    request: { ...nothing, method: "GET", url, httpVersion: "HTTP/1.1", queryString: [] },
+    request: {
+      ...nothing,
+      method: "GET",
+      url,
+      httpVersion: "HTTP/1.1",
+      queryString: query.map(([name, value]) => ({ name, value })),
+    },
     response: {
       ...nothing,
-      status: 101,
-      statusText: "Switching Protocols",
+      status: isOpened ? 101 : 0,
+      statusText: isOpened ? "Switching Protocols" : "",
       httpVersion: "HTTP/1.1",
       content: { size: 0, mimeType: "x-unknown" },
       redirectURL: "",
@@ -104,17 +123,4 @@ const dataOf = (data) => (typeof data === "string" ? { data } : { base64: format
 function isoTime(time) {
   const micros = String(Math.floor((time % 1) * 1000)).padStart(3, "0");
   return new Date(time).toISOString().replace("Z", `${micros}Z`);
-}
-
-/**
- * @param {Entry[]} entries
- * @param {(entry: Entry) => string} format
- */
-function parts(entries, format) {
-  const made = [];
-  for (let i = 0; i < entries.length; i += PART) {
-    const lines = entries.slice(i, i + PART).map((entry) => `\n${format(entry)}`);
-    made.push((i ? "," : "") + lines.join(","));
-  }
-  return made;
 }

@@ -19,7 +19,7 @@
  * @property {number} [serverTime] microseconds since accept, by the server's clock
  */
 
-/** A flood of 100,000 echoes has 200,000 entries; a second says what the others do. */
+/** Of a flood of 100,000 echoes, which has twice as many, the last ones tell enough. */
 export const ENTRIES = 100_000;
 
 /** Of all messages together. A browser gives a tab some gigabytes. */
@@ -27,6 +27,13 @@ export const BYTES = 128 << 20;
 
 /** Entries of one frame after which the next waits: nobody reads them, and keys come first. */
 const FLOOD = 200;
+
+/**
+ * What a connection is called.
+ *
+ * @param {number} number from 1 on; from -1 down for one that another client has
+ */
+export const nameOf = (number) => (number > 0 ? `#${number}` : `watched ${-number}`);
 
 /** What an entry takes without its message. */
 const ENTRY = 200;
@@ -47,6 +54,8 @@ export class History {
     this.version = 0;
     /** @type {Map<number, string>} of all connections, by their numbers */
     this.urls = new Map();
+    /** @type {Set<number>} connections that were open, by their numbers */
+    this.opened = new Set();
     /** @type {Set<string>} of all entries */
     this.types = new Set();
     /** @type {Set<() => void>} called at most once a frame, after a change */
@@ -65,6 +74,7 @@ export class History {
     this._added += 1;
     this.types.add(entry.type);
     if (entry.url) this.urls.set(entry.connection, entry.url);
+    if (entry.type === "open") this.opened.add(entry.connection);
     if (entries.length === 0 || entries[entries.length - 1].time <= entry.time) {
       entries.push(entry);
     } else {

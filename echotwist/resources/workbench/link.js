@@ -20,6 +20,9 @@
 
 const FORMATS = ["hex", "base64"];
 
+/** Characters of a message. A browser takes half a minute to lay out two million. */
+const MOST = 100_000;
+
 /**
  * The URL of the service. Relative to the page, so that it works behind TLS and below a proxy's
  * prefix.
@@ -28,7 +31,7 @@ const FORMATS = ["hex", "base64"];
  * @param {string} [traceId]
  */
 export function urlOf(script, traceId) {
-  const steps = [script, traceId && `trace=${traceId}`].filter(Boolean).join("&");
+  const steps = [withoutTrace(script), traceId && `trace=${traceId}`].filter(Boolean).join("&");
   // A # would end the query, and is meant as a part of a value.
   const url = new URL(steps ? `lab?${steps.replaceAll("#", "%23")}` : "echo", pageUrl());
   url.protocol = url.protocol.replace("http", "ws");
@@ -51,11 +54,14 @@ export function parseLink(hash) {
   const format = FORMATS.find((name) => given.has(name)) ?? "text";
   return {
     wanted: {
-      script: given.get("script") ?? "",
+      script: withoutTrace(given.get("script") ?? ""),
       subprotocols: given.getAll("subprotocol"),
       isTraced: given.has("trace"),
     },
-    draft: { text: given.get(format === "text" ? "message" : format) ?? "", format },
+    draft: {
+      text: (given.get(format === "text" ? "message" : format) ?? "").slice(0, MOST),
+      format,
+    },
     tab: given.get("tab") ?? "",
   };
 }
@@ -68,11 +74,30 @@ export function parseLink(hash) {
  */
 export function linkTo({ script, subprotocols, isTraced }, { text, format }) {
   const given = new URLSearchParams();
-  if (script) given.set("script", script);
+  if (script) given.set("script", withoutTrace(script));
   for (const subprotocol of subprotocols) given.append("subprotocol", subprotocol);
   if (isTraced) given.set("trace", "");
   if (text) given.set(format === "text" ? "message" : format, text);
   return `${pageUrl()}#${given}`;
+}
+
+/**
+ * A script without the step `trace`: whoever has made a link could read what is sent then.
+ *
+ * @param {string} script
+ */
+function withoutTrace(script) {
+  const steps = script.split("&");
+  return steps.filter((step) => nameOf(step) !== "trace").join("&");
+}
+
+/** @param {string} step */
+function nameOf(step) {
+  try {
+    return decodeURIComponent(step.split("=", 1)[0]);
+  } catch {
+    return step; // Which the server refuses.
+  }
 }
 
 const pageUrl = () => location.href.replace(/#.*/s, "");

@@ -17,7 +17,8 @@ import { Snippets } from "./snippets.js";
 import { showTab, shownTab } from "./tabs.js";
 import { Timeline } from "./timeline.js";
 
-const KEPT = "workbench";
+const FORM = "form";
+const TIMELINE = "timeline";
 
 const [script, subprotocols, traced, url] = ["script", "subprotocols", "traced", "url"].map(byId);
 
@@ -85,15 +86,17 @@ byId("copy-link").onclick = (/** @type {MouseEvent} */ { currentTarget }) =>
 
 // Kept for this tab alone, whose reload loses nothing.
 
-addEventListener("pagehide", () =>
-  keep(KEPT, {
+addEventListener("pagehide", () => {
+  keep(FORM, {
     hash: location.hash,
     tab: shownTab(),
     wanted: wanted(),
     composer: composer.kept,
-    timeline: timeline.kept,
-  }),
-);
+    newest: connections.newest,
+  });
+  // By itself: if there is no room for it, the form is kept all the same.
+  keep(TIMELINE, { urls: [...history.urls], entries: timeline.kept });
+});
 
 function follow() {
   const link = parseLink(location.hash);
@@ -103,17 +106,21 @@ function follow() {
   connect();
 }
 
-const kept = recall(KEPT);
-if (kept !== undefined) {
-  timeline.kept = kept.timeline;
-  composer.kept = kept.composer;
-  connections.numberFrom(Math.max(0, ...history.urls.keys()));
+const form = recall(FORM);
+const past = recall(TIMELINE);
+if (past !== undefined) {
+  for (const [number, url] of past.urls) history.urls.set(number, url);
+  timeline.kept = past.entries;
+}
+if (form !== undefined) {
+  composer.kept = form.composer;
+  connections.newest = form.newest;
 }
 addEventListener("hashchange", follow);
 byId("connect").disabled = byId("copy-link").disabled = false;
-if (kept?.hash === location.hash) {
-  want(kept.wanted);
-  showTab(kept.tab);
+if (form?.hash === location.hash) {
+  want(form.wanted);
+  showTab(form.tab);
   connect();
 } else {
   follow();

@@ -1,19 +1,24 @@
 // @ts-check
 // What is kept for this tab alone, until it is closed.
 
-/** Characters that are kept: a browser gives five million to an origin. */
-export const ROOM = 2 << 20;
+/** Characters of a timeline that are kept: a browser gives five million to an origin. */
+export const ROOM = 1 << 20;
+
+/** Other pages of this host keep things, too, and so may another version of this one. */
+const PREFIX = `echotwist ${location.pathname} 1 `;
 
 /**
  * @param {string} name
  * @param {any} what
+ * @returns {boolean} false if nothing is kept: there is no room, or it is forbidden
  */
 export function keep(name, what) {
   try {
-    sessionStorage.setItem(name, JSON.stringify(what));
+    sessionStorage.setItem(PREFIX + name, JSON.stringify(what));
+    return true;
   } catch {
-    // It is full, or forbidden: nothing is kept, and nothing else is lost.
     forget(name);
+    return false;
   }
 }
 
@@ -23,7 +28,7 @@ export function keep(name, what) {
  */
 export function recall(name) {
   try {
-    return JSON.parse(sessionStorage.getItem(name) ?? "null") ?? undefined;
+    return JSON.parse(sessionStorage.getItem(PREFIX + name) ?? "null") ?? undefined;
   } catch {
     return undefined;
   }
@@ -32,7 +37,7 @@ export function recall(name) {
 /** @param {string} name */
 function forget(name) {
   try {
-    sessionStorage.removeItem(name);
+    sessionStorage.removeItem(PREFIX + name);
   } catch {
     // It was never there.
   }

@@ -26,6 +26,18 @@ const TCP = {
 const WHOLE = new Intl.NumberFormat("en");
 const TENTHS = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 
+/** @type {Record<string, string>} */
+const TYPES = {
+  requested: "request",
+  opened: "response",
+  bytesSent: "bytes sent",
+  refused: "refusal",
+  scriptEnded: "script ended",
+  finReceived: "FIN received",
+  finSent: "FIN sent",
+  lost: "end",
+};
+
 /** Bytes of a payload in hex that a line shows. */
 const SHOWN = 16;
 
@@ -35,7 +47,7 @@ const SHOWN = 16;
  * @param {TraceEvent} event
  */
 export function typeOf({ type, opcode = 0 }) {
-  if (type !== "frameReceived" && type !== "frameSent") return type;
+  if (type !== "frameReceived" && type !== "frameSent") return TYPES[type] ?? type;
   return `${OPCODES[opcode] ?? "reserved"} ${type === "frameReceived" ? "received" : "sent"}`;
 }
 
