@@ -42,6 +42,7 @@ PAGE = "websockets.html"
 # By name, so that a backup file that an editor leaves there is not served.
 FILES = (
     *(PAGE, "websockets.css", "websockets.js", "log.js", "closing.js", "echotwist.svg"),
+    "direction.js",
     "workbench.html",
 )
 OF_THE_WORKBENCH = (

@@ -1,6 +1,7 @@
 // @ts-check
 // The page's side of the echo: open, send, show what comes.
 import { explain1006, meaningOf } from "./closing.js";
+import { boundDirection } from "./direction.js";
 import { Log } from "./log.js";
 
 const [form, input, output, status, counts, send, reconnect, stop] = /** @type {any[]} */ (
@@ -9,6 +10,7 @@ const [form, input, output, status, counts, send, reconnect, stop] = /** @type {
   )
 );
 const log = new Log(output, count);
+boundDirection(input);
 
 // Relative to the page, so that it works behind TLS and below a proxy's prefix.
 const url = new URL("echo", location.href);
@@ -36,8 +38,10 @@ const WAITING = 1000;
 
 /** @type {WebSocket | undefined} */
 let socket;
-/** @type {string[]} */
+/** @type {{text: string, time: number}[]} */
 let waiting = [];
+/** What came of the last message, in words. */
+let last = "";
 /** @type {ReturnType<typeof setTimeout> | undefined} */
 let timer;
 let pause = FIRST;
@@ -55,7 +59,8 @@ function say(word, why) {
 }
 
 function count() {
-  counts.textContent = `${sent.toLocaleString("en")} sent, ${received.toLocaleString("en")} received`;
+  const numbers = [sent, received].map((number) => number.toLocaleString("en"));
+  counts.textContent = `${numbers[0]} sent, ${numbers[1]} received${last}`;
 }
 
 /** @param {HTMLElement[]} buttons those that are of use now */
@@ -95,7 +100,10 @@ function connect(isAsked = true) {
       log.add("Server (binary): ", described(new Uint8Array(data)));
       return;
     }
-    if (data === waiting[0]) waiting.shift();
+    if (data === waiting[0]?.text) {
+      const { text, time } = /** @type {{text: string, time: number}} */ (waiting.shift());
+      last = `; ${shortened(text)} came back after ${(performance.now() - time).toFixed(1)} ms`;
+    }
     log.add("Server: ", data);
   };
   mine.onclose = ({ code, reason }) => {
@@ -122,7 +130,7 @@ function connect(isAsked = true) {
 // Hear nothing more of this connection, and make no other.
 function abandon() {
   clearTimeout(timer);
-  for (const text of waiting) log.add("Not answered: ", text);
+  for (const { text } of waiting) log.add("Not answered: ", text);
   waiting = [];
   if (socket === undefined) return;
   socket.onopen = socket.onmessage = socket.onclose = null;
@@ -133,6 +141,12 @@ function tryAgain() {
   // Not all pages of a service that comes back at the same moment.
   timer = setTimeout(connect, pause * (1 + Math.random() / 2) * 1000, false);
   pause = Math.min(2 * pause, LAST);
+}
+
+/** @param {string} text */
+function shortened(text) {
+  const some = text.slice(0, 30).replace(/\s+/g, " ");
+  return `“${some}${text.length > 30 ? " …" : ""}”`;
 }
 
 /** @param {Uint8Array} bytes */
@@ -147,7 +161,8 @@ form.onsubmit = (event) => {
   event.preventDefault();
   if (socket?.readyState !== WebSocket.OPEN) return;
   socket.send(input.value);
-  waiting.push(input.value);
+  waiting.push({ text: input.value, time: performance.now() });
+  last = `; ${shortened(input.value)} is on its way`;
   if (waiting.length > WAITING) waiting.shift();
   sent += 1;
   count();

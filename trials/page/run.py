@@ -186,12 +186,12 @@ def measured(browser: Browser, service: ServiceProcess) -> str:
     for name, url in urls.items():
         files, size = weight(browser, url)
         weights.append([name, str(files), f"{size:,}", f"{firstScreen(browser, url):.0f} ms"])
-    head = ["flood", "messages", "all are back, and shown", "first frame after the deed"]
-    head += ["slowest key after that", "longest task over 50 ms"]
+    head = ["flood", "messages", "all are back, and shown", "first frame after sending began"]
+    head += ["slowest key press from then on", "longest task over 50 ms"]
     today = datetime.date.today().isoformat()
     return (
         f"Measured on {today}, Chromium {browser.version}, {os.cpu_count()} cores, loopback.\n\n"
-        + table(["", "files", "bytes, with heads", "navigation to connected, median"], weights)
+        + table(["", "files", "bytes, with headers", "navigation to connected, median"], weights)
         + "\n"
         + table(head, list(floods(browser, service)))
     )

@@ -1,5 +1,6 @@
 // @ts-check
 // The composer: a message, what it is made of, and how often it is sent.
+import { boundDirection } from "../direction.js";
 import { parseBase64, parseHex } from "./bytes.js";
 import { utf8Length } from "./connection.js";
 import { byId, element } from "./element.js";
@@ -46,6 +47,7 @@ export class Composer {
     this._place = 0;
     /** @type {(() => void) | undefined} ends what is being repeated */
     this._end = undefined;
+    boundDirection(this._input);
     this._listen();
   }
 
