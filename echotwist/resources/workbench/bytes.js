@@ -21,14 +21,11 @@ for (const alphabet of ["+/", "-_"]) {
  * ASCII. Without a line break at the end.
  *
  * @param {Uint8Array} bytes
- * @param {number} [from] the first that is shown; of a multiple of 16 the rows stay where they are
- * @param {number} [to] the first that is not shown any more
  */
-export function hexDump(bytes, from = 0, to = bytes.length) {
+export function hexDump(bytes) {
   const rows = [];
-  const end = Math.min(to, bytes.length);
-  for (let start = from; start < end; start += ROW) {
-    const row = [...bytes.subarray(start, Math.min(start + ROW, end))];
+  for (let start = 0; start < bytes.length; start += ROW) {
+    const row = [...bytes.subarray(start, start + ROW)];
     const [left, right] = [row.slice(0, 8), row.slice(8)].map(formatList);
     const offset = start.toString(16).padStart(8, "0");
     const ascii = row.map((byte) => (byte < 0x20 || byte > 0x7e ? "." : String.fromCharCode(byte)));
