@@ -283,7 +283,24 @@ def test_json_is_indented_as_by_python(page: Page) -> None:
     values = [made(some, 5) for _ in range(300)]
     texts = [json.dumps(value) for value in values]
     wanted = [json.dumps(value, indent=2) for value in values]
-    assert js(page, "json", "a.map(m.prettyJson)", texts) == wanted
+    assert js(page, "json", "a.map(text => m.prettyJson(text))", texts) == wanted
+
+
+def test_of_json_that_is_long_the_beginning_is_shown_and_all_is_checked(page: Page) -> None:
+    some = random.Random(5)
+    asked = [(json.dumps(made(some, 5)), some.randrange(1, 200)) for _ in range(300)]
+    asked += [(text, len(json.dumps(json.loads(text), indent=2))) for text, _ in asked]
+    shown = js(page, "json", "a.map(([text, most]) => m.prettyJson(text, most))", asked)
+    for (text, most), some_of_it in zip(asked, shown, strict=True):
+        pretty = json.dumps(json.loads(text), indent=2)
+        assert some_of_it == (pretty if len(pretty) <= most else pretty[:most] + "…")
+    # Half of a surrogate pair is no character.
+    assert js(page, "json", "m.prettyJson(a, 6)", '["😀"]') == '[\n  "…'
+    assert js(page, "json", "either(() => m.prettyJson(a, 1))", "[1, x]") == (
+        "line 1, column 5: expected a value after the comma, but found 'x'"
+    )
+    deep = "'['.repeat(1_000_000) + ']'.repeat(1_000_000)"
+    assert js(page, "json", f"m.prettyJson({deep}, 100_000).length") == 100_001
 
 
 def test_what_is_nested_deeply_is_no_burden(page: Page) -> None:

@@ -9,6 +9,8 @@ const INDENT = "  ";
 /** Levels that are indented. With more, the result would grow with the square of the text. */
 const LEVELS = 40;
 
+const BREAKS = Array.from({ length: LEVELS + 1 }, (_, level) => `\n${INDENT.repeat(level)}`);
+
 const WORDS = ["true", "false", "null"];
 
 /** What may follow each character of an escape but `u`. */
@@ -33,21 +35,29 @@ export function checkJson(text) {
  * The same tokens, each value on a line of its own.
  *
  * @param {string} text
+ * @param {number} [most] characters of the result; of a longer one, these and an ellipsis
  * @throws {Error} if it is not JSON
  */
-export function prettyJson(text) {
+export function prettyJson(text, most = Infinity) {
   /** @type {string[]} */
   const parts = [];
   let previous = "";
+  let length = 0;
   const problem = scan(text, (token, depth) => {
+    if (length > most) return; // What follows is only checked.
     const [isOpened, isClosed] = ["[{".includes(previous), "]}".includes(token)];
     const isNew = previous === "," || isOpened !== isClosed;
-    if (isNew && previous) parts.push("\n", INDENT.repeat(Math.min(depth, LEVELS)));
-    parts.push(token === ":" ? ": " : token);
+    const before = isNew && previous ? BREAKS[Math.min(depth, LEVELS)] : "";
+    const part = before + (token === ":" ? ": " : token);
+    parts.push(part);
+    length += part.length;
     previous = token;
   });
   if (problem) throw new Error(described(text, problem));
-  return parts.join("");
+  const pretty = parts.join("");
+  if (length <= most) return pretty;
+  const isHalf = (pretty.charCodeAt(most - 1) & 0xfc00) === 0xd800;
+  return `${pretty.slice(0, isHalf ? most - 1 : most)}…`;
 }
 
 /**
