@@ -308,6 +308,25 @@ def test_cases_are_run_against_this_browser(
     assert verdicts.keys() == {"F12", "F25", "F36", "X09"}
 
 
+def test_while_cases_run_the_status_says_so(lab: Locator, faults: Faults) -> None:
+    """And not, whenever one ends, what the filter lets through."""
+    filtered(lab, "F36, F12")
+    says(lab, "The filter lets 2 cases through.")
+    lab.get_by_role("status").last.evaluate("""status => {
+        window.said = [];
+        const note = () => window.said.push(status.textContent);
+        new MutationObserver(note).observe(status, { childList: true });
+    }""")
+    lab.get_by_role("button", name="Run these 2").click()
+    says(lab, "Done: 2 cases run.")
+    assert lab.page.evaluate("window.said") == ["Running 2 cases.", "Done: 2 cases run."]
+    filtered(lab, "F36")
+    says(lab, "The filter lets 1 case through.")
+    filtered(lab, "")
+    expect(lab.get_by_text("The filter lets")).to_have_count(0)
+    faults.clear()
+
+
 def test_a_case_is_run_again(lab: Locator, faults: Faults) -> None:
     """Even if it is the only one, of which there is no report meanwhile."""
     (case,) = filtered(lab, "F36").all()

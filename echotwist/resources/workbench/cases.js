@@ -66,7 +66,7 @@ export class Cases {
       placeholder: "such as ping, or F01, F02",
       autocomplete: "off",
       spellcheck: false,
-      oninput: () => this._show(),
+      oninput: () => this._onFilter(),
     });
     this._runShown = element("button", {
       type: "button",
@@ -190,8 +190,14 @@ export class Cases {
     const which = shown.size === 1 ? "this one" : `these ${shown.size}`;
     this._runShown.textContent = `Run ${isFiltered ? which : `all ${shown.size}`}`;
     this._runShown.disabled = !shown.size;
-    if (isFiltered) this._status.textContent = `The filter lets ${many(shown.size)} through.`;
     this._counts.textContent = countsOf([...this._rows.values()]);
+  }
+
+  _onFilter() {
+    this._show();
+    const { length } = this._shown();
+    const isFiltered = length < this._rows.size;
+    this._status.textContent = isFiltered ? `The filter lets ${many(length)} through.` : "";
   }
 
   /** @param {Case[]} cases */
