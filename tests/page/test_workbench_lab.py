@@ -205,6 +205,13 @@ def test_a_script_that_is_typed_while_another_tool_is_shown_is_there(lab: Locato
     says(lab, TAKES)
 
 
+def test_of_a_trace_it_says_that_the_page_chooses_its_id(lab: Locator) -> None:
+    script(lab).fill("hang&trace=Zm9yIHlvdXIgZXllcyBvbmx5")
+    hint = "The page chooses the ID itself; tick “Trace what the server sees”."
+    expect(steps(lab).nth(1)).to_contain_text(hint)
+    expect(lab.get_by_text(hint)).to_have_count(1)
+
+
 # The server checks it.
 
 

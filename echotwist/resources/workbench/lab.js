@@ -11,6 +11,9 @@ const OPENING = "before the 101";
 /** Those have a control of their own: the list of cases, and the page's checkbox. */
 const ELSEWHERE = ["case", "trace"];
 
+/** Of a step `trace` that somebody has typed. */
+const UNWANTED = "The page chooses the ID itself; tick “Trace what the server sees”.";
+
 /** Rows that are shown; the server takes no more steps. */
 const MOST = 200;
 
@@ -237,6 +240,7 @@ export class Lab {
         : element("span", { className: "warn" }, "Unknown: the server has no such step."),
     );
     if (step.isEncoded) hint.append(" Shown percent-encoded.");
+    if (step.name === "trace") hint.append(" ", element("span", { className: "warn" }, UNWANTED));
     const problem = element("p", { className: "bad", id: `lab-problem-${index}` });
     const button = (
       /** @type {string} */ label,
