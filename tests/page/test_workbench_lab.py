@@ -384,11 +384,17 @@ def test_a_lab_that_cannot_be_read_is_asked_again(
     visit: Callable[..., Page], service: ServiceProcess, faults: Faults
 ) -> None:
     page = visit("about:blank")
-    page.route("**/lab/cases", lambda route: route.fulfill(status=503), times=1)
+    page.route("**/lab/cases", lambda route: route.fulfill(status=503), times=2)
     page.goto(f"{service.page}workbench.html")
     says(page.locator("#lab"), "The lab cannot be read: the answer was 503.")
-    page.get_by_role("button", name="Try again").click()
-    opened(page)
+    again = page.get_by_role("button", name="Try again")
+    with page.expect_response("**/lab/cases"):
+        again.click()
+    # The focus is not lost with the button that had it.
+    expect(again).to_be_focused()
+    page.keyboard.press("Enter")
+    lab = opened(page)
+    expect(lab.get_by_role("combobox", name="Step", exact=True)).to_be_focused()
     faults.clear()
 
 

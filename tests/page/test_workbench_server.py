@@ -414,6 +414,7 @@ def test_what_a_client_sends_is_never_markup(watching: Page) -> None:
 
 
 def test_the_script_for_another_client_can_be_changed(watching: Page, faults: Faults) -> None:
+    expect(watching.get_by_label("Its script")).to_be_focused()
     url = watching.locator("#server .waiting code")
     before = url.inner_text()
     assert re.fullmatch(r"ws://[\d.:]+/lab\?ping=are%20you%20there&trace=[\w-]{22}", before)

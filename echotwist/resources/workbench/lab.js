@@ -76,7 +76,8 @@ export class Lab {
   }
 
   async _load() {
-    this.panel.replaceChildren(element("p", { role: "status" }, "Reading what the lab can do"));
+    const status = element("p", { role: "status", tabIndex: -1 }, "Reading what the lab can do");
+    this._replace(status, status);
     try {
       const { steps } = await read("lab");
       const cases = await read("lab/cases");
@@ -89,10 +90,20 @@ export class Lab {
 
   /** @param {string} why */
   _fail(why) {
-    this.panel.replaceChildren(
-      element("p", { role: "status", className: "warn" }, why),
-      element("button", { type: "button", onclick: () => this._load() }, "Try again"),
-    );
+    const again = element("button", { type: "button", onclick: () => this._load() }, "Try again");
+    this._replace(again, element("p", { role: "status", className: "warn" }, why), again);
+  }
+
+  /**
+   * What the panel has from now on. If what it had has the focus, that is not lost.
+   *
+   * @param {HTMLElement} heir gets it
+   * @param {...HTMLElement} children
+   */
+  _replace(heir, ...children) {
+    const hasFocus = this.panel.querySelector(":focus") !== null;
+    this.panel.replaceChildren(...children);
+    if (hasFocus) heir.focus();
   }
 
   /** @param {import("./cases.js").Case[]} cases */
@@ -118,7 +129,8 @@ export class Lab {
       element("button", { type: "button", onclick: onCopy }, "Copy URL"),
     );
     const section = element("div");
-    this.panel.replaceChildren(element("h3", {}, "Script"), this._makeAdder(), form, section);
+    const adder = this._makeAdder();
+    this._replace(this._select, element("h3", {}, "Script"), adder, form, section);
     new Cases(section, cases, (script) => {
       this.show(script);
       this.onScript(script);

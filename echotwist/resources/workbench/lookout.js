@@ -112,6 +112,7 @@ export class Lookout {
     this._until = performance.now() + PATIENCE;
     this._showUrl();
     this._waiting.hidden = false;
+    if (document.activeElement === this._watch) this._script.focus();
     this._watch.disabled = true;
     this._say("No client has come yet");
     this._look();
