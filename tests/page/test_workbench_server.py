@@ -441,6 +441,17 @@ def test_a_trace_is_opened_by_its_id_once(
             page.keyboard.press("Enter")
         says(page, "The connection has ended: nothing odd.")
     expect(page.locator("#server option")).to_have_text([f"#-1, another client, {name}"])
+    # The history has its number also after a reload, but not always its URL.
+    page.add_init_script("""
+        const kept = JSON.parse(sessionStorage.workbench);
+        for (const entry of kept.timeline) if (entry.connection < 0) delete entry.url;
+        sessionStorage.workbench = JSON.stringify(kept);
+    """)
+    page.reload()
+    page.get_by_label("Open the trace with this ID").fill(name)
+    page.keyboard.press("Enter")
+    says(page, "The connection has ended: nothing odd.")
+    expect(page.locator("#server option")).to_have_text([f"#-2, another client, {name}"])
 
 
 def test_an_id_that_has_no_trace_is_said(

@@ -82,8 +82,7 @@ export class Server {
    * @param {Connection | undefined} connection
    */
   _add(id, connection) {
-    // Connections of other clients are numbered from -1 down: those of this page have the others.
-    const number = connection?.number ?? Math.min(0, ...this.history.urls.keys()) - 1;
+    const number = connection?.number ?? this._lowest - 1;
     const seen = new Seen(id, number, connection, this.history, () => this._change());
     this._seen.push(seen);
     this._select.append(element("option", {}, seen.name));
@@ -99,6 +98,17 @@ export class Server {
   _choose() {
     this._shown = this._seen[this._select.selectedIndex];
     this._change();
+  }
+
+  /** Connections of other clients are numbered from -1 down: those of this page have the others. */
+  get _lowest() {
+    let lowest = 0;
+    const see = (/** @type {number} */ number) => (lowest = Math.min(lowest, number));
+    this._seen.forEach(({ number }) => see(number));
+    // Those of before a reload; not all of them have a URL there.
+    [...this.history.urls.keys()].forEach(see);
+    this.history.entries.forEach(({ connection }) => see(connection));
+    return lowest;
   }
 
   /** Draw it with the next frame, if anybody sees it. */
