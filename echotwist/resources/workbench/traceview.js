@@ -17,8 +17,12 @@ const CHARACTERS = 2000;
 export class TraceView {
   constructor() {
     this._status = element("p", { role: "status" });
+    // Not a part of the status, which would be read out twice for each ping; beside it, where there
+    // is room, so that nothing else moves.
+    this._pings = element("p", { className: "hint", hidden: true });
     this._parts = element("div");
-    this.element = element("div", {}, this._status, this._parts);
+    const head = element("div", { className: "row" }, this._status, this._pings);
+    this.element = element("div", {}, head, this._parts);
     /** @type {Map<string, {key: string, element: HTMLElement}>} */
     this._drawn = new Map();
     /** @type {Seen | undefined} */
@@ -35,6 +39,9 @@ export class TraceView {
     const findings = seen ? findingsOf(seen) : [];
     const status = seen ? statusOf(seen, findings.length) : NOTHING;
     if (this._status.textContent !== status) this._status.textContent = status;
+    const open = seen?.odd.open.length ?? 0;
+    this._pings.hidden = open === 0;
+    this._pings.textContent = `${plural(open, "ping")} not answered yet.`;
     if (seen?.facts === undefined) return;
     this._part("odd", findings, () => oddPart(seen, findings));
     const facts = factsOf(seen);
@@ -88,9 +95,7 @@ function statusOf(seen, count) {
   }
   const odd = count ? plural(count, "odd thing") : "nothing odd";
   if (seen.isOver) return `The connection has ended: ${odd}.`;
-  const open = seen.odd.open.length;
-  const waits = open ? `, and ${plural(open, "ping")} not answered yet` : "";
-  return `Live: ${odd} so far${waits}.`;
+  return `Live: ${odd} so far.`;
 }
 
 /**
