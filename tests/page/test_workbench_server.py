@@ -161,19 +161,66 @@ def test_without_a_lab_that_is_said(visit: Callable[..., Page], faults: Faults) 
         faults.clear()
 
 
-def test_of_many_connections_three_are_read_live(trace: Callable[..., Page]) -> None:
-    page = trace("")
-    for number in range(2, 5):
-        click(page, "Connect")
+def test_one_trace_is_read_live_and_that_is_the_one_that_is_shown(
+    visit: Callable[..., Page], service: ServiceProcess
+) -> None:
+    """A stream takes one of the few connections that a browser has to a host."""
+    page = visit("about:blank")
+    streams: list[str] = []
+    page.on("request", lambda one: streams.append(one.url) if "=events" in one.url else None)
+    for event in ("requestfinished", "requestfailed"):
+        page.on(event, lambda one: streams.remove(one.url) if one.url in streams else None)
+
+    def live(index: int) -> None:
+        says(page, "Live: nothing odd so far.")
+        name = page.locator("#server option").nth(index).inner_text().split(", ")[1]
+        for _ in range(LONG // 20):
+            if len(streams) == 1 and f"/{name}?" in streams[0]:
+                return
+            page.wait_for_timeout(20)
+        raise AssertionError((name, streams))
+
+    page.goto(traced(service, ""))
+    for number in range(1, 5):
         expect(page.locator("#connections li")).to_have_count(number)
         expect(page.locator("#connections li").first).to_contain_text("Open", timeout=LONG)
-    says(page, "Three other traces are read live; this one is read when it ends.")
-    page.locator("#connections li").first.get_by_role("button", name="Close").click()
-    says(page, "The connection has ended: nothing odd.")
+        live(number - 1)
+        if number < 4:
+            click(page, "Connect")
     select = page.locator("#server select")
-    select.select_option(index=0)
-    says(page, "Live: nothing odd so far.")
     expect(select.locator("option")).to_have_text([re.compile(f"^#{n}, ") for n in range(1, 5)])
+    select.select_option(index=0)
+    live(0)
+    # What is not shown is read when its connection has ended.
+    page.locator("#connections li").first.get_by_role("button", name="Close").click()
+    page.select_option("#filter-connection", "4")
+    seen(page, "TCP has ended in order")
+    select.select_option(index=3)
+    says(page, "The connection has ended: nothing odd.")
+    # When that which is shown has ended, the newest of the others has the stream.
+    page.locator("#connections li").last.get_by_role("button", name="Close").click()
+    select.select_option(index=0)
+    says(page, "The connection has ended: nothing odd.")
+    select.select_option(index=2)
+    live(2)
+
+
+def test_a_connection_that_is_gone_is_not_live(visit: Callable[..., Page], faults: Faults) -> None:
+    with ServiceProcess() as service:
+        page = visit(traced(service, ""))
+        says(page, "Live: nothing odd so far.")
+        service.kill()
+        says(
+            page,
+            "The connection has ended, of which the service has not told yet: nothing odd so far.",
+        )
+        service.start()
+        says(
+            page,
+            "The service has no trace of it: it has not had the request, has refused its script,"
+            " or has forgotten it.",
+        )
+    faults.clear()
 
 
 # The clock.
@@ -415,6 +462,20 @@ def test_what_a_client_sends_is_never_markup(watching: Page) -> None:
     expect(watching.locator("#server .request")).to_contain_text("(not shown: 6 bytes)")
     # What it has sent, nobody knows here.
     assert notes(watching) == ["X-Forwarded-For 192.0.2.1 ← added on the way: only proxies send it"]
+
+
+def test_a_stream_that_is_broken_off_is_not_live(
+    visit: Callable[..., Page], faults: Faults
+) -> None:
+    with ServiceProcess() as service:
+        page = visit(f"{service.page}workbench.html#tab=server")
+        click(page, "Watch another client")
+        expect(page.locator("#server .waiting code")).to_be_visible(timeout=LONG)
+        with client(page):
+            says(page, "Live: nothing odd so far.")
+            service.kill()
+            says(page, "The service does not answer, and is asked again: nothing odd so far.")
+    faults.clear()
 
 
 def test_the_script_for_another_client_can_be_changed(watching: Page, faults: Faults) -> None:

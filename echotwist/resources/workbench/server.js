@@ -40,6 +40,8 @@ export class Server {
     this._seen = [];
     /** @type {Seen | undefined} */
     this._shown = undefined;
+    /** @type {Seen | undefined} the one that is read live */
+    this._followed = undefined;
     this._isComing = false;
     this._select = element("select", { onchange: () => this._choose() });
     const label = element("label", {}, "Trace ", this._select);
@@ -83,7 +85,10 @@ export class Server {
    */
   _add(id, connection) {
     const number = connection?.number ?? this._lowest - 1;
-    const seen = new Seen(id, number, connection, this.history, () => this._change());
+    const seen = new Seen(id, number, connection, this.history, () => {
+      this._follow();
+      this._change();
+    });
     this._seen.push(seen);
     this._select.append(element("option", {}, seen.name));
     while (this._seen.length > TRACES) {
@@ -97,7 +102,23 @@ export class Server {
 
   _choose() {
     this._shown = this._seen[this._select.selectedIndex];
+    this._follow();
     this._change();
+  }
+
+  /**
+   * Have one trace read live: that which is shown, or the newest that there is more of. The others
+   * are read when their connections have ended. A few at once would take all the connections that a
+   * browser has to the service, with a second tab at the latest.
+   */
+  _follow() {
+    const followed = this._shown?.isGrowing
+      ? this._shown
+      : this._seen.findLast(({ isGrowing }) => isGrowing);
+    if (followed === this._followed) return;
+    this._followed?.reading.pause();
+    this._followed = followed;
+    followed?.reading.follow();
   }
 
   /** Connections of other clients are numbered from -1 down: those of this page have the others. */
@@ -164,40 +185,41 @@ export class Seen {
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this._timer = undefined;
     this._stopping = new AbortController();
-    this._reading = new Reading(id, {
+    this.reading = new Reading(id, {
       onFacts: (facts) => this._onFacts(facts),
       onEvent: (event) => this._onEvent(event),
       onEnd: () => this._onEnd(),
+      onBreak: () => this._onChange(),
       onMissing: () => void this._onMissing(),
     });
-    if (connection === undefined) this._reading.follow();
-    else this._listen(connection.socket);
+    // The service has the trace when it has the request: to ask before would be an error.
+    this._hasBegun = connection === undefined;
+    if (connection !== undefined) this._listen(connection.socket);
   }
 
-  /** Whether other traces have to end before this one is read. */
-  get isWaiting() {
-    return this._reading.isWaiting;
+  /** Whether it has begun, and there may be more of it that a stream would bring. */
+  get isGrowing() {
+    return this._hasBegun && this.reading.isGrowing;
   }
 
   stop() {
     clearTimeout(this._timer);
     this._stopping.abort();
-    this._reading.stop();
+    this.reading.stop();
   }
 
   /** @param {WebSocket} socket */
   _listen(socket) {
     const options = { signal: this._stopping.signal };
-    const follow = () => {
-      this._reading.follow();
+    const onOpen = () => {
+      this._hasBegun = true;
       this._onChange();
     };
-    // The service has the trace when it has the request: to ask before would be an error.
-    socket.addEventListener("open", follow, options);
+    socket.addEventListener("open", onOpen, options);
     socket.addEventListener(
       "close",
       () => {
-        void this._reading.finish();
+        this.reading.finish();
         this._later();
         this._onChange();
       },

@@ -1,13 +1,6 @@
 // @ts-check
 // The trace of a connection as the service has it, read while it grows: docs/trace.schema.json.
 
-/**
- * A browser has six connections to a host by HTTP/1.1, for all tabs. With as many streams as that
- * nothing else would be answered, so others wait for their turn, or until their connection has
- * ended, and are then read at once.
- */
-const LIVE = 3;
-
 /** Milliseconds until a trace that is missing is asked for again; each pause is twice the last. */
 const FIRST = 500;
 
@@ -63,15 +56,10 @@ const TYPES = [
  * @typedef {object} Hearer
  * @property {(facts: Facts) => void} onFacts first of all, and again at the end
  * @property {(event: TraceEvent) => void} onEvent
+ * @property {() => void} onBreak its stream is broken, and tried again
  * @property {() => void} onEnd the connection has ended; there is no more
  * @property {() => void} onMissing the service has no such trace
  */
-
-/** @type {Set<Reading>} that have a stream */
-const live = new Set();
-
-/** @type {Reading[]} */
-const waiting = [];
 
 /** @param {string} id */
 export const pathOf = (id) => `trace/${encodeURIComponent(id)}`;
@@ -109,6 +97,10 @@ async function statusOf(path) {
   }
 }
 
+/**
+ * A browser has six connections to a host by HTTP/1.1, for all tabs, and a stream takes one for as
+ * long as it is followed. So whoever has several readings follows one of them.
+ */
 export class Reading {
   /**
    * @param {string} id
@@ -116,9 +108,13 @@ export class Reading {
    */
   constructor(id, hearer) {
     this.id = id;
+    /** Whether its stream was broken off, and has not come again. */
+    this.isBroken = false;
     this._hearer = hearer;
     this._last = -1; // The number of the last event.
     this._attempt = 0;
+    this._isFollowed = false;
+    this._isGone = false;
     this._isOver = false;
     /** @type {EventSource | undefined} */
     this._source = undefined;
@@ -126,35 +122,34 @@ export class Reading {
     this._timer = undefined;
   }
 
-  /** Whether it waits until fewer others are read. */
-  get isWaiting() {
-    return waiting.includes(this);
+  /** Whether there may be more of it that a stream would bring. */
+  get isGrowing() {
+    return !this._isOver && (!this._isGone || this._isFollowed);
   }
 
-  /** Read it as it grows, as soon as there is room for one more stream. */
+  /** Read it as it grows. */
   follow() {
-    if (this._isOver) return;
-    if (live.size < LIVE) this._listen();
-    else if (!this.isWaiting) waiting.push(this);
+    if (!this.isGrowing || this._isFollowed) return;
+    this._isFollowed = true;
+    this._listen();
   }
 
-  /** Read it at once, if it is not being followed: its connection has ended. */
-  async finish() {
-    if (this._isOver || live.has(this)) return;
+  /** Leave the stream to another; what comes meanwhile is read later. */
+  pause() {
+    if (!this._isFollowed || this._isOver) return;
     this._leave();
-    const answer = await fetch(pathOf(this.id), { cache: "no-store" }).catch(() => null);
-    const trace = await answer?.json().catch(() => null);
-    if (this._isOver) return;
-    if (!answer?.ok || !trace) {
-      this._miss();
-      return;
-    }
-    const { events, ...facts } = trace;
-    this._hearer.onFacts(facts);
-    for (const event of events) this._hear(event);
-    // The close of the browser may be earlier than that of TCP.
-    if (facts.ended === null) this.follow();
-    else this._end();
+    if (this._isGone) void this._read();
+  }
+
+  /** Read it to its end: its connection has ended. */
+  finish() {
+    if (this._isOver || this._isGone) return;
+    this._isGone = true;
+    // A stream that is there brings the end, or an error.
+    if (this._isFollowed && !this.isBroken) return;
+    this._leave();
+    this._attempt = 0;
+    void this._read();
   }
 
   /** Hear nothing more of it. */
@@ -164,40 +159,76 @@ export class Reading {
   }
 
   _listen() {
-    live.add(this);
     const source = (this._source = new EventSource(`${pathOf(this.id)}?format=events`));
-    let hasEnd = false;
     source.addEventListener("trace", ({ data }) => {
       this._attempt = 0;
+      this.isBroken = false;
       this._hearer.onFacts(JSON.parse(data));
     });
     for (const type of TYPES) {
       source.addEventListener(type, ({ data }) => this._hear(JSON.parse(data)));
     }
     source.addEventListener("end", ({ data }) => {
-      hasEnd = true;
       this._hearer.onFacts(JSON.parse(data));
       this._isOver = true;
-      this._hearer.onEnd();
       // Closed now, it would be a request that was broken off; left alone, it would connect again.
       this._timer = setTimeout(() => this._leave(), PATIENCE);
+      this._hearer.onEnd();
     });
     source.onerror = () => {
-      if (hasEnd) this._leave();
-      else if (source.readyState === EventSource.CLOSED) this._tryAgain();
-      else if ((this._attempt += 1) === ATTEMPTS) this._miss(); // Else it would go on for ever.
+      if (this._isOver) this._leave();
+      else this._break(source);
     };
   }
 
-  /** It was no 200, after which an EventSource gives up for good. */
-  _tryAgain() {
-    this._leave();
-    this._attempt += 1;
-    if (this._attempt < ATTEMPTS) {
-      this._timer = setTimeout(() => this.follow(), FIRST * 2 ** (this._attempt - 1));
+  /** @param {EventSource} source */
+  _break(source) {
+    this.isBroken = true;
+    if (this._isGone) {
+      this._leave();
+      void this._read();
+    } else if (source.readyState === EventSource.CLOSED) {
+      // It was no 200, after which an EventSource gives up for good.
+      this._tryAgain(() => this._listen());
+    } else if ((this._attempt += 1) === ATTEMPTS) {
+      this._miss(); // Else it would go on for ever.
+    }
+    this._hearer.onBreak();
+  }
+
+  /** Read what there is of it now, until it has an end. */
+  async _read() {
+    const answer = await fetch(pathOf(this.id), { cache: "no-store" }).catch(() => null);
+    const trace = await answer?.json().catch(() => null);
+    if (this._isOver) return;
+    if (!answer?.ok || !trace) {
+      if (answer === null) this._tryAgain(() => this._read());
+      else this._miss();
       return;
     }
-    this._miss();
+    const { events, ...facts } = trace;
+    this._hearer.onFacts(facts);
+    for (const event of events) this._hear(event);
+    if (facts.ended === null) {
+      // The close of the browser may be earlier than that of TCP, by some minutes even.
+      this._attempt = Math.min(this._attempt + 1, ATTEMPTS - 1);
+      this._later(() => this._read());
+    } else {
+      this.stop();
+      this._hearer.onEnd();
+    }
+  }
+
+  /** @param {() => void} what has failed */
+  _tryAgain(what) {
+    this._attempt += 1;
+    if (this._attempt === ATTEMPTS) this._miss();
+    else this._later(what);
+  }
+
+  /** @param {() => void} what is done after a pause */
+  _later(what) {
+    this._timer = setTimeout(what, FIRST * 2 ** (this._attempt - 1));
   }
 
   /** @param {TraceEvent} event */
@@ -212,19 +243,11 @@ export class Reading {
     this._hearer.onMissing();
   }
 
-  _end() {
-    this._isOver = true;
-    this._leave();
-    this._hearer.onEnd();
-  }
-
-  /** Make room for another. */
+  /** Close the stream, if there is one. */
   _leave() {
     clearTimeout(this._timer);
     this._source?.close();
     this._source = undefined;
-    const index = waiting.indexOf(this);
-    if (index !== -1) waiting.splice(index, 1);
-    if (live.delete(this)) waiting.shift()?.follow();
+    this._isFollowed = this.isBroken = false;
   }
 }

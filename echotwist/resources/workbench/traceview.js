@@ -90,11 +90,17 @@ function findingsOf({ odd, connection }) {
 function statusOf(seen, count) {
   if (seen.whyMissing) return `${seen.whyMissing}.`;
   if (seen.facts === undefined) {
-    if (seen.isWaiting) return "Three other traces are read live; this one is read when it ends.";
+    if (seen.connection?.ended) return "The connection has ended; its trace is being read.";
     return "Waits for the connection.";
   }
   const odd = count ? plural(count, "odd thing") : "nothing odd";
   if (seen.isOver) return `The connection has ended: ${odd}.`;
+  if (seen.connection?.ended) {
+    return `The connection has ended, of which the service has not told yet: ${odd} so far.`;
+  }
+  if (seen.reading.isBroken) {
+    return `The service does not answer, and is asked again: ${odd} so far.`;
+  }
   return `Live: ${odd} so far.`;
 }
 
