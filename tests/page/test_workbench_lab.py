@@ -338,8 +338,8 @@ def test_a_case_is_run_again(lab: Locator, faults: Faults) -> None:
     """Even if it is the only one, of which there is no report meanwhile."""
     (case,) = filtered(lab, "F36").all()
     for _ in range(2):
-        case.get_by_role("button", name="Run F36").click()
-        says(lab, "Running 1 case.")
+        with lab.page.expect_websocket(lambda socket: "runCase" in socket.url):
+            case.get_by_role("button", name="Run F36").click()
         says(lab, "Done: 1 case run.")
         expect(case).to_contain_text("OK: ")
 

@@ -12,7 +12,7 @@ from echotwist.testing import ServiceProcess
 
 EMPTY = "No echo yet: send a message and its round trip appears here."
 
-SOON = 15_000
+SOON = 30_000
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from echotwist.testing import ServiceProcess
 from echotwist.testing.frames import PING, PONG, close, frame
 from echotwist.testing.raw import RawClient
 
-LONG = 20_000
+LONG = 30_000
 """Milliseconds that anything may take on a machine that does much else."""
 
 
@@ -311,6 +311,7 @@ class Hop(socketserver.ThreadingTCPServer):
     def __init__(self, upstream: int) -> None:
         super().__init__(("127.0.0.1", 0), HopHandler)
         self.upstream = upstream
+        self.port = self.server_address[1]
 
 
 class HopHandler(socketserver.BaseRequestHandler):
@@ -349,12 +350,12 @@ class HopHandler(socketserver.BaseRequestHandler):
 
 
 @pytest.fixture
-def hop(service: ServiceProcess) -> Iterator[int]:
-    """The port of a Hop before the service."""
+def hop(service: ServiceProcess) -> Iterator[Hop]:
+    """A Hop before the service."""
     with Hop(service.port) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield server.server_address[1]
+        yield server
         server.shutdown()
         thread.join()
 
@@ -368,16 +369,51 @@ def test_of_a_direct_connection_no_line_has_a_note(trace: Callable[..., Page]) -
 
 
 def test_what_a_proxy_has_changed_is_named(
-    visit: Callable[..., Page], service: ServiceProcess, hop: int
+    visit: Callable[..., Page], service: ServiceProcess, hop: Hop
 ) -> None:
-    url = traced(service, "close").replace(f":{service.port}/", f":{hop}/", 1)
+    url = traced(service, "close").replace(f":{service.port}/", f":{hop.port}/", 1)
     page = visit(url)
     assert notes(page) == [
-        f"Host backend.internal ← rewritten on the way: this browser has sent 127.0.0.1:{hop}",
+        f"Host backend.internal ← rewritten on the way: this browser has sent 127.0.0.1:{hop.port}",
         "Via 1.1 hop ← added on the way: only proxies send it",
         "Sec-WebSocket-Extensions (missing) ← taken on the way: this browser sends it",
     ]
     expect(page.locator("#server")).to_contain_text("3 lines not as this browser has sent them:")
+    expect(page.locator("#server .odd")).to_contain_text(
+        "The request is not as this browser has sent it: Host, Via, Sec-WebSocket-Extensions"
+    )
+
+
+class TakingBack(socketserver.BaseRequestHandler):
+    """Passes on a request, and the response without its extensions."""
+
+    server: Hop
+
+    def handle(self) -> None:
+        with socket.create_connection(("localhost", self.server.upstream)) as upstream:
+            back = threading.Thread(target=self.back, args=(upstream,))
+            back.start()
+            HopHandler.pump(self.request, upstream)
+            back.join()
+
+    def back(self, upstream: socket.socket) -> None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n") and (byte := upstream.recv(1)):
+            head += byte
+        self.request.sendall(re.sub(rb"Sec-WebSocket-Extensions:.*\r\n", b"", head))
+        HopHandler.pump(upstream, self.request)
+
+
+def test_what_a_proxy_has_taken_from_the_response_is_named(
+    visit: Callable[..., Page], service: ServiceProcess, hop: Hop
+) -> None:
+    hop.RequestHandlerClass = TakingBack
+    page = visit(traced(service, "").replace(f":{service.port}/", f":{hop.port}/", 1))
+    expect(page.locator("#server .odd")).to_contain_text(
+        "The response was changed on the way: Sec-WebSocket-Extensions was permessage-deflate"
+    )
+    expect(page.locator("#server .odd li")).to_have_count(1)
+    says(page, "Live: 1 odd thing so far.")
 
 
 # Another client.
@@ -390,6 +426,7 @@ def watching(visit: Callable[..., Page], service: ServiceProcess, faults: Faults
     click(page, "Watch another client")
     expect(page.locator("#server .waiting code")).to_be_visible(timeout=LONG)
     yield page
+    page.close()  # It may be asking just now.
     # There is no trace until the client has come.
     assert all("404" in fault for fault in faults)
     faults.clear()
@@ -505,7 +542,7 @@ def test_a_trace_is_opened_by_its_id_once(
         with page.expect_response(f"**/trace/{name}"):
             page.keyboard.press("Enter")
         says(page, "The connection has ended: nothing odd.")
-    expect(page.locator("#server option")).to_have_text([f"#-1, another client, {name}"])
+    expect(page.locator("#server option")).to_have_text([f"watched 1, {name}"])
     # The history has its number also after a reload, but not always its URL.
     page.add_init_script("""
         const kept = JSON.parse(sessionStorage.workbench);
@@ -516,7 +553,7 @@ def test_a_trace_is_opened_by_its_id_once(
     page.get_by_label("Open the trace with this ID").fill(name)
     page.keyboard.press("Enter")
     says(page, "The connection has ended: nothing odd.")
-    expect(page.locator("#server option")).to_have_text([f"#-2, another client, {name}"])
+    expect(page.locator("#server option")).to_have_text([f"watched 2, {name}"])
 
 
 def test_an_id_that_has_no_trace_is_said(
@@ -561,6 +598,6 @@ def test_a_phone_shows_it_without_scrolling_the_page(
     click(page, "Watch another client")
     expect(page.locator("#server .waiting")).to_be_visible()
     assert page.locator("html").evaluate("e => e.scrollWidth <= e.clientWidth")
-    click(page, "Cancel")
+    page.close()
     assert all("404" in fault for fault in faults)
     faults.clear()

@@ -262,6 +262,8 @@ export class Cases {
     if (document.activeElement === this._stop) this._runShown.focus();
     this._stop.hidden = true;
     this._total = this._done;
+    this._latest = "";
+    this._showProgress();
     const how = this._isStopped ? "Stopped" : "Done";
     this._status.textContent = `${how}: ${many(this._done)} run.`;
   }
@@ -269,7 +271,8 @@ export class Cases {
   _showProgress() {
     this._bar.max = this._total;
     this._bar.value = this._done;
-    this._progress.textContent = `${this._done} of ${this._total}, ${this._latest}`;
+    const latest = this._latest && `, ${this._latest}`;
+    this._progress.textContent = `${this._done} of ${this._total}${latest}`;
   }
 }
 

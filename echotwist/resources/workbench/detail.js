@@ -12,6 +12,9 @@ const SHOWN = 100_000;
 /** Characters of JSON that are indented: it takes some 10 ms for each million. */
 const INDENTED = 2_000_000;
 
+/** Characters of indented JSON that are made, of which Copy takes all. */
+const MADE = 4_000_000;
+
 /** Bytes of a dump: four characters each. */
 const DUMPED = 16 << 10;
 
@@ -127,7 +130,7 @@ function jsonOf(data) {
     return `Too long to be indented here: ${length} characters.`;
   }
   try {
-    return prettyJson(text);
+    return prettyJson(text, MADE);
   } catch (error) {
     return `No JSON: ${/** @type {Error} */ (error).message}`;
   }

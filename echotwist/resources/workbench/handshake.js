@@ -153,3 +153,29 @@ function explainParameter(parameter) {
   if (!(bits >= 8 && bits <= 15)) return "";
   return `the ${who} looks back ${bits < 10 ? `${2 ** bits} bytes` : `${2 ** (bits - 10)} KiB`}`;
 }
+
+/**
+ * What was changed on the way back, as far as this browser tells of the response that it has had.
+ *
+ * @param {import("./trace.js").Facts} facts
+ * @param {import("./connection.js").Connection} connection
+ * @returns {string[]}
+ */
+export function changesBack({ extensions, subprotocol }, { opened, socket }) {
+  if (opened === undefined) return [];
+  // By their names alone: Firefox leaves out the parameters.
+  const namesOf = (/** @type {string | null} */ text) =>
+    (text ?? "").split(",").map((one) => one.split(";", 1)[0].trim());
+  /** @type {[string, string | null, string][]} */
+  const pairs = [
+    ["Sec-WebSocket-Extensions", extensions, socket.extensions],
+    ["Sec-WebSocket-Protocol", subprotocol, socket.protocol],
+  ];
+  return pairs
+    .filter(([, sent, had]) => String(namesOf(sent)) !== String(namesOf(had)))
+    .map(
+      ([name, sent, had]) =>
+        `The response was changed on the way: ${name} was ${sent || "not there"}, and this browser ` +
+        `has had ${had || "none"}`,
+    );
+}

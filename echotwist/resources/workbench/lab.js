@@ -404,7 +404,8 @@ function sentence(text) {
 
 /** @param {Kind} kind */
 function describe({ meaning, atMost, when }) {
-  const what = when === "a step" ? sentence(meaning) : `${sentence(when)}: ${meaning}`;
+  const said = meaning.replaceAll("`", ""); // As its document has it.
+  const what = when === "a step" ? sentence(said) : `${sentence(when)}: ${said}`;
   return `${what}.${atMost ? ` Limit: ${atMost}.` : ""}`;
 }
 

@@ -2,7 +2,7 @@
 // What the server saw of a connection: of one of this page's, or of another client's.
 import { Clock } from "./clock.js";
 import { element } from "./element.js";
-import { now } from "./history.js";
+import { nameOf, now } from "./history.js";
 import { Lookout } from "./lookout.js";
 import { Odd } from "./odd.js";
 import { Reading, whyNone } from "./trace.js";
@@ -158,7 +158,7 @@ export class Seen {
     this.id = id;
     this.number = number;
     this.connection = connection;
-    this.name = `#${number}, ${connection ? "" : "another client, "}${id}`;
+    this.name = `${nameOf(number)}, ${id}`;
     /** Why there is nothing to read; empty if there is. */
     this.whyMissing = "";
     this.isOver = false;

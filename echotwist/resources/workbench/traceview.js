@@ -1,7 +1,7 @@
 // @ts-check
 // A trace, to be read: what is odd, what is known of the connection, and the handshake.
 import { element } from "./element.js";
-import { explainExtensions, readRequest } from "./handshake.js";
+import { changesBack, explainExtensions, readRequest } from "./handshake.js";
 import { pathOf } from "./trace.js";
 import { endWords, milliseconds, plural, printable } from "./words.js";
 
@@ -9,6 +9,9 @@ import { endWords, milliseconds, plural, printable } from "./words.js";
 
 const NOTHING =
   "Nothing is traced. Tick “Trace what the server sees” and connect, or watch another client.";
+
+/** Lines of the request that a finding names. */
+const NAMED = 8;
 
 /** Lines of the request that are shown, and characters of each and of the response. */
 const LINES = 200;
@@ -74,13 +77,28 @@ export class TraceView {
  * @param {Seen} seen
  * @returns {string[]}
  */
-function findingsOf({ odd, connection }) {
+function findingsOf({ odd, connection, request, facts }) {
   const { found, more } = odd;
   return [
+    ...(connection && request ? changesOf(request, connection) : []),
+    ...(connection && facts ? changesBack(facts, connection) : []),
     ...found,
     ...(more ? [`and ${more.toLocaleString("en")} more`] : []),
     ...odd.compare(connection?.ended),
   ];
+}
+
+/**
+ * @param {import("./trace.js").TraceEvent} request
+ * @param {import("./connection.js").Connection} connection
+ */
+function changesOf({ line = "", headers = [] }, connection) {
+  const changed = readRequest(line, headers, connection).filter(({ note }) => note);
+  const names = changed.slice(0, NAMED).map(({ name }) => name || "its first line");
+  if (changed.length > NAMED) names.push("others");
+  return names.length
+    ? [`The request is not as this browser has sent it: ${names.join(", ")}`]
+    : [];
 }
 
 /**
