@@ -64,7 +64,7 @@ def test_the_json_has_all_of_an_entry_but_no_id_of_a_trace(
     assert made["userAgent"] == page.evaluate("navigator.userAgent")
     url = "ws://host/lab?ping=a%20b&trace=…&delay=1s"
     assert made["urls"] == {"1": url, "2": "ws://host/echo"}
-    wanted = [
+    wanted: list[tuple[str, int, str, str, int, dict[str, Any]]] = [
         ("123250", 1, "status", "connecting", 0, {"data": f"to {url}"}),
         ("124312", 1, "status", "open", 0, {"data": "after 1.1 ms"}),
         # What somebody has sent is theirs.

@@ -1,0 +1,319 @@
+"""What is seldom done with the workbench, in a real browser."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import FilePayload, Locator, Page, expect
+from support.browser import click
+
+from echotwist.testing import ServiceProcess
+
+
+@pytest.fixture
+def page(visit: Callable[..., Page], service: ServiceProcess) -> Page:
+    """The workbench, connected."""
+    return connected(visit(service.page + "workbench.html"))
+
+
+def connected(page: Page) -> Page:
+    expect(page.get_by_role("status").first).to_have_text("Connected")
+    return page
+
+
+def send(page: Page, text: str) -> None:
+    page.fill("#input", text)
+    page.press("#input", "Enter")
+
+
+def rows(page: Page) -> Locator:
+    return page.locator("#grid .rows [role=row]")
+
+
+def counts(page: Page, text: str) -> None:
+    expect(page.locator("#connections li").first).to_contain_text(text)
+
+
+def exported(page: Page, button: str) -> Any:
+    with page.expect_download() as download:
+        click(page, button)
+    return json.loads(download.value.path().read_text(encoding="utf-8"))
+
+
+def send_files(page: Page, sizes: list[int]) -> None:
+    """Send binary messages of these sizes, each of one byte, its number."""
+    files = [
+        FilePayload(name=f"{number}", mimeType="application/octet-stream", buffer=data)
+        for number, data in ((number, bytes([number]) * size) for number, size in enumerate(sizes))
+    ]
+    page.set_input_files("#files", files)
+
+
+# Connections.
+
+
+def test_the_one_that_is_open_stays_listed_among_many_that_are_closed(page: Page) -> None:
+    page.fill("#script", "close=1000")
+    page.evaluate("""async () => {
+        for (let i = 0; i < 51; i += 1) {
+            document.getElementById("connect").click();
+            const row = document.getElementById("connections").firstElementChild;
+            while (row.dataset.state !== "Closed") await new Promise((go) => setTimeout(go, 2));
+        }
+    }""")
+    items = page.locator("#connections li")
+    expect(items).to_have_count(50)
+    expect(items.nth(0).locator("b")).to_have_text("#52")
+    expect(items.nth(48).locator("b")).to_have_text("#4")
+    expect(items.nth(49).locator("b")).to_have_text("#1")
+    send(page, "still there")
+    expect(items.nth(49)).to_contain_text("1 sent, 1 received")
+    items.nth(49).get_by_role("button", name="Close").click()
+    expect(page.get_by_role("button", name="Send", exact=True)).to_be_disabled()
+
+
+def test_a_target_that_is_closed_is_not_replaced_by_another(page: Page) -> None:
+    page.locator("#connect").click()
+    expect(page.get_by_role("status").first).to_have_text("2 connections are open")
+    page.select_option("#target", "#1")
+    items = page.locator("#connections li")
+    items.nth(1).get_by_role("button", name="Close").click()
+    connected(page)
+    target, button = page.locator("#target"), page.get_by_role("button", name="Send", exact=True)
+    expect(target.locator("option:checked")).to_have_text("#1, closed")
+    expect(button).to_be_disabled()
+    send(page, "for the first")
+    page.select_option("#target", "")
+    expect(button).to_be_enabled()
+    send(page, "for whoever is there")
+    expect(items.nth(0)).to_contain_text("1 sent, 1 received")
+    expect(items.nth(1)).to_contain_text("0 sent, 0 received")
+    expect(target.locator("option")).to_have_text(["the newest that is open", "#2"])
+
+
+# Links, and a reload.
+
+
+def test_another_link_in_the_same_tab_wins_over_what_was_kept(
+    page: Page, service: ServiceProcess
+) -> None:
+    page.fill("#input", "mine")
+    page.fill("#script", "delay=1ms")
+    page.check("#traced")
+    page.get_by_role("tab", name="Latency").click()
+    page.goto("about:blank")
+    page.goto(f"{service.page}workbench.html#script=as%3Dbinary&message=theirs&tab=snippets")
+    connected(page)
+    expect(page.locator("#input")).to_have_value("theirs")
+    expect(page.locator("#script")).to_have_value("as=binary")
+    expect(page.locator("#traced")).not_to_be_checked()
+    expect(page.get_by_role("tab", name="Snippets")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#connections code")).to_have_text(re.compile(r"/lab\?as=binary$"))
+    # The same one again is a reload: nobody has asked for another.
+    page.fill("#input", "mine again")
+    page.goto("about:blank")
+    page.goto(f"{service.page}workbench.html#script=as%3Dbinary&message=theirs&tab=snippets")
+    expect(page.locator("#input")).to_have_value("mine again")
+
+
+def test_another_hash_connects_anew(page: Page) -> None:
+    page.evaluate("location.hash = '#script=as%3Dbinary&subprotocol=chat&message=new&tab=latency'")
+    items = page.locator("#connections li")
+    expect(items).to_have_count(2)
+    expect(items.nth(0).locator("code")).to_have_text(re.compile(r"/lab\?as=binary$"))
+    expect(items.nth(0)).to_contain_text("Subprotocol: chat")
+    expect(items.nth(1)).to_contain_text("Open")
+    expect(page.locator("#input")).to_have_value("new")
+    expect(page.get_by_role("tab", name="Latency")).to_have_attribute("aria-selected", "true")
+    counts(page, "0 sent, 0 received")
+
+
+def test_a_reload_keeps_the_newest_of_what_has_no_room(page: Page) -> None:
+    send_files(page, [100_000] * 15)
+    counts(page, "15 sent, 15 received")
+    page.fill("#input", "a draft")
+    page.reload()
+    connected(page)
+    expect(page.locator("#input")).to_have_value("a draft")
+    page.select_option("#filter-type", "binary")
+    expect(page.locator("#counts")).to_contain_text(" of ")
+    found = rows(page).evaluate_all(
+        "rows => rows.map(r => ['.from', '.data'].map("
+        "c => r.querySelector(c).textContent.slice(0, 2)).join(''))"
+    )
+    # Of base64, 133,336 characters each; there is room for a million.
+    assert len(found) == 7
+    assert found[-1] == "↓ 0e"
+    assert {row[2:] for row in found} <= {f"{number:02x}" for number in range(8, 15)}
+    send(page, "next")
+    counts(page, "1 sent, 1 received")
+
+
+def test_when_there_is_no_room_the_form_is_kept_and_no_old_timeline_comes_back(
+    page: Page,
+) -> None:
+    send(page, "before")
+    counts(page, "1 sent, 1 received")
+    page.reload()
+    connected(page)
+    expect(page.locator("#counts")).to_have_text("6 entries")
+    page.evaluate("""() => {
+        const room = "x".repeat(20_000);
+        sessionStorage.setItem("room", room);
+        for (let length = 1 << 22, i = 0; length > 0; length >>= 1, i += 1) {
+            try { sessionStorage.setItem(`other ${i}`, "x".repeat(length)); } catch { /* Full. */ }
+        }
+        sessionStorage.removeItem("room");
+    }""")
+    send_files(page, [300_000])
+    counts(page, "1 sent, 1 received")
+    page.fill("#input", "a draft")
+    page.reload()
+    connected(page)
+    expect(page.locator("#input")).to_have_value("a draft")
+    expect(page.locator("#counts")).to_have_text("2 entries")
+
+
+NO_STORAGE = {
+    "full": """Storage.prototype.setItem = () => {
+        throw new DOMException("full", "QuotaExceededError");
+    };""",
+    "forbidden": """Object.defineProperty(window, "sessionStorage", { get() {
+        throw new DOMException("forbidden", "SecurityError");
+    } });""",
+    "broken": """Storage.prototype.getItem = () => "{";""",
+}
+
+
+@pytest.mark.parametrize("why", list(NO_STORAGE))
+def test_without_a_storage_the_page_works_and_begins_anew(
+    visit: Callable[..., Page], service: ServiceProcess, why: str
+) -> None:
+    page = visit("about:blank")
+    page.context.add_init_script(NO_STORAGE[why])
+    page.goto(service.page + "workbench.html")
+    for _ in range(2):
+        connected(page)
+        expect(page.locator("#counts")).to_have_text("2 entries")
+        send(page, "hello")
+        counts(page, "1 sent, 1 received")
+        page.reload()
+
+
+# Keys.
+
+
+def test_enter_does_not_send_while_a_word_is_composed(page: Page) -> None:
+    page.fill("#input", "にほ")
+    enter = {"key": "Enter", "bubbles": True, "cancelable": True}
+    page.dispatch_event("#input", "keydown", {**enter, "isComposing": True})
+    expect(page.locator("#input")).to_have_value("にほ")
+    page.dispatch_event("#input", "keydown", enter)
+    counts(page, "1 sent, 1 received")
+
+
+def test_tabs_are_walked_with_the_keyboard(page: Page) -> None:
+    names = ["Lab", "What the server saw", "Latency", "Snippets"]
+    panels = ["lab", "server", "latency", "snippets"]
+    page.focus("#tab-lab")
+    for key, wanted in (
+        *(("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", 3), ("ArrowRight", 0)),
+        *(("ArrowLeft", 3), ("Home", 0), ("ArrowUp", 0)),
+    ):
+        page.keyboard.press(key)
+        tab = page.get_by_role("tab", name=names[wanted])
+        expect(tab).to_be_focused()
+        expect(page.get_by_role("tab", selected=True)).to_have_text(names[wanted])
+        shown = page.get_by_role("tabpanel")
+        expect(shown).to_have_count(1)
+        expect(shown).to_have_id(panels[wanted])
+        assert page.locator("#tabs [tabindex='0']").all_inner_texts() == [names[wanted]]
+
+
+def test_a_number_that_is_wrong_is_unfolded(page: Page) -> None:
+    repeat = page.locator("#compose-form details")
+    page.get_by_text("Repeat").click()
+    page.fill("#times", "0")
+    page.get_by_text("Repeat").click()
+    expect(page.locator("#times")).to_be_hidden()
+    page.fill("#input", "never")
+    click(page, "Send")
+    expect(repeat).to_have_attribute("open", "")
+    expect(page.locator("#times")).to_be_visible()
+    page.fill("#times", "1")
+    send(page, "once")
+    counts(page, "1 sent, 1 received")
+
+
+# The timeline.
+
+
+def test_half_a_character_has_a_round_trip(page: Page) -> None:
+    page.evaluate(r"document.getElementById('input').value = 'a\ud83d'")
+    page.press("#input", "Enter")
+    counts(page, "1 sent, 1 received")
+    page.select_option("#filter-type", "text")
+    expect(rows(page).locator(".data")).to_have_text(["a\ufffd", "a\ufffd"])
+    expect(rows(page).locator(".round-trip")).to_have_text([re.compile(r"\d ms$")] * 2)
+    expect(rows(page).locator(".size")).to_have_text(["4", "4"])
+
+
+def test_what_is_filtered_out_is_not_exported(page: Page) -> None:
+    send(page, "apple")
+    send(page, "banana")
+    counts(page, "2 sent, 2 received")
+    page.fill("#filter-text", "apple")
+    expect(page.locator("#counts")).to_have_text("2 of 6 entries")
+    told = [(each["from"], each["data"]) for each in exported(page, "Export JSON")["entries"]]
+    assert sorted(told) == [("received", "apple"), ("sent", "apple")]
+    (entry,) = exported(page, "Export HAR")["log"]["entries"]
+    messages = [(each["type"], each["data"]) for each in entry["_webSocketMessages"]]
+    assert sorted(messages) == [("receive", "apple"), ("send", "apple")]
+    assert entry["response"]["status"] == 101, "whose open is filtered out"
+
+
+def test_bytes_are_found_as_bytes(page: Page) -> None:
+    page.select_option("#format", "hex")
+    for data in ("a1 2b", "00 12", "ff"):
+        send(page, data)
+    counts(page, "3 sent, 3 received")
+    page.select_option("#filter-from", "sent")
+    for text, found in (
+        *(("12", ["00 12"]), ("A1 2B", ["a1 2b"]), ("a12b", ["a1 2b"]), ("0x12", ["00 12"])),
+        *(("1", []), ("12 00", []), ("2b00", []), ("zz", []), ("", ["a1 2b", "00 12", "ff"])),
+    ):
+        page.fill("#filter-text", text)
+        expect(rows(page).locator(".data")).to_have_text(found)
+
+
+def test_clear_empties_a_timeline_that_is_paused(page: Page) -> None:
+    send(page, "one")
+    counts(page, "1 sent, 1 received")
+    expect(rows(page)).to_have_count(4)
+    click(page, "Pause")
+    click(page, "Clear")
+    expect(rows(page)).to_have_count(0)
+    send(page, "two")
+    counts(page, "2 sent, 2 received")
+    expect(page.locator("#counts")).to_contain_text("paused")
+    expect(rows(page)).to_have_count(0)
+    click(page, "Pause")
+    expect(rows(page).locator(".data")).to_have_text(["two", "two"])
+
+
+def test_a_filter_of_a_timeline_that_is_paused_covers_all(page: Page) -> None:
+    page.get_by_text("Repeat").click()
+    page.fill("#times", "10000")
+    send(page, "x" * 1000 + "y")
+    counts(page, "10,000 sent, 10,000 received")
+    expect(page.locator("#counts")).to_have_text("20,002 entries")
+    click(page, "Pause")
+    page.fill("#filter-text", "XY")
+    expect(page.locator("#counts")).to_have_text("20,000 of 20,002 entries, paused")
+    page.select_option("#filter-from", "received")
+    expect(page.locator("#counts")).to_have_text("10,000 of 20,002 entries, paused")
+    page.fill("#filter-text", "")
+    page.select_option("#filter-from", "status")
+    expect(page.locator("#counts")).to_have_text("2 of 20,002 entries, paused")
