@@ -41,7 +41,7 @@ class Faults(list[str]):
                 self.append(f"{response.url}: {response.status}")
 
         page.on("console", console)
-        page.on("pageerror", lambda error: self.append(str(error)))
+        page.on("pageerror", lambda error: self.append(error.stack or str(error)))
         page.on("requestfailed", failed)
         page.on("response", response)
 
