@@ -176,10 +176,9 @@ export class Timeline {
       const { shown, seen } = this._next;
       this._next = undefined;
       this._now = { entries: this._frozen ?? this._history.entries, shown, seen };
-      if (version !== this._version) this._history.changed();
-    } else if (!this._look(this._now)) {
-      this._history.changed();
     }
+    // What has come meanwhile; unless all has to be done anew.
+    if (version !== this._version || !this._look(this._now)) this._history.changed();
     this._grid.show(this._now.shown);
     this._count();
   }
