@@ -96,7 +96,7 @@ export class Cases {
         { className: "hint" },
         "Scripts of which the server judges what a client makes of them. Run has this browser " +
           "connect, and echo what comes, until the connection ends; one that fails beside others " +
-          "is run again alone. All of them take about a minute and a half. Many end in what the " +
+          "is run again alone. Use only makes it the script: send back what comes yourself. All of them take about a minute and a half. Many end in what the " +
           "browser reports as an error in its console; and while one waits for its 101, the " +
           "browser may let other connections to this server wait.",
       ),

@@ -4,6 +4,7 @@ import { CODES, RANGES, explain1006, meaningOf } from "../closing.js";
 import { Connection, utf8Length } from "./connection.js";
 import { byId, element } from "./element.js";
 import { makeTraceId, urlOf } from "./link.js";
+import { check } from "./steps.js";
 
 /** Those that are closed stay in the list, so that one can read why; but not for ever. */
 const LISTED = 50;
@@ -185,14 +186,10 @@ export class Connections {
 async function explain({ opened }, { script, isTraced }) {
   if (opened !== undefined || !(script || isTraced)) return explain1006(opened !== undefined);
   // The lab says what it makes of a script; a browser does not show what the answer was.
-  const url = urlOf(script).replace(/^ws/, "http").replace(/echo$/, "lab");
-  const answer = await fetch(url, { cache: "no-store" }).catch(() => undefined);
-  if (answer?.status === 404) return "this service has no lab (--no-lab)";
-  if (answer?.status === 400) {
-    const { error } = await answer.json().catch(() => ({}));
-    if (error) return `the server refuses this script: ${error.step} ${error.problem}`;
-  }
-  if (!answer?.ok) return explain1006(false);
+  const { status, problem } = await check(script);
+  if (status === 404) return "this service has no lab (--no-lab)";
+  if (problem) return `the server refuses this script: ${problem}`;
+  if (status !== 200) return explain1006(false);
   return (
     "the server takes this script; but the answer was no WebSocket, as the script may want it, or " +
     "the server is full, or a proxy between does not pass on the header Upgrade"

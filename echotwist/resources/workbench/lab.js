@@ -3,7 +3,7 @@
 import { Cases } from "./cases.js";
 import { copy, element } from "./element.js";
 import { urlOf } from "./link.js";
-import { Step, exampleOf, formatSteps, parseSteps, takesValue, wordsOf } from "./steps.js";
+import { Step, check, exampleOf, formatSteps, parseSteps, takesValue, wordsOf } from "./steps.js";
 
 /** Steps of which the server wants that they come first: as its table says. */
 const OPENING = "before the 101";
@@ -23,12 +23,7 @@ const PAUSE = 300;
 /**
  * @typedef {import("./steps.js").Kind} Kind
  *
- * @typedef {object} Mistake what the server says is wrong with a script
- * @property {string} step its name; empty if it is about the script as a whole
- * @property {string} problem
- * @property {string | null} takes
- * @property {string | null} example
- * @property {string | null} meant the name of another step
+ * @typedef {import("./steps.js").Mistake} Mistake
  *
  * @typedef {object} Row
  * @property {Step} step
@@ -326,19 +321,13 @@ export class Lab {
     else this._tell("No step: the server echoes.");
   }
 
-  /**
-   * Ask the server, which is the one that parses scripts.
-   *
-   * @param {string} script
-   */
+  /** @param {string} script */
   async _check(script) {
-    const url = `lab?${script.replaceAll("#", "%23")}`;
-    const answer = await fetch(url, { cache: "no-store" }).catch(() => undefined);
-    const mistake = answer?.status === 400 ? (await answer.json().catch(() => ({}))).error : null;
+    const { status, mistake } = await check(script);
     if (script !== this._script) return; // It is another by now.
-    if (answer?.ok) this._tell("The server takes this script.");
+    if (status === 200) this._tell("The server takes this script.");
     else if (mistake) this._tell("", mistake);
-    else this._tell(`Not checked: ${answer ? `the answer was ${answer.status}` : "no answer"}.`);
+    else this._tell(`Not checked: ${status ? `the answer was ${status}` : "no answer"}.`);
   }
 
   /**

@@ -3,6 +3,7 @@
 // somebody knows.
 import { copy, element } from "./element.js";
 import { makeTraceId, urlOf } from "./link.js";
+import { check } from "./steps.js";
 import { hasTrace, whyNone } from "./trace.js";
 
 /** Milliseconds until it is asked again whether a client has come: the first, and the longest. */
@@ -36,6 +37,7 @@ export class Lookout {
       autocapitalize: "off",
       spellcheck: false,
       oninput: () => this._showUrl(),
+      onchange: () => void this._check(),
     });
     this._waiting = this._makeWaiting();
     this.element = element(
@@ -149,6 +151,14 @@ export class Lookout {
     this._watch.disabled = false;
     if (hasFocus) this._watch.focus();
     this._say(said);
+  }
+
+  /** Whether a client would be let in with the script. */
+  async _check() {
+    const script = this._script.value;
+    const { problem } = await check(script);
+    if (!this._id || script !== this._script.value) return;
+    this._say(problem ? `The server refuses this script: ${problem}` : "No client has come yet");
   }
 
   _showUrl() {

@@ -11,6 +11,13 @@
  * @property {string | null} atMost
  * @property {string} meaning
  * @property {string} example a script
+ *
+ * @typedef {object} Mistake what the server says is wrong with a script
+ * @property {string} step its name; empty if it is about the script as a whole
+ * @property {string} problem
+ * @property {string | null} takes
+ * @property {string | null} example
+ * @property {string | null} meant the name of another step
  */
 
 export class Step {
@@ -73,6 +80,24 @@ export function takesValue({ syntax }) {
 export function wordsOf({ syntax }) {
   const [, value = ""] = syntax.split("=", 2);
   return value.split("|").filter((word) => /^[a-z]+$/.test(word));
+}
+
+/**
+ * Ask the server, which is the one that parses scripts.
+ *
+ * @param {string} script
+ * @returns {Promise<{status: number, mistake: Mistake | undefined, problem: string}>} the status of
+ *   the answer, 0 for none; and of a script that is refused, what is wrong, also in words
+ */
+export async function check(script) {
+  const url = `lab?${script.replaceAll("#", "%23")}`;
+  const answer = await fetch(url, { cache: "no-store" }).catch(() => undefined);
+  const status = answer?.status ?? 0;
+  const told = status === 400 ? await answer?.json().catch(() => undefined) : undefined;
+  /** @type {Mistake | undefined} */
+  const mistake = told?.error;
+  const problem = mistake ? `${mistake.step || "it:"} ${mistake.problem}` : "";
+  return { status, mistake, problem };
 }
 
 /** @param {string} script */
