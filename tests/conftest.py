@@ -53,6 +53,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(folder)
         if folder != "memory":
             item.add_marker("slow")
+        if folder == "page":
+            # With --dist loadgroup: one browser and one service for the module, not four of each.
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.hookimpl(tryfirst=True)
