@@ -1,6 +1,5 @@
 """The page, in a real browser, against `twistd` as a process."""
 
-import contextlib
 import re
 import socket
 import socketserver
@@ -11,6 +10,7 @@ import pytest
 from playwright.sync_api import Locator, Page, Route, WebSocketRoute, expect
 from support.browser import Faults, click
 from support.process import served
+from support.proxy import pumpBoth, readHead
 
 from echotwist.testing import ServiceProcess
 
@@ -656,11 +656,9 @@ class ProxyHandler(socketserver.BaseRequestHandler):
     server: Proxy
 
     def handle(self) -> None:
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            if not (byte := self.request.recv(1)):
-                return
-            head += byte
+        head = readHead(self.request)
+        if not head.endswith(b"\r\n\r\n"):
+            return
         self.server.asked.append(head.split()[1].decode())
         if not head.startswith(b"GET /some/prefix/"):
             self.request.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
@@ -675,18 +673,7 @@ class ProxyHandler(socketserver.BaseRequestHandler):
             return
         with upstream:
             upstream.sendall(head)
-            back = threading.Thread(target=self.pump, args=(upstream, self.request))
-            back.start()
-            self.pump(self.request, upstream)
-            back.join()
-
-    @staticmethod
-    def pump(source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                target.sendall(data)
-        with contextlib.suppress(OSError):
-            target.shutdown(socket.SHUT_WR)
+            pumpBoth(self.request, upstream)
 
 
 @pytest.mark.parametrize("path", ["", "websockets.html"])

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Page, expect
 from support.browser import click
 from support.process import served
+from support.workbench import connected, counts, rows, send
 
 from echotwist.testing import ServiceProcess
 
@@ -17,20 +18,6 @@ from echotwist.testing import ServiceProcess
 def page(visit: Callable[..., Page], service: ServiceProcess) -> Page:
     """The workbench, connected."""
     return connected(visit(service.page + "workbench.html"))
-
-
-def connected(page: Page) -> Page:
-    expect(page.get_by_role("status").first).to_have_text("Connected")
-    return page
-
-
-def send(page: Page, text: str) -> None:
-    page.fill("#input", text)
-    page.press("#input", "Enter")
-
-
-def rows(page: Page) -> Locator:
-    return page.locator("#grid .rows [role=row]")
 
 
 def shows(page: Page, *lines: str) -> None:
@@ -43,10 +30,6 @@ def shows(page: Page, *lines: str) -> None:
     assert [bool(p.match(text)) for p, text in zip(pattern, found, strict=True)] == [
         True for _ in lines
     ], found
-
-
-def counts(page: Page, text: str) -> None:
-    expect(page.locator("#connections li").first).to_contain_text(text)
 
 
 def only_messages(page: Page) -> None:

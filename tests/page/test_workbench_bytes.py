@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
+from support.browser import blank
 
 from echotwist.testing import ServiceProcess
 
@@ -16,12 +17,8 @@ from echotwist.testing import ServiceProcess
 def page(browser: Browser, service: ServiceProcess) -> Iterator[Page]:
     """Of the same origin, and without a script of its own. What is tested here leaves nothing in
     it, so that one is enough for all."""
-    page = browser.new_page()
-    blank = "<!doctype html><link rel=icon href=data:,>"
-    page.route("**/blank", lambda route: route.fulfill(body=blank, content_type="text/html"))
-    page.goto(f"{service.page}blank")
-    yield page
-    page.close()
+    with blank(browser, service.page) as page:
+        yield page
 
 
 def js(page: Page, module: str, expression: str, argument: Any = None) -> Any:

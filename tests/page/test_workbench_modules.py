@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
+from support.browser import blank
 
 from echotwist.testing import ServiceProcess
 
@@ -14,12 +15,8 @@ from echotwist.testing import ServiceProcess
 def page(browser: Browser, service: ServiceProcess) -> Iterator[Page]:
     """Of the same origin, and without a script of its own. What is tested here leaves nothing in
     it, so that one is enough for all. Where it is, the time is half an hour off."""
-    page = browser.new_page(timezone_id="Asia/Kolkata")
-    blank = "<!doctype html><link rel=icon href=data:,>"
-    page.route("**/blank", lambda route: route.fulfill(body=blank, content_type="text/html"))
-    page.goto(f"{service.page}blank")
-    yield page
-    page.close()
+    with blank(browser, service.page, timezone_id="Asia/Kolkata") as page:
+        yield page
 
 
 def js(page: Page, module: str, body: str, argument: Any = None) -> Any:

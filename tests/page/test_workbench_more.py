@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import FilePayload, Locator, Page, expect
+from playwright.sync_api import FilePayload, Page, expect
 from support.browser import click
+from support.workbench import connected, counts, rows, send
 
 from echotwist.testing import ServiceProcess
 
@@ -16,24 +17,6 @@ from echotwist.testing import ServiceProcess
 def page(visit: Callable[..., Page], service: ServiceProcess) -> Page:
     """The workbench, connected."""
     return connected(visit(service.page + "workbench.html"))
-
-
-def connected(page: Page) -> Page:
-    expect(page.get_by_role("status").first).to_have_text("Connected")
-    return page
-
-
-def send(page: Page, text: str) -> None:
-    page.fill("#input", text)
-    page.press("#input", "Enter")
-
-
-def rows(page: Page) -> Locator:
-    return page.locator("#grid .rows [role=row]")
-
-
-def counts(page: Page, text: str) -> None:
-    expect(page.locator("#connections li").first).to_contain_text(text)
 
 
 def exported(page: Page, button: str) -> Any:

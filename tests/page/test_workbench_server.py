@@ -14,6 +14,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 from support.browser import Faults, click
 from support.process import served
+from support.proxy import pump, pumpBoth, readHead
 
 from echotwist.testing import ServiceProcess
 from echotwist.testing.frames import PING, PONG, close, frame
@@ -318,11 +319,9 @@ class HopHandler(socketserver.BaseRequestHandler):
     server: Hop
 
     def handle(self) -> None:
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            if not (byte := self.request.recv(1)):
-                return
-            head += byte
+        head = readHead(self.request)
+        if not head.endswith(b"\r\n\r\n"):
+            return
         first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
         lines = [line for line in lines if not line.lower().startswith(b"host:")]
         if any(line.lower() == b"upgrade: websocket" for line in lines):
@@ -335,18 +334,7 @@ class HopHandler(socketserver.BaseRequestHandler):
             lines = [b"Host: backend.internal", *lines, b"Connection: close"]
         with socket.create_connection(("localhost", self.server.upstream)) as upstream:
             upstream.sendall(b"\r\n".join([first, *lines, b"", b""]))
-            back = threading.Thread(target=self.pump, args=(upstream, self.request))
-            back.start()
-            self.pump(self.request, upstream)
-            back.join()
-
-    @staticmethod
-    def pump(source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                target.sendall(data)
-        with contextlib.suppress(OSError):
-            target.shutdown(socket.SHUT_WR)
+            pumpBoth(self.request, upstream)
 
 
 @pytest.fixture
@@ -393,15 +381,13 @@ class TakingBack(socketserver.BaseRequestHandler):
         with socket.create_connection(("localhost", self.server.upstream)) as upstream:
             back = threading.Thread(target=self.back, args=(upstream,))
             back.start()
-            HopHandler.pump(self.request, upstream)
+            pump(self.request, upstream)
             back.join()
 
     def back(self, upstream: socket.socket) -> None:
-        head = b""
-        while not head.endswith(b"\r\n\r\n") and (byte := upstream.recv(1)):
-            head += byte
-        self.request.sendall(re.sub(rb"Sec-WebSocket-Extensions:.*\r\n", b"", head))
-        HopHandler.pump(upstream, self.request)
+        head = re.sub(rb"Sec-WebSocket-Extensions:.*\r\n", b"", readHead(upstream))
+        self.request.sendall(head)
+        pump(upstream, self.request)
 
 
 def test_what_a_proxy_has_taken_from_the_response_is_named(

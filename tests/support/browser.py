@@ -1,6 +1,10 @@
 """Chromium, and what it reports."""
 
-from playwright.sync_api import ConsoleMessage, Page, Request, Response
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response
 
 CHROMIUM = [
     "--no-sandbox",
@@ -48,3 +52,14 @@ class Faults(list[str]):
 
 def click(page: Page, button: str) -> None:
     page.get_by_role("button", name=button, exact=True).click()
+
+
+@contextmanager
+def blank(browser: Browser, origin: str, **options: Any) -> Iterator[Page]:
+    """A page of this origin, without a script of its own, in which modules can be tried."""
+    page = browser.new_page(**options)
+    body = "<!doctype html><link rel=icon href=data:,>"
+    page.route("**/blank", lambda route: route.fulfill(body=body, content_type="text/html"))
+    page.goto(f"{origin}blank")
+    yield page
+    page.close()

@@ -66,11 +66,12 @@ export class Connection {
   }
 
   /**
+   * Send it, if it is open.
+   *
    * @param {string | Uint8Array} data
-   * @returns {boolean} whether it was sent; if not, it is not open
    */
   send(data) {
-    if (this.state !== "Open") return false;
+    if (this.state !== "Open") return;
     // As a browser sends it: half a character becomes U+FFFD.
     if (typeof data === "string") data = data.replace(/\p{Cs}/gu, "\ufffd");
     const entry = this._entry("sent", data);
@@ -79,7 +80,6 @@ export class Connection {
     if (this.sentTimes.length < TIMES) this.sentTimes.push(entry.time);
     this._unanswered.add(entry);
     this._history.add(entry);
-    return true;
   }
 
   /**

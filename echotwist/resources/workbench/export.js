@@ -1,6 +1,7 @@
 // @ts-check
 // The timeline as files: JSON of our own, and HAR, which Chrome's developer tools import.
 import { formatBase64 } from "./bytes.js";
+import { pageUrl } from "./link.js";
 
 /**
  * @typedef {import("./history.js").Entry} Entry
@@ -70,8 +71,6 @@ export function* asHar(entries, { urls, opened }) {
  * @param {string} text
  */
 const withoutId = (text) => text.replace(/([?&]trace=)[\w-]+/g, "$1…");
-
-const pageUrl = () => location.href.replace(/#.*/s, "");
 
 /**
  * @param {string} url

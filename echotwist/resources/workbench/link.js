@@ -100,4 +100,5 @@ function nameOf(step) {
   }
 }
 
-const pageUrl = () => location.href.replace(/#.*/s, "");
+/** The URL of the workbench, without what is wanted of it. */
+export const pageUrl = () => location.href.replace(/#.*/s, "");
