@@ -18,7 +18,7 @@ PATIENCE = 60
 
 
 class Firefox:
-    """One tab."""
+    """One tab at a time."""
 
     def __init__(self, client: websockets.sync.client.ClientConnection) -> None:
         self.errors: list[str] = []
@@ -28,13 +28,17 @@ class Firefox:
         self._count = 0
         self._ask("session.new", capabilities={})
         self._ask("session.subscribe", events=["log.entryAdded"])
-        (context,) = self._ask("browsingContext.getTree")["contexts"]
-        self._context = context["context"]
+        self._context = ""
 
     def open(self, url: str) -> None:
-        """Returns when the page has loaded, also if only the part behind the # is another."""
-        for each in ("about:blank", url):
-            self._ask("browsingContext.navigate", context=self._context, url=each, wait="complete")
+        """As somebody new: in a tab that knows nothing of what the others have stored. Returns when
+        the page has loaded."""
+        if self._context:
+            self._ask("browsingContext.close", context=self._context)
+        user = self._ask("browser.createUserContext")["userContext"]
+        tab = self._ask("browsingContext.create", type="tab", userContext=user)
+        self._context = tab["context"]
+        self._ask("browsingContext.navigate", context=self._context, url=url, wait="complete")
 
     def evaluate(self, expression: str) -> Any:
         """The value of an expression; a promise is awaited. Raises RuntimeError if it throws."""
