@@ -22,7 +22,8 @@ sources = runpy.run_path(str(here / "echotwist/fastpath/sources.py"))
 identity = sources["identity"](here / "echotwist/fastpath")
 
 ROOMS = (
-    *("fastpath", "http", "lab", "listen", "observe", "operate", "testing", "websocket", "wire"),
+    *("fastpath", "http", "lab", "listen", "observe", "operate", "paths", "probe", "testing"),
+    *("websocket", "wire"),
 )
 
 
@@ -115,8 +116,12 @@ setup(
             "websockets>=17",
         ],
     },
-    # The fixtures `echotwist` and `echotwist_tls`; see docs/testing.md.
-    entry_points={"pytest11": ["echotwist = echotwist.testing.plugin"]},
+    entry_points={
+        # `echotwist probe URL`; see docs/probe.md.
+        "console_scripts": ["echotwist = echotwist.probe.command:main"],
+        # The fixtures `echotwist` and `echotwist_tls`; see docs/testing.md.
+        "pytest11": ["echotwist = echotwist.testing.plugin"],
+    },
     # An editable install is then a plain path: twistd looks for plugins in folders of sys.path.
     package_dir={"": "."},
     # Named: find_packages() misses twisted.plugins, which must have no __init__.py.

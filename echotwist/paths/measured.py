@@ -1,0 +1,213 @@
+"""What a probe has measured, as plain data: the types of it. docs/probe.schema.json says the same.
+
+All durations are in seconds. `None` is what could not be seen.
+"""
+
+from typing import Any, NotRequired, TypedDict
+
+
+class Change(TypedDict):
+    """A header with other values than those that were sent, or the first line."""
+
+    name: str
+    sent: str
+    arrived: str
+
+
+class Changes(TypedDict):
+    """What became of a head on its way. Names that differ in nothing but case count as the same."""
+
+    line: Change | None
+    added: list[list[str]]
+    """Name and value."""
+
+    removed: list[list[str]]
+    rewritten: list[Change]
+    isReordered: bool
+
+
+class Tls(TypedDict):
+    version: str
+    cipher: str
+    alpn: str | None
+    subject: str
+    issuer: str
+    notAfter: str
+    """The certificate's, in ISO 8601, UTC."""
+
+    distrust: str | None
+    """Why the certificate is not trusted; None if it is, or if nobody asked."""
+
+
+class Offer(TypedDict):
+    """What became of a list of offers, on its way there, and of the answer on its way back."""
+
+    offered: str
+    arrived: str | None
+    """None without a lab, or if nothing arrived."""
+
+    answered: str | None
+    received: str | None
+
+
+class Limit(TypedDict):
+    """A handshake with something large in it."""
+
+    what: str
+    """`cookie` or `query`."""
+
+    size: int
+    """Bytes."""
+
+    answer: str
+    """The first line of the answer, or what came instead."""
+
+    passed: bool
+
+
+class Refusal(TypedDict):
+    """Why there is no WebSocket."""
+
+    why: str
+    status: int | None
+    location: str | None
+    body: str
+    """How the answer begins."""
+
+    arrived: dict[str, Any] | None
+    """The same request as the server saw it, from `/lab/inspect`."""
+
+
+class Handshake(TypedDict, total=False):
+    addresses: list[str]
+    """What the name resolves to."""
+
+    address: str
+    """What was connected to: a host's, or the proxy's."""
+
+    took: dict[str, float]
+    """Seconds of `dns`, `tcp`, `proxy`, `tls`, `upgrade`, in that order."""
+
+    notReached: dict[str, str] | None
+    """`stage` and `why`."""
+
+    tls: Tls | None
+    response: dict[str, Any]
+    """`line`, and `headers` as names and values."""
+
+    refused: Refusal | None
+    labRefused: Refusal | None
+    """Why the lab could not be reached by a WebSocket, if the URL could."""
+
+    toServer: Changes | None
+    toClient: Changes | None
+    extensions: Offer
+    subprotocols: Offer
+    limits: list[Limit]
+    http2: dict[str, Any]
+    """`alpn`, `connectProtocol` (whether RFC 8441 is offered), `status`, `echoed`."""
+
+
+class Row(TypedDict):
+    """One of the connections that lie there, or talk, for as long as they may."""
+
+    row: str
+    """`silent`, `serverPings`, `serverData`, `clientData`, `both`; without a lab `silent`,
+    `clientPings`, `both`."""
+
+    opened: float
+    """Since the probe began."""
+
+    watched: float
+    """For how long it was looked at."""
+
+    ended: float | None
+    """Its age when the client saw the end; None if it did not."""
+
+    client: dict[str, Any] | None
+    """What the client saw: `how`, `code`, `reason`."""
+
+    server: dict[str, Any] | None
+    """What the server saw: `age`, `by`, `how`, `tcp`; None if it saw no end, or cannot be asked."""
+
+    isServerKnown: bool
+    alive: bool | None
+    """Whether a ping was answered in the end; None if the client had seen the end."""
+
+    fromServer: float
+    """Seconds since the last bytes from there, at the end."""
+
+    fromClient: float
+
+
+class Size(TypedDict):
+    size: int
+    shape: str
+    """`whole`, or `fragments`."""
+
+    passed: bool
+    why: str
+    """What happened instead of an echo; empty if it was one."""
+
+    code: int | None
+    """Of the close frame that came instead."""
+
+    arrived: bool | None
+    """Whether it came to the server."""
+
+    refusedByServer: bool
+
+
+class Check(TypedDict):
+    """Something that must arrive as it was sent."""
+
+    check: str
+    passed: bool | None
+    """None if it could not be tried, or not be seen."""
+
+    why: str
+
+
+class Trickle(TypedDict):
+    """Messages at equal intervals, seen from both ends: the gaps between them."""
+
+    interval: float
+    sent: list[float]
+    """As they left; without a lab, as they were due."""
+
+    received: list[float]
+
+
+class Flow(TypedDict, total=False):
+    toClient: Trickle
+    toServer: Trickle
+    tcpRoundTrip: float | None
+    pingRoundTrips: list[float]
+    messageRoundTrips: list[float]
+    burst: dict[str, Any]
+    """`count`, `seconds`, `inOrder`."""
+
+    down: float
+    """Bytes a second."""
+
+    up: float
+    loadedRoundTrips: list[float]
+    """Of messages on one connection while another one carries the bulk."""
+
+
+class FarEnd(TypedDict):
+    isLab: bool
+    why: str
+    """Why there is no lab; empty if there is one."""
+
+    server: str | None
+    """As the plain answer names it, which may be a proxy."""
+
+
+class Measured(TypedDict):
+    farEnd: NotRequired[FarEnd]
+    handshake: NotRequired[Handshake]
+    idle: NotRequired[list[Row]]
+    sizes: NotRequired[list[Size]]
+    bytes: NotRequired[list[Check]]
+    flow: NotRequired[Flow]

@@ -1,0 +1,183 @@
+"""The command: `echotwist probe URL`."""
+
+import argparse
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, TextIO
+
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import LoopingCall, react
+
+from echotwist.limits import parseSeconds
+from echotwist.probe.probing import AREAS, Probing
+from echotwist.probe.report import NOT_RUN, Report
+from echotwist.probe.show import asMarkdown, asText, progressOf
+from echotwist.probe.target import BadTarget, Target, parseHeader, parseProxy
+
+EPILOG = """\
+exit status: 0, nothing was found; 1, something was; 2, it could not be run.
+docs/probe.md says what is measured, and what each verdict means."""
+
+
+_CLEAR = "\r\x1b[K"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command, and exit."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        target = _target(options)
+    except BadTarget as error:
+        parser.error(str(error))
+    react(_probe, (target, options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "echotwist",
+        description="Tools for WebSockets. The service itself: twistd -n echotwist.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    probe = commands.add_parser(
+        "probe",
+        help="what the path to a server does to WebSockets",
+        description="Finds out what the path between you and a WebSocket server does to "
+        "WebSockets: which hop cuts, strips, buffers or limits them. With an echotwist at the "
+        "other end it sees both sides.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = probe.add_argument
+    add("url", metavar="URL", help="of a WebSocket echo, such as wss://canary.example/echo")
+    add(
+        "--for",
+        dest="seconds",
+        metavar="TIME",
+        type=_seconds,
+        default=150.0,
+        help="how long idle connections are watched: 150s by default, since infrastructure cuts "
+        "after 30 to 120; also 10m, 2h",
+    )
+    add("--only", metavar="AREA,…", type=_areas, default=AREAS, help=", ".join(AREAS))
+    add(
+        "--header",
+        metavar="NAME:VALUE",
+        action="append",
+        default=[],
+        help="sent with each request; may be given several times",
+    )
+    add(
+        "--proxy",
+        metavar="URL",
+        help="an HTTP proxy that is asked to CONNECT: http://[USER:PASSWORD@]HOST:PORT",
+    )
+    add("--cacert", metavar="FILE", help="PEM: trust these authorities, and no others")
+    add("--insecure", action="store_true", help="take any certificate")
+    form = probe.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="by docs/probe.schema.json")
+    form.add_argument("--markdown", action="store_true", help="to be pasted into an issue")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        return parseSeconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _areas(text: str) -> tuple[str, ...]:
+    areas = tuple(each.strip() for each in text.split(","))
+    unknown = [each for each in areas if each not in AREAS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(AREAS)}")
+    return areas
+
+
+def _target(options: argparse.Namespace) -> Target:
+    return Target.parse(
+        options.url,
+        headers=tuple(parseHeader(each) for each in options.header),
+        proxy=None if options.proxy is None else parseProxy(options.proxy),
+        caFile=options.cacert,
+        isInsecure=options.insecure,
+    )
+
+
+async def _probe(reactor: Any, target: Target, options: argparse.Namespace) -> None:
+    progress = _Progress(reactor, sys.stderr, options.seconds)
+    probing = Probing(reactor, target, options.seconds, options.only, progress.say)
+    done: Deferred[None] = Deferred()
+    running = ensureDeferred(probing.run())
+
+    def interrupt() -> Deferred[None]:
+        running.cancel()
+        return done  # The reactor runs until the report is printed.
+
+    trigger = reactor.addSystemEventTrigger("before", "shutdown", interrupt)
+    progress.start()
+    try:
+        report = await running
+    except Exception:  # Ours: react() would end without a word.
+        traceback.print_exc()
+        raise SystemExit(NOT_RUN) from None
+    finally:
+        progress.stop()
+        done.callback(None)
+    with suppress(ValueError):  # It is being fired.
+        reactor.removeSystemEventTrigger(trigger)
+    _print(report, options)
+    if report.status:
+        raise SystemExit(report.status)
+
+
+def _print(report: Report, options: argparse.Namespace) -> None:
+    out: Any = sys.stdout
+    out.reconfigure(errors="replace")  # Not every terminal can show what a server says.
+    if options.json:
+        out.write(report.asJson())
+    elif options.markdown:
+        out.write(asMarkdown(report))
+    else:
+        isColored = out.isatty() and "NO_COLOR" not in os.environ
+        width = min(shutil.get_terminal_size((100, 24)).columns, 120)
+        out.write(asText(report, width=width, isColored=isColored))
+    out.flush()
+
+
+class _Progress:
+    """A line on a terminal, each second: what is tried, and how long it takes at least."""
+
+    def __init__(self, reactor: Any, out: TextIO, seconds: float) -> None:
+        self._reactor, self._out = reactor, out
+        self._ends = reactor.seconds() + seconds
+        self._at: dict[str, str] = {}
+        self._call = LoopingCall(self._show)
+        self._call.clock = reactor
+
+    def say(self, area: str, what: str) -> None:
+        self._at.pop(area, None)
+        if what:
+            self._at[area] = what
+
+    def start(self) -> None:
+        if self._out.isatty():
+            self._call.start(1.0)
+
+    def stop(self) -> None:
+        if self._call.running:
+            self._call.stop()
+            self._out.write(_CLEAR)
+            self._out.flush()
+
+    def _show(self) -> None:
+        what = [f"{area}: {each}" for area, each in self._at.items()]
+        line = progressOf(what, self._ends - self._reactor.seconds())
+        width = shutil.get_terminal_size().columns - 1
+        self._out.write(_CLEAR + line[:width])
+        self._out.flush()

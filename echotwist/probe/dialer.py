@@ -1,0 +1,286 @@
+"""Opens connections to a target: TCP, a proxy, TLS, and then a WebSocket or a plain answer."""
+
+import os
+from base64 import b64encode
+from dataclasses import dataclass, field
+from hashlib import sha1
+from typing import Any
+
+from twisted.internet.defer import CancelledError
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.protocol import Factory
+
+from echotwist import __version__
+from echotwist.paths.head import Head, Headers
+from echotwist.probe.connection import PATIENCE, Connection, Ended, Late
+from echotwist.probe.target import Target
+
+DEFLATE = "permessage-deflate; client_no_context_takeover; server_no_context_takeover"
+"""What is offered: without context takeover each message stands alone, as a check of one must."""
+
+MOST_BODY = 4 << 20
+"""Bytes of an answer that is no upgrade; a trace has up to a megabyte."""
+
+AGENT = f"echotwist-probe/{__version__}"
+
+_LAST = b"0\r\n\r\n"
+"""The end of a chunked body that has no trailers."""
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+class NotReached(Exception):
+    """There is no connection: `stage` is `dns`, `tcp`, `proxy` or `tls`, and the text says why."""
+
+    def __init__(self, stage: str, why: str) -> None:
+        super().__init__(why)
+        self.stage = stage
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """A handshake: what was sent, and what came."""
+
+    connection: Connection
+    request: Head
+    response: Head
+    deflates: bool
+    """Whether compression is agreed on."""
+
+    duration: float
+    """Seconds from the request to the answer."""
+
+
+class Refused(Exception):
+    """The answer is no 101 that a client must take (RFC 6455, 4.1). `response` is None if there was
+    none; the text says why."""
+
+    def __init__(self, why: str, request: Head, response: Head | None = None) -> None:
+        super().__init__(why)
+        self.request = request
+        self.response = response
+        self.body = b""
+
+
+@dataclass
+class Reached:
+    """How a connection came about: seconds of each stage."""
+
+    connection: Connection
+    address: str = ""
+    took: dict[str, float] = field(default_factory=dict)
+
+
+class Dialer:
+    """Everything that one probe opens. `reactor` is its clock, too."""
+
+    def __init__(self, reactor: Any, target: Target) -> None:
+        self.reactor = reactor
+        self.target = target
+        self._all: set[Connection] = set()
+
+    def abortAll(self) -> None:
+        for connection in list(self._all):
+            connection.abort()
+
+    async def reach(self, *, isTrusting: bool = False) -> Reached:
+        """TCP, the proxy, TLS; `isTrusting`: with any certificate. Raises NotReached."""
+        target, proxy = self.target, self.target.proxy
+        began = self.reactor.seconds()
+        host, port = (target.host, target.port) if proxy is None else (proxy.host, proxy.port)
+        reached = Reached(await self._connect(host, port, "tcp" if proxy is None else "proxy"))
+        transport: Any = reached.connection.transport
+        peer = transport.getPeer()
+        reached.address = f"{peer.host}:{peer.port}"
+        reached.took["tcp"] = self.reactor.seconds() - began
+        if proxy is not None:
+            await self._tunnel(reached.connection, proxy.credentials)
+            reached.took["proxy"] = self.reactor.seconds() - began - sum(reached.took.values())
+        if target.isSecure:
+            try:
+                await reached.connection.startTls(
+                    target.untrusting() if isTrusting else target.trust()
+                )
+            except (Ended, Late) as error:
+                reached.connection.abort()
+                why = error.end.reason or error.end.how if isinstance(error, Ended) else "no answer"
+                raise NotReached("tls", why) from None
+            reached.took["tls"] = self.reactor.seconds() - began - sum(reached.took.values())
+        return reached
+
+    async def upgrade(
+        self, path: str, *, deflate: bool = False, more: Headers | None = None
+    ) -> Upgrade:
+        """A WebSocket; `more` are headers beside those that each has. Raises NotReached and
+        Refused."""
+        reached = await self.reach()
+        return await self.upgraded(reached.connection, path, deflate=deflate, more=more)
+
+    async def upgraded(
+        self,
+        connection: Connection,
+        path: str,
+        *,
+        deflate: bool = False,
+        more: Headers | None = None,
+    ) -> Upgrade:
+        """As `upgrade`, on a connection that has been reached."""
+        key = b64encode(os.urandom(16))
+        request = self._request(path, deflate=deflate, key=key, more=more)
+        sent = Head.parse(request)
+        began = self.reactor.seconds()
+        connection.write(request)
+        try:
+            response = Head.parse(await connection.head(began + PATIENCE))
+            if (why := _whyNot(response, key)) is not None:
+                refused = Refused(why, sent, response)
+                refused.body = await self._body(connection, response)
+                raise refused
+        except Late:
+            connection.abort()
+            raise Refused(f"no answer in {PATIENCE:.0f} s", sent) from None
+        except Ended as ended:
+            raise Refused(f"no answer, but {ended.end.words()}", sent) from None
+        except BaseException:
+            connection.abort()
+            raise
+        connection.open()
+        extensions = response.get("sec-websocket-extensions") or ""
+        return Upgrade(
+            connection,
+            sent,
+            response,
+            extensions.lower().startswith("permessage-deflate"),
+            self.reactor.seconds() - began,
+        )
+
+    async def get(self, path: str, more: Headers | None = None) -> tuple[Head, bytes]:
+        """A plain answer, and its body. Raises NotReached and Refused."""
+        connection = (await self.reach()).connection
+        lines = [
+            f"GET {path} HTTP/1.1",
+            f"Host: {self.target.authority}",
+            "Connection: close",
+            *(f"{name}: {value}" for name, value in [*self.target.headers, *(more or [])]),
+        ]
+        request = "\r\n".join([*lines, "", ""]).encode("latin-1")
+        connection.write(request)
+        try:
+            head = Head.parse(await connection.head(self.reactor.seconds() + PATIENCE))
+            return head, await self._body(connection, head)
+        except Late:
+            raise Refused(f"no answer in {PATIENCE:.0f} s", Head.parse(request)) from None
+        except Ended as ended:
+            raise Refused(f"no answer, but {ended.end.words()}", Head.parse(request)) from None
+        finally:
+            connection.abort()
+
+    async def _connect(self, host: str, port: int, stage: str) -> Connection:
+        def build() -> Connection:
+            connection = Connection(self.reactor, self._all.discard)
+            self._all.add(connection)
+            return connection
+
+        endpoint = HostnameEndpoint(self.reactor, host, port, timeout=PATIENCE)
+        try:
+            connected: Any = await endpoint.connect(Factory.forProtocol(build))
+        except CancelledError:
+            raise
+        except Exception as error:  # Whatever a resolver and a socket raise.
+            isUnknown = type(error).__name__ == "DNSLookupError"
+            raise NotReached("dns" if isUnknown else stage, _words(error)) from error
+        made: Connection = connected
+        return made
+
+    async def _tunnel(self, connection: Connection, credentials: str | None) -> None:
+        """CONNECT (RFC 9110, 9.3.6). Raises NotReached, and the connection is not to be used."""
+        target = self.target
+        host = f"[{target.host}]" if ":" in target.host else target.host
+        lines = [f"CONNECT {host}:{target.port} HTTP/1.1", f"Host: {host}:{target.port}"]
+        if credentials is not None:
+            encoded = b64encode(credentials.encode()).decode()
+            lines.append(f"Proxy-Authorization: Basic {encoded}")
+        connection.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        try:
+            head = Head.parse(await connection.head(self.reactor.seconds() + PATIENCE))
+            if not 200 <= head.status < 300:
+                raise NotReached("proxy", f"the proxy answers CONNECT with {head.line!r}")
+        except Late:
+            raise NotReached("proxy", f"no answer to CONNECT in {PATIENCE:.0f} s") from None
+        except Ended as ended:
+            raise NotReached("proxy", f"no answer to CONNECT, but {ended.end.words()}") from None
+
+    def _request(self, path: str, *, deflate: bool, key: bytes, more: Headers | None) -> bytes:
+        target = self.target
+        scheme = "https" if target.isSecure else "http"
+        headers = [
+            ("Host", target.authority),
+            ("User-Agent", AGENT),
+            ("Origin", f"{scheme}://{target.authority}"),
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Key", key.decode()),
+            ("Sec-WebSocket-Version", "13"),
+            *([("Sec-WebSocket-Extensions", DEFLATE)] if deflate else []),
+            *target.headers,
+            *(more or []),
+        ]
+        lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
+        return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+    async def _body(self, connection: Connection, head: Head) -> bytes:
+        """As much of it as comes in time, up to MOST_BODY."""
+        deadline = self.reactor.seconds() + PATIENCE
+        length = head.get("content-length") or ""
+        least = int(length) if length.isdecimal() else MOST_BODY
+        isChunked = head.has("transfer-encoding", "chunked")
+        raw = bytearray()
+        try:
+            while len(raw) < min(least, MOST_BODY) and not (isChunked and raw.endswith(_LAST)):
+                raw += await connection.more(deadline)
+        except (Ended, Late):
+            pass  # It is what has come, as for any client.
+        finally:
+            connection.abort()
+        return _dechunked(bytes(raw)) if isChunked else bytes(raw)
+
+
+def _whyNot(response: Head, key: bytes) -> str | None:
+    """Why a client must not take this answer; None if it is a 101 in order (RFC 6455, 4.1)."""
+    if response.status != 101:
+        return f"the answer is {response.line!r}" if response.line else "the answer is no HTTP"
+    if (response.get("upgrade") or "").lower() != "websocket":
+        return "the 101 has no Upgrade: websocket"
+    if not response.has("connection", "upgrade"):
+        return "the 101 has no Connection: Upgrade"
+    accept = b64encode(sha1(key + _GUID, usedforsecurity=False).digest()).decode()
+    if response.get("sec-websocket-accept") != accept:
+        return "the Sec-WebSocket-Accept of the 101 does not belong to the key"
+    return None
+
+
+def _dechunked(raw: bytes) -> bytes:
+    """RFC 9112, 7.1; as much as is there."""
+    body = bytearray()
+    while raw:
+        size, _, raw = raw.partition(b"\r\n")
+        try:
+            length = int(size.partition(b";")[0], 16)
+        except ValueError:
+            break
+        body += raw[:length]
+        raw = raw[length + 2 :]
+    return bytes(body)
+
+
+def _words(error: Exception) -> str:
+    """What Twisted says of a failed connection, in short."""
+    cause = getattr(error, "osError", None) or error
+    number = getattr(cause, "errno", None)
+    if isinstance(number, int):
+        return os.strerror(number).lower()
+    return {
+        "DNSLookupError": "the name has no address",
+        "TimeoutError": f"no connection in {PATIENCE:.0f} s",
+        "ConnectionRefusedError": "connection refused",
+    }.get(type(error).__name__, str(error) or type(error).__name__)

@@ -1,0 +1,114 @@
+"""The far end of the path: what a service with a lab can be asked, and what it saw."""
+
+import json
+import os
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from typing import Any
+
+from twisted.internet.task import deferLater
+
+from echotwist.paths.head import Head, Headers
+from echotwist.probe.connection import Ended, Late
+from echotwist.probe.dialer import Dialer, NotReached, Refused
+
+_SETTLED = 3.0
+"""Seconds that the other end of a connection may take to see its end, too."""
+
+
+class FarEnd:
+    """Has `isLab` once `look` has been called."""
+
+    def __init__(self, near: Dialer) -> None:
+        self._near = near
+        self.isLab = False
+        self.why = "nobody has looked"
+        self.server: str | None = None
+
+    async def look(self) -> None:
+        """Whether there is a lab, beside the URL."""
+        try:
+            head, body = await self._near.get(self._near.target.beside("lab"))
+        except (NotReached, Refused) as error:
+            self.why = str(error)
+            return
+        self.server = head.get("server")
+        try:
+            self.isLab = head.status == 200 and "steps" in json.loads(body)
+        except (ValueError, TypeError):
+            self.isLab = False
+        beside = self._near.target.beside("lab")
+        self.why = "" if self.isLab else f"GET {beside} is answered {head.line!r}, and no script"
+
+    def script(self, *steps: str) -> tuple[str, str]:
+        """The path of a connection at the lab that does this, and the ID of its trace."""
+        trace = urlsafe_b64encode(os.urandom(18)).decode()
+        query = "&".join([*steps, f"trace={trace}"])
+        return f"{self._near.target.beside('lab')}?{query}", trace
+
+    async def inspect(self, headers: Headers) -> dict[str, Any] | None:
+        """A request that asks for an upgrade, as the server saw it. None if it cannot be told."""
+        path = self._near.target.beside("lab/inspect")
+        try:
+            try:
+                upgrade = await self._near.upgrade(path, more=headers)
+            except Refused as refused:
+                found = json.loads(refused.body)
+            else:
+                deadline = self._near.reactor.seconds() + _SETTLED
+                _, _, payload, _ = await upgrade.connection.message(deadline)
+                found = json.loads(payload)
+                upgrade.connection.abort()
+        except (NotReached, Ended, Late, ValueError):
+            return None
+        return found if isinstance(found, dict) and "headers" in found else None
+
+    async def trace(self, traceId: str, *, isEnded: bool = True) -> dict[str, Any] | None:
+        """What the server saw; None if it cannot be told. With `isEnded`, as soon as it has seen
+        the end, or after _SETTLED seconds without."""
+        path = self._near.target.beside(f"trace/{traceId}")
+        deadline = self._near.reactor.seconds() + _SETTLED
+        while True:
+            try:
+                head, body = await self._near.get(path)
+                found = json.loads(body) if head.status == 200 else None
+            except (NotReached, Refused, ValueError):
+                return None
+            if not isinstance(found, dict) or "events" not in found:
+                return None
+            isLate = self._near.reactor.seconds() > deadline
+            if not isEnded or found["ended"] is not None or isLate:
+                return found
+            await deferLater(self._near.reactor, 0.2, lambda: None)
+
+
+def eventsOf(trace: Mapping[str, Any] | None, kind: str) -> list[dict[str, Any]]:
+    """The events of this type, in their order."""
+    return [each for each in (trace or {}).get("events", ()) if each["type"] == kind]
+
+
+def requestOf(trace: Mapping[str, Any] | None) -> Head | None:
+    """The request as it arrived. A value that the lab does not show is told by its size."""
+    for event in eventsOf(trace, "requested"):
+        headers = [
+            (each["name"], _hidden(each) if each["value"] is None else each["value"])
+            for each in event["headers"]
+        ]
+        return Head(event["line"], headers)
+    return None
+
+
+def _hidden(header: Mapping[str, Any]) -> str:
+    return hidden(header.get("redacted", 0))
+
+
+def hidden(size: int) -> str:
+    """What stands for a value that the lab does not show."""
+    return f"{size:,} bytes, not shown"
+
+
+def responseOf(trace: Mapping[str, Any] | None) -> Head | None:
+    """The answer as it left."""
+    for event in eventsOf(trace, "opened"):
+        return Head.parse(event["head"].encode("latin-1", "replace"))
+    return None

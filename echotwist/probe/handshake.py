@@ -1,0 +1,198 @@
+"""The handshake: every stage of it, and what became of its headers both ways."""
+
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IResolutionReceiver
+from zope.interface import implementer
+
+from echotwist.paths.comparison import compare
+from echotwist.paths.head import Head, Headers
+from echotwist.paths.measured import Handshake, Limit, Refusal, Tls
+from echotwist.probe.connection import Connection
+from echotwist.probe.dialer import DEFLATE, Dialer, NotReached, Reached, Refused
+from echotwist.probe.farend import FarEnd, requestOf, responseOf
+
+SUBPROTOCOLS = "echotwist-probe, echotwist-probe-2"
+"""What is offered at the lab, which agrees to the second: a hop that chooses by itself would take
+the first."""
+
+_AGREED = "echotwist-probe-2"
+
+_COOKIES = (4_000, 8_000, 16_000)
+"""Bytes. The service takes 16.5 KB of headers in all, and proxies add some."""
+
+_QUERY = 8_000
+"""Bytes."""
+
+_BODY = 400
+"""Characters of the body of a refusal that are kept."""
+
+
+async def measure(near: Dialer, far: FarEnd, facts: Handshake) -> None:
+    """Fill in `facts`, as far as the path lets it."""
+    reached = await _reach(near, facts)
+    if reached is None:
+        return
+    await far.look()
+    try:
+        upgrade = await near.upgraded(reached.connection, near.target.path, deflate=True)
+    except Refused as refused:
+        facts["refused"] = await _refusal(far, refused)
+        if refused.response is not None:
+            facts["response"] = _shown(refused.response)
+    else:
+        facts["took"]["upgrade"] = upgrade.duration
+        facts["response"] = _shown(upgrade.response)
+        await upgrade.connection.close(1000)
+    if far.isLab:
+        await _compare(near, far, facts)
+    if "refused" not in facts:
+        await _limits(near, far, facts.setdefault("limits", []))
+
+
+async def _reach(near: Dialer, facts: Handshake) -> Reached | None:
+    target = near.target
+    facts["took"] = {}
+    if target.proxy is None:
+        began: float = near.reactor.seconds()
+        facts["addresses"] = await _resolve(near.reactor, target.host)
+        facts["took"]["dns"] = near.reactor.seconds() - began
+    try:
+        reached = await near.reach()
+    except NotReached as error:
+        facts["notReached"] = {"stage": error.stage, "why": str(error)}
+        if error.stage == "tls":
+            await _lookAtCertificate(near, facts, str(error))
+        return None
+    facts["address"] = reached.address
+    facts["took"].update(reached.took)
+    if target.isSecure:
+        facts["tls"] = tlsOf(reached.connection, None)
+    return reached
+
+
+async def _resolve(reactor: Any, host: str) -> list[str]:
+    """What the name resolves to; empty if to nothing."""
+    found: list[str] = []
+    done: Deferred[None] = Deferred()
+
+    @implementer(IResolutionReceiver)
+    class Receiver:
+        def resolutionBegan(self, resolution: object) -> None:
+            pass
+
+        def addressResolved(self, address: Any) -> None:
+            found.append(address.host)
+
+        def resolutionComplete(self) -> None:
+            done.callback(None)
+
+    reactor.nameResolver.resolveHostName(Receiver(), host)
+    await done
+    return found
+
+
+async def _lookAtCertificate(near: Dialer, facts: Handshake, distrust: str) -> None:
+    """Whose certificate was not taken. Nothing is sent over that connection."""
+    try:
+        reached = await near.reach(isTrusting=True)
+    except NotReached:
+        return
+    facts["address"] = reached.address
+    facts["tls"] = tlsOf(reached.connection, distrust)
+    reached.connection.abort()
+
+
+def tlsOf(connection: Connection, distrust: str | None) -> Tls:
+    """What was agreed on, and the certificate."""
+    transport: Any = connection.transport
+    handle: SSL.Connection = transport.getHandle()
+    certificate = handle.get_peer_certificate(as_cryptography=True)
+    assert certificate is not None  # A client has always got one.
+    return {
+        "version": handle.get_protocol_version_name(),
+        "cipher": handle.get_cipher_name() or "",
+        "alpn": handle.get_alpn_proto_negotiated().decode("latin-1") or None,
+        "subject": certificate.subject.rfc4514_string(),
+        "issuer": certificate.issuer.rfc4514_string(),
+        "notAfter": certificate.not_valid_after_utc.isoformat(),
+        "distrust": distrust,
+    }
+
+
+async def _refusal(far: FarEnd, refused: Refused) -> Refusal:
+    """What was answered, and what the server saw of a request like it."""
+    response = refused.response
+    return {
+        "why": str(refused),
+        "status": None if response is None else response.status or None,
+        "location": None if response is None else response.get("location"),
+        "body": refused.body[:_BODY].decode("utf-8", "replace"),
+        "arrived": await far.inspect([]) if far.isLab else None,
+    }
+
+
+async def _compare(near: Dialer, far: FarEnd, facts: Handshake) -> None:
+    """What both ends saw of one handshake."""
+    path, trace = far.script(f"subprotocol={_AGREED}")
+    offer: Headers = [("Sec-WebSocket-Protocol", SUBPROTOCOLS)]
+    try:
+        upgrade = await near.upgrade(path, deflate=True, more=offer)
+    except NotReached as error:
+        facts["labRefused"] = _plain(str(error))
+        return
+    except Refused as refused:
+        facts["labRefused"] = await _refusal(far, refused)
+        return
+    await upgrade.connection.close(1000)
+    seen = await far.trace(trace)
+    request, response = requestOf(seen), responseOf(seen)
+    if request is not None:
+        facts["toServer"] = compare(upgrade.request, request)
+    if response is not None:
+        facts["toClient"] = compare(response, upgrade.response)
+    for name, header, offered in (
+        ("extensions", "sec-websocket-extensions", DEFLATE),
+        ("subprotocols", "sec-websocket-protocol", SUBPROTOCOLS),
+    ):
+        facts[name] = {  # type: ignore[literal-required]
+            "offered": offered,
+            "arrived": None if request is None else request.get(header),
+            "answered": None if response is None else response.get(header),
+            "received": upgrade.response.get(header),
+        }
+
+
+def _plain(why: str) -> Refusal:
+    return {"why": why, "status": None, "location": None, "body": "", "arrived": None}
+
+
+async def _limits(near: Dialer, far: FarEnd, found: list[Limit]) -> None:
+    """Handshakes with a cookie, and with a query, that are large."""
+    target = near.target
+    mark = "&" if "?" in target.path else "?"
+    for size in _COOKIES:
+        found.append(
+            await _try(
+                near, "cookie", size, target.path, [("Cookie", f"probe={'c' * size}"[:size])]
+            )
+        )
+    found.append(await _try(near, "query", _QUERY, f"{target.path}{mark}probe={'q' * _QUERY}", []))
+
+
+async def _try(near: Dialer, what: str, size: int, path: str, more: Headers) -> Limit:
+    try:
+        upgrade = await near.upgrade(path, more=more)
+    except NotReached as error:
+        return {"what": what, "size": size, "answer": str(error), "passed": False}
+    except Refused as refused:
+        line = str(refused) if refused.response is None else refused.response.line
+        return {"what": what, "size": size, "answer": line, "passed": False}
+    await upgrade.connection.close(1000)
+    return {"what": what, "size": size, "answer": upgrade.response.line, "passed": True}
+
+
+def _shown(head: Head) -> dict[str, Any]:
+    return {"line": head.line, "headers": [list(each) for each in head.headers]}

@@ -1,0 +1,218 @@
+"""Whether each byte, each frame and each code arrives as it was sent, both ways."""
+
+import zlib
+from collections.abc import Awaitable, Callable
+from urllib.parse import quote
+
+from echotwist.paths.measured import Check
+from echotwist.probe.connection import PATIENCE, Connection, Ended, Late
+from echotwist.probe.dialer import Dialer, Upgrade
+from echotwist.probe.farend import FarEnd, eventsOf
+from echotwist.testing.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
+
+_RSV1 = 4
+"""Says that a message is compressed (RFC 7692, 6)."""
+
+_TEXT = "ASCII, é, \u0000, \ufeff, €, 漢字, 🜁, e\u0301"
+"""Characters of one to four bytes, and those that somebody might remove or normalize."""
+
+_CLIENT_CODE, _CLIENT_REASON = 4321, "the probe’s reason"
+_SERVER_CODE, _SERVER_REASON = 4123, "a server's reason"
+
+
+async def measure(
+    near: Dialer, far: FarEnd, found: list[Check], say: Callable[[str], object]
+) -> None:
+    """Append to `found`; `say` is told what is tried. Raises NotReached and Refused."""
+    checks: list[tuple[str, Callable[[Dialer, FarEnd], Awaitable[str | None]]]] = [
+        ("text", _text),
+        ("binary", _binary),
+        ("empty messages", _empty),
+        ("a compressed message", _compressed),
+        ("a ping between fragments", _between),
+        ("who answers pings", _pings),
+        ("frames and masks", _frames),
+        ("the client's close", _clientCloses),
+        ("the server's close", _serverCloses),
+    ]
+    for name, check in checks:
+        say(name)
+        try:
+            why = await check(near, far)
+        except _NotSeen as reason:
+            found.append({"check": name, "passed": None, "why": str(reason)})
+        except Late:
+            found.append({"check": name, "passed": False, "why": "no answer in time"})
+        except Ended as ended:
+            found.append({"check": name, "passed": False, "why": ended.end.words()})
+        else:
+            found.append({"check": name, "passed": why is None, "why": why or ""})
+
+
+class _NotSeen(Exception):
+    """It could not be tried, or not be seen; the text says why."""
+
+
+async def _open(
+    near: Dialer, far: FarEnd, *steps: str, deflate: bool = False
+) -> tuple[Upgrade, str]:
+    """A connection that echoes after these steps, and the ID of its trace; empty without a lab."""
+    path, trace = far.script(*steps) if far.isLab else (near.target.path, "")
+    return await near.upgrade(path, deflate=deflate), trace
+
+
+def _late(connection: Connection) -> float:
+    return float(connection.reactor.seconds()) + PATIENCE
+
+
+async def _echoes(connection: Connection, opcode: int, payload: bytes) -> str | None:
+    """Why the echo of this message is another one; None if it is the same."""
+    connection.send(opcode, payload)
+    _, found, echo, _ = await connection.message(_late(connection))
+    if found != opcode:
+        return f"the echo has opcode {found & 15} and RSV {found >> 4} instead of opcode {opcode}"
+    return None if echo == payload else f"{len(payload)} bytes came back as {echo[:64].hex()}"
+
+
+async def _text(near: Dialer, far: FarEnd) -> str | None:
+    upgrade, _ = await _open(near, far)
+    why = await _echoes(upgrade.connection, TEXT, _TEXT.encode())
+    await upgrade.connection.close(1000)
+    return why
+
+
+async def _binary(near: Dialer, far: FarEnd) -> str | None:
+    upgrade, _ = await _open(near, far)
+    why = await _echoes(upgrade.connection, BINARY, bytes(range(256)) * 4)
+    await upgrade.connection.close(1000)
+    return why
+
+
+async def _empty(near: Dialer, far: FarEnd) -> str | None:
+    upgrade, _ = await _open(near, far)
+    why = await _echoes(upgrade.connection, TEXT, b"")
+    why = why or await _echoes(upgrade.connection, BINARY, b"")
+    await upgrade.connection.close(1000)
+    return why
+
+
+async def _compressed(near: Dialer, far: FarEnd) -> str | None:
+    upgrade, _ = await _open(near, far, "compress=always", deflate=True)
+    connection = upgrade.connection
+    if not upgrade.deflates:
+        await connection.close(1000)
+        raise _NotSeen("compression is not agreed on")
+    payload = b"to be compressed, compressed, compressed"
+    deflator = zlib.compressobj(wbits=-15)
+    deflated = deflator.compress(payload) + deflator.flush(zlib.Z_SYNC_FLUSH)
+    connection.send(TEXT, deflated.removesuffix(b"\0\0\xff\xff"), rsv=_RSV1)
+    _, found, echo, _ = await connection.message(_late(connection))
+    try:
+        if found >> 4 & _RSV1:
+            echo = zlib.decompressobj(wbits=-15).decompress(echo + b"\0\0\xff\xff", 1 << 20)
+    except zlib.error as error:
+        return f"the echo cannot be inflated: {error}"
+    await connection.close(1000)
+    return None if (found & 15, echo) == (TEXT, payload) else "another message came back"
+
+
+async def _between(near: Dialer, far: FarEnd) -> str | None:
+    upgrade, _ = await _open(near, far)
+    connection = upgrade.connection
+    connection.send(TEXT, b"be", fin=False)
+    connection.send(PING, b"between")
+    connection.send(CONTINUATION, b"tween")
+    late, hasPong = _late(connection), False
+    while True:
+        found = (await connection.frame(late)).frame
+        if found.opcode == PONG:
+            if found.payload != b"between":
+                return "a pong with another payload came"
+            hasPong = True
+        elif found.payload != b"between" or not found.fin:
+            return f"the echo came as {found.payload[:64].hex()}, FIN {found.fin:d}"
+        else:
+            break
+    if not hasPong:
+        await connection.pong(b"between", late)
+    await connection.close(1000)
+    return None
+
+
+async def _pings(near: Dialer, far: FarEnd) -> str | None:
+    if not far.isLab:
+        raise _NotSeen("the far end cannot be asked")
+    upgrade, trace = await _open(near, far)
+    connection = upgrade.connection
+    connection.send(PING, b"who answers?")
+    await connection.pong(b"who answers?", _late(connection))
+    await connection.close(1000)
+    seen = eventsOf(await far.trace(trace), "frameReceived")
+    if not seen:
+        raise _NotSeen("there is no trace")
+    arrived = [each for each in seen if each["opcode"] == PING]
+    return None if arrived else "the ping did not arrive: something between has answered it"
+
+
+async def _frames(near: Dialer, far: FarEnd) -> str | None:
+    if not far.isLab:
+        raise _NotSeen("the far end cannot be asked")
+    upgrade, trace = await _open(near, far, "fragment=5000")
+    connection = upgrade.connection
+    sent = []
+    for opcode, size, fin in (
+        (BINARY, 20_000, False),
+        (CONTINUATION, 3, False),
+        (CONTINUATION, 0, True),
+    ):
+        mask = connection.send(opcode, bytes(size), fin=fin)
+        sent.append((opcode, size, fin, mask.hex()))
+    _, _, _, fragments = await connection.message(_late(connection))
+    await connection.close(1000)
+    seen = eventsOf(await far.trace(trace), "frameReceived")
+    if not seen:
+        raise _NotSeen("there is no trace")
+    arrived = [
+        (each["opcode"], each["length"], each["fin"], each["mask"])
+        for each in seen
+        if each["opcode"] < CLOSE
+    ]
+    if [each[:3] for each in arrived] != [each[:3] for each in sent]:
+        shown = ", ".join(f"{length:,}" for _, length, _, _ in arrived)
+        return f"fragments of 20,000, 3 and 0 bytes came to the server as {shown}"
+    if [each[3] for each in arrived] != [each[3] for each in sent]:
+        return "the frames came to the server with other masks"
+    return None if fragments == 5 else f"5 fragments from the server came as {fragments}"
+
+
+async def _clientCloses(near: Dialer, far: FarEnd) -> str | None:
+    upgrade, trace = await _open(near, far)
+    end = await upgrade.connection.close(_CLIENT_CODE, _CLIENT_REASON)
+    if far.isLab:
+        seen = [
+            (each.get("code"), each.get("reason"))
+            for each in eventsOf(await far.trace(trace), "frameReceived")
+            if each["opcode"] == CLOSE
+        ]
+        if seen and seen[0] != (_CLIENT_CODE, _CLIENT_REASON):
+            code, reason = seen[0]
+            return f"{_CLIENT_CODE} came to the server as {code} ({reason!r})"
+        if not seen:
+            return "the close frame did not come to the server"
+    if end.how != "close":
+        return f"{_CLIENT_CODE} was not answered by a close frame, but by {end.words()}"
+    return None if end.code == _CLIENT_CODE else f"{_CLIENT_CODE} was answered by {end.code}"
+
+
+async def _serverCloses(near: Dialer, far: FarEnd) -> str | None:
+    if not far.isLab:
+        raise _NotSeen("the far end closes nothing by itself")
+    upgrade, _ = await _open(near, far, f"close={_SERVER_CODE},{quote(_SERVER_REASON)}")
+    try:
+        await upgrade.connection.frame(_late(upgrade.connection))
+    except Ended as ended:
+        end = ended.end
+        if (end.how, end.code, end.reason) == ("close", _SERVER_CODE, _SERVER_REASON):
+            return None
+        return f"{_SERVER_CODE} of the server came as {end.words()}"
+    return "another frame came"

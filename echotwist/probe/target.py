@@ -1,0 +1,184 @@
+"""What is probed: a URL, and how to get there."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from OpenSSL import SSL
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.internet.ssl import (
+    Certificate,
+    optionsForClientTLS,
+    platformTrust,
+    trustRootFromCertificates,
+)
+from zope.interface import implementer
+
+_CERTIFICATE = re.compile(b"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+_PORTS = {"ws": 80, "wss": 443}
+
+_OURS = {
+    *("host", "upgrade", "connection", "content-length", "transfer-encoding"),
+    *("sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions"),
+    "sec-websocket-protocol",
+}
+"""Headers that the probe sends itself, to see what becomes of them."""
+
+
+class BadTarget(ValueError):
+    """The URL, a header, a proxy or a file is none; the text says why."""
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """An HTTP proxy that is asked to CONNECT."""
+
+    host: str
+    port: int
+    credentials: str | None = field(default=None, repr=False)
+    """`user:password`."""
+
+
+def parseProxy(url: str) -> Proxy:
+    """`http://user:password@host:port`. Raises BadTarget."""
+    parts, port = _split(url, "a proxy")
+    if parts.scheme != "http" or parts.path not in ("", "/") or parts.query:
+        raise BadTarget(f"a proxy is http://[USER:PASSWORD@]HOST:PORT, not {_shown(url)}")
+    credentials = None
+    if parts.username is not None:
+        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return Proxy(parts.hostname, port or 8080, credentials)
+
+
+def parseHeader(text: str) -> tuple[str, str]:
+    """`Name: value`. Raises BadTarget."""
+    name, colon, value = text.partition(":")
+    value = value.strip(" \t")
+    if not colon or not _TOKEN.fullmatch(name):
+        raise BadTarget(f"a header is NAME: VALUE, not {name[:40]!r}")
+    if not value.isprintable() or not value.isascii():
+        raise BadTarget(f"the value of the header {name} must be printable ASCII")
+    if name.lower() in _OURS:
+        raise BadTarget(f"the header {name} is the probe's own")
+    return name, value
+
+
+@dataclass(frozen=True)
+class Target:
+    """A URL of a WebSocket, and how to get there."""
+
+    url: str
+    """As it is shown: without credentials."""
+
+    host: str
+    port: int
+    isSecure: bool
+    path: str
+    """With its query."""
+
+    headers: tuple[tuple[str, str], ...] = ()
+    proxy: Proxy | None = None
+    caFile: str | None = None
+    """PEM; whom to trust instead of the authorities of this machine."""
+
+    isInsecure: bool = False
+    """Whether any certificate is taken."""
+
+    @classmethod
+    def parse(cls, url: str, **options: Any) -> "Target":
+        """`options` are the fields from `headers` on. Raises BadTarget."""
+        parts, port = _split(url, "a URL")
+        scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
+        if scheme not in _PORTS:
+            raise BadTarget(f"a WebSocket's URL begins with ws:// or wss://, not {_shown(url)}")
+        if parts.username is not None:
+            raise BadTarget("no credentials in the URL: give them as --header 'Authorization: …'")
+        path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+        if parts.query:
+            path += "?" + quote(parts.query, safe="/?%:@!$&'()*+,;=~-._")
+        port = port or _PORTS[scheme]
+        host = parts.hostname
+        at = f"[{host}]" if ":" in host else host
+        shown = f"{scheme}://{at}{'' if port == _PORTS[scheme] else f':{port}'}{path}"
+        target = cls(shown, host, port, scheme == "wss", path, **options)
+        if target.isSecure:
+            target.trust()  # A file that cannot be read is told now.
+        return target
+
+    @property
+    def authority(self) -> str:
+        """What Host says."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self._scheme] else f"{host}:{self.port}"
+
+    @property
+    def _scheme(self) -> str:
+        return "wss" if self.isSecure else "ws"
+
+    def beside(self, name: str) -> str:
+        """The path of another resource of the same service, which may be below a prefix."""
+        return self.path.partition("?")[0].rpartition("/")[0] + "/" + name
+
+    def trust(self) -> Any:
+        """Makes the TLS of a connection, for `startTLS`. Raises BadTarget."""
+        if self.isInsecure:
+            return self.untrusting()
+        root = platformTrust() if self.caFile is None else _authorities(self.caFile)
+        return optionsForClientTLS(self.host, root, acceptableProtocols=[b"http/1.1"])
+
+    def untrusting(self) -> Any:
+        """As `trust`, but any certificate is taken."""
+        return _Untrusting(self.host)
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class _Untrusting:
+    def __init__(self, host: str) -> None:
+        self._host = host
+
+    def clientConnectionForTLS(self, protocol: object) -> SSL.Connection:
+        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        context.set_alpn_protos([b"http/1.1"])
+        connection = SSL.Connection(context, None)
+        if not isIPAddress(self._host) and not isIPv6Address(self._host):
+            connection.set_tlsext_host_name(self._host.encode("idna"))
+        return connection
+
+
+def _authorities(path: str) -> Any:
+    try:
+        pem = Path(path).read_bytes()
+        return trustRootFromCertificates(
+            [Certificate.loadPEM(each) for each in _CERTIFICATE.findall(pem)] or _none(path)
+        )
+    except OSError as error:
+        raise BadTarget(f"cannot read {path}: {error.strerror}") from None
+    except (SSL.Error, ValueError) as error:
+        raise BadTarget(f"{path} has no certificates that can be read") from error
+
+
+def _none(path: str) -> Any:
+    raise BadTarget(f"{path} has no certificates in PEM")
+
+
+def _split(url: str, what: str) -> tuple[Any, int | None]:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise BadTarget(f"{_shown(url)} is not {what}: {error}") from None
+    if not parts.hostname:
+        raise BadTarget(f"{_shown(url)} is not {what}: it names no host")
+    if parts.fragment:
+        raise BadTarget(f"{_shown(url)}: a fragment is nothing that a server gets")
+    return parts, port
+
+
+def _shown(url: str) -> str:
+    """Without credentials."""
+    return repr(re.sub(r"//[^/@]*@", "//…@", url)[:200])
