@@ -47,21 +47,21 @@ def judge(rows: Sequence[Row], hops: Sequence[Hop]) -> Iterator[Finding]:
     evidence = [told(row) for row in rows]
     yield from _byServer(cuts, evidence)
     yield from _halfOpen(cuts)
-    told = {name: cut for name, cut in cuts.items() if cut.age is not None and not _own(cut.row)}
-    if not told:
+    seen = {name: cut for name, cut in cuts.items() if cut.age is not None and not _own(cut.row)}
+    if not seen:
         return
-    ages = [cut.age for cut in told.values() if cut.age is not None]
-    if len(told) == len(rows) > 1 and max(ages) - min(ages) <= _tolerance(max(ages)):
-        yield from _byAge(list(told.values()), ages, evidence, hops)
-    elif len(told) == len(rows) > 1 and _spread(_instants(told.values())) <= _INSTANT:
+    ages = [cut.age for cut in seen.values() if cut.age is not None]
+    if len(seen) == len(rows) > 1 and max(ages) - min(ages) <= _tolerance(max(ages)):
+        yield from _byAge(list(seen.values()), ages, evidence, hops)
+    elif len(seen) == len(rows) > 1 and _spread(_instants(seen.values())) <= _INSTANT:
         yield _atOneInstant(evidence)
-    elif "silent" in told and "both" not in cuts:
-        yield _byIdle(rows, told, evidence, hops)
+    elif "silent" in seen and "both" not in cuts:
+        yield _byIdle(rows, seen, evidence, hops)
     else:
         yield Finding(
             "cut",
             "problem",
-            f"{len(told)} of {len(rows)} connections were cut, by no pattern that is known",
+            f"{len(seen)} of {len(rows)} connections were cut, by no pattern that is known",
             evidence,
             cures=["probe again, and longer: what is left to chance shows then"],
         )
