@@ -1,6 +1,7 @@
 """What is probed: a URL, and how to get there."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,23 @@ class Target:
     def untrusting(self) -> Any:
         """As `trust`, but any certificate is taken."""
         return _Untrusting(self.host)
+
+
+def targetOf(
+    url: str,
+    headers: Mapping[str, str] | None = None,
+    proxy: str | None = None,
+    cacert: str | None = None,
+    insecure: bool = False,
+) -> Target:
+    """From what a user gives. Raises BadTarget."""
+    return Target.parse(
+        url,
+        headers=tuple(parseHeader(f"{name}: {value}") for name, value in (headers or {}).items()),
+        proxy=None if proxy is None else parseProxy(proxy),
+        caFile=cacert,
+        isInsecure=insecure,
+    )
 
 
 @implementer(IOpenSSLClientConnectionCreator)

@@ -1,13 +1,10 @@
 """The probe on paths in memory: at full length, at a clock of their own."""
 
-from typing import Any
-
 import pytest
 from support.path import Hop, Path
 
 from echotwist.paths.finding import Finding
 from echotwist.probe.report import Report
-from echotwist.testing.frames import PING, PONG, Frame
 
 
 def only(report: Report) -> Finding:

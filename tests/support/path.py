@@ -7,15 +7,15 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from support.memory import Client, Reactor, Service
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import ensureDeferred, succeed
+from twisted.internet.defer import ensureDeferred
 from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 
 from echotwist.probe.probing import AREAS, Probing
 from echotwist.probe.report import Report
 from echotwist.probe.target import Target
+from support.memory import Client, Service
 
 LATENCY = 0.005
 """Seconds that anything takes from one end to the other."""
@@ -117,7 +117,8 @@ class Transport:
     def loseConnection(self) -> None:
         self._lose(ConnectionDone())
 
-    abortConnection = loseConnection
+    def abortConnection(self) -> None:
+        self._lose(ConnectionDone())
 
     def _lose(self, why: Exception) -> None:
         self.isDone = True
