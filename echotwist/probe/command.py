@@ -6,7 +6,6 @@ import shutil
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, TextIO
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -119,7 +118,7 @@ async def _probe(reactor: Any, target: Target, options: argparse.Namespace) -> N
         running.cancel()
         return done  # The reactor runs until the report is printed.
 
-    trigger = reactor.addSystemEventTrigger("before", "shutdown", interrupt)
+    reactor.addSystemEventTrigger("before", "shutdown", interrupt)
     progress.start()
     try:
         report = await running
@@ -129,8 +128,6 @@ async def _probe(reactor: Any, target: Target, options: argparse.Namespace) -> N
     finally:
         progress.stop()
         done.callback(None)
-    with suppress(ValueError):  # It is being fired.
-        reactor.removeSystemEventTrigger(trigger)
     _print(report, options)
     if report.status:
         raise SystemExit(report.status)

@@ -170,18 +170,15 @@ class _Untrusting:
 
 def _authorities(path: str) -> Any:
     try:
-        pem = Path(path).read_bytes()
-        return trustRootFromCertificates(
-            [Certificate.loadPEM(each) for each in _CERTIFICATE.findall(pem)] or _none(path)
-        )
+        pem = _CERTIFICATE.findall(Path(path).read_bytes())
     except OSError as error:
         raise BadTarget(f"cannot read {path}: {error.strerror}") from None
+    if not pem:
+        raise BadTarget(f"{path} has no certificates in PEM")
+    try:
+        return trustRootFromCertificates([Certificate.loadPEM(each) for each in pem])
     except (SSL.Error, ValueError) as error:
-        raise BadTarget(f"{path} has no certificates that can be read") from error
-
-
-def _none(path: str) -> Any:
-    raise BadTarget(f"{path} has no certificates in PEM")
+        raise BadTarget(f"{path} has a certificate that cannot be read") from error
 
 
 def _split(url: str, what: str) -> tuple[Any, int | None]:
