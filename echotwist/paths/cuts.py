@@ -28,7 +28,7 @@ _KEEPS = {
     known.CLIENT: "only what the client sends keeps it open",
     known.EITHER: "data from either side keeps it open",
     known.BOTH: "data from one side alone does not keep it open",
-    "": "data both ways keeps it open; whose of it counts could not be told",
+    "": "whose data keeps it open could not be told",
 }
 
 _KEPT: Mapping[tuple[bool | None, bool | None], str] = {
@@ -89,7 +89,7 @@ def _pattern(
         return _atOneInstant(len(seen), len(rows), evidence)
     if isOneAge and len(seen) > 1 and "both" in seen and len(seen) == len(cuts) and not outlived:
         return _byAge(seen, isOneInstant, evidence, hops)
-    if "both" in outlived and _isIdle(seen):
+    if outlived and "both" not in cuts and _isIdle(seen):
         return _byIdle(rows, cuts, seen, evidence, hops)
     if isOneAge and "both" not in cuts and not outlived:
         return _tooShort(seen, max(ages), evidence, hops)

@@ -266,7 +266,7 @@ def test_nobody_says_whose_data_counts_who_has_not_seen_both(found: list[Any]) -
         each["row"] for each in found if each["ended"] or each["watched"] > max(silence or [0])
     }
     if any(words in title for words in _WHO_KEEPS):
-        assert telling >= {"silent", "serverData", "clientData", "both"}
+        assert telling >= {"silent", "serverData", "clientData"}
     if "ping" in title and "pings do not help" not in title and "pings count" in title:
         assert telling & {"serverPings", "clientPings"}
     if "whatever is sent" in title:

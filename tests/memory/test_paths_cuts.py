@@ -157,8 +157,7 @@ def test_a_server_that_cannot_be_asked_leaves_open_whose_data_counts() -> None:
     finding = oneSided(cut("silent", 60, isLab=False))
     assert finding.rule == "idle-timeout"
     assert finding.title == (
-        "cut after 60.0 s of silence: data both ways keeps it open; whose of it counts could not "
-        "be told, and pings count"
+        "cut after 60.0 s of silence: whose data keeps it open could not be told, and pings count"
     )
     assert finding.consistentWith[0].startswith("nginx")
     assert finding.cures[-1] == "have the client send pings more often than every 60.0 s"
@@ -200,6 +199,18 @@ def test_one_data_row_that_was_interrupted_leaves_open_whose_data_counts() -> No
     finding = lab(cut("silent", 60), interrupted)
     assert finding.rule == "idle-timeout"
     assert "could not be told" in finding.title
+
+
+def test_any_row_that_lived_on_tells_that_it_was_no_age() -> None:
+    interrupted = row("both", watched=10.0, alive=None)
+    finding = lab(cut("silent", 60), cut("clientData", 60), interrupted)
+    assert finding.title == (
+        "cut after 60.0 s of silence: only what the server sends keeps it open, and pings count"
+    )
+
+
+def test_a_probe_that_was_too_short_has_seen_one_time_only() -> None:
+    assert lab(cut("silent", 30), cut("serverPings", 40), seconds=42.0).title.endswith("is known")
 
 
 def test_one_silent_connection_alone_tells_neither_silence_nor_age() -> None:
@@ -286,6 +297,7 @@ def test_no_pattern_is_said_to_be_none() -> None:
     "cuts",
     [
         (("silent", 60), ("serverPings", 90)),  # Silence would have cut pings at once, or never.
+        (("silent", 10), ("serverPings", 12.5)),
         (("silent", 60), ("clientData", 30)),  # And data not before.
         (("silent", 60), ("both", 90)),
         (("both", 60),),
