@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any, TextIO
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         target = _target(options)
     except BadTarget as error:
         parser.error(str(error))
+    if options.http2 and find_spec("h2") is None:
+        parser.error("--http2 needs the library h2: pip install 'echotwist[http2]'")
     react(_probe, (target, options))
 
 
@@ -78,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--cacert", metavar="FILE", help="PEM: trust these authorities, and no others")
     add("--insecure", action="store_true", help="take any certificate")
+    add("--http2", action="store_true", help="try HTTP/2 (RFC 8441), too; over TLS only")
     form = probe.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="by docs/probe.schema.json")
     form.add_argument("--markdown", action="store_true", help="to be pasted into an issue")
@@ -112,6 +116,7 @@ def _target(options: argparse.Namespace) -> Target:
 async def _probe(reactor: Any, target: Target, options: argparse.Namespace) -> None:
     progress = _Progress(reactor, sys.stderr, options.seconds)
     probing = Probing(reactor, target, options.seconds, options.only, progress.say)
+    probing.triesHttp2 = options.http2
     done: Deferred[None] = Deferred()
     running = ensureDeferred(probing.run())
 
