@@ -128,6 +128,8 @@ class _Session:
 
     async def connect(self, headers: Headers) -> int:
         """The status that it is answered with."""
+        # h2 raises if something is asked of what has ended.
+        await self._until(lambda: not self._end, "extended CONNECT")
         try:
             self._h2.send_headers(_STREAM, headers)
         except H2Error as error:  # Such as a TE of --header's.
@@ -155,7 +157,7 @@ class _Session:
         data = frame(opcode, payload, mask=os.urandom(4))
         # A server may begin with no window at all (RFC 9113, 6.5.2).
         window = self._h2.local_flow_control_window
-        await self._until(lambda: window(_STREAM) >= len(data), "room to send")
+        await self._until(lambda: not self._end and window(_STREAM) >= len(data), "room to send")
         self._h2.send_data(_STREAM, data)
 
     async def _until(self, holds: Callable[[], bool], what: str) -> None:

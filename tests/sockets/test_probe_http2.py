@@ -123,6 +123,28 @@ class Going(Peer):
         self.h2.close_connection(ErrorCodes.INADEQUATE_SECURITY)
 
 
+class Fickle(Peer):
+    """Says yes and no at once."""
+
+    def answer(self) -> None:
+        super().answer()
+        self.h2.reset_stream(STREAM, ErrorCodes.CANCEL)
+
+
+class Leaving(Peer):
+    def begin(self) -> None:
+        self.h2.initiate_connection()
+        self.h2.close_connection(ErrorCodes.ENHANCE_YOUR_CALM)
+        self.flush()
+
+    def dataReceived(self, data: bytes) -> None:
+        pass
+
+
+class Full(Peer):
+    settings = {**Peer.settings, SettingCodes.MAX_CONCURRENT_STREAMS: 0}
+
+
 class Strange(Peer):
     """Resets with a code that RFC 9113 does not have."""
 
@@ -192,6 +214,15 @@ EARLY = {"status": None, "connectProtocol": None}
             fails("no answer to CONNECT: the stream was reset, with REFUSED_STREAM", **SOON),
         ),
         (Going, fails("no answer to CONNECT: GOAWAY came, with INADEQUATE_SECURITY", **SOON)),
+        (Fickle, fails("no room to send: the stream was reset, with CANCEL")),
+        (
+            Leaving,
+            fails("no extended CONNECT: GOAWAY came, with ENHANCE_YOUR_CALM", **SOON),
+        ),
+        (
+            Full,
+            fails("HTTP/2 forbids what was to be sent: Max outbound streams is 0, 0 open", **SOON),
+        ),
         (Strange, fails("no answer to CONNECT: the stream was reset, with 119", **SOON)),
         (Ending, fails("no echo: the stream was ended")),
         (Closing, fails("no echo: a close frame came")),
