@@ -5,7 +5,7 @@ import re
 from echotwist.paths.head import Head
 from echotwist.paths.measured import Change, Changes
 
-_HIDDEN = re.compile(r"([0-9,]+) bytes, not shown")
+_HIDDEN = re.compile(r"([0-9]{1,3}(?:,[0-9]{3}){0,4}) bytes, not shown")
 """A value that the lab keeps to itself (`farend.hidden`): its size is compared."""
 
 

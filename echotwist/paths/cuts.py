@@ -28,7 +28,23 @@ _KEEPS = {
     known.CLIENT: "only what the client sends keeps it open",
     known.EITHER: "data from either side keeps it open",
     known.BOTH: "data from one side alone does not keep it open",
-    "": "what keeps it open could be told in part",
+    "": "data both ways keeps it open; whose of it counts could not be told",
+}
+
+_KEPT: Mapping[tuple[bool | None, bool | None], str] = {
+    (True, True): known.EITHER,
+    (True, False): known.SERVER,
+    (False, True): known.CLIENT,
+    (False, False): known.BOTH,
+}
+"""By whether data from the server keeps it, and data from the client."""
+
+_WHO = {
+    known.SERVER: "the server",
+    known.CLIENT: "the client",
+    known.EITHER: "either side",
+    known.BOTH: "both sides",
+    "": "both sides",
 }
 
 
@@ -47,24 +63,59 @@ def judge(rows: Sequence[Row], hops: Sequence[Hop]) -> Iterator[Finding]:
     evidence = [told(row) for row in rows]
     yield from _byServer(cuts, evidence)
     yield from _halfOpen(cuts)
-    told = {name: cut for name, cut in cuts.items() if cut.age is not None and not _own(cut.row)}
-    if not told:
-        return
-    ages = [cut.age for cut in told.values() if cut.age is not None]
-    if len(told) == len(rows) > 1 and max(ages) - min(ages) <= _tolerance(max(ages)):
-        yield from _byAge(list(told.values()), ages, evidence, hops)
-    elif len(told) == len(rows) > 1 and _spread(_instants(told.values())) <= _INSTANT:
-        yield _atOneInstant(evidence)
-    elif "silent" in told and "both" not in cuts:
-        yield _byIdle(rows, told, evidence, hops)
-    else:
-        yield Finding(
-            "cut",
-            "problem",
-            f"{len(told)} of {len(rows)} connections were cut, by no pattern that is known",
-            evidence,
-            cures=["probe again, and longer: what is left to chance shows then"],
-        )
+    seen = {name: cut for name, cut in cuts.items() if cut.age is not None and not _own(cut.row)}
+    if seen:
+        yield _pattern(rows, cuts, seen, evidence, hops)
+
+
+def _pattern(
+    rows: Sequence[Row],
+    cuts: Mapping[str, Cut],
+    seen: Mapping[str, Cut],
+    evidence: list[str],
+    hops: Sequence[Hop],
+) -> Finding:
+    """What cuts them: of `cuts`, `seen` are those of whose end somebody was told."""
+    ages = [cut.age or 0.0 for cut in seen.values()]
+    instants = [cut.row["opened"] + (cut.age or 0.0) for cut in seen.values()]
+    outlived = _outlived(rows, cuts, min(ages))
+    isOneAge = _spread(ages) <= _tolerance(max(ages))
+    isOneInstant = len(seen) > 1 and _spread(instants) <= _INSTANT
+    if isOneInstant and _spread(ages) > _INSTANT:
+        return _atOneInstant(len(seen), len(rows), evidence)
+    if isOneAge and len(seen) > 1 and "both" in seen and len(seen) == len(cuts) and not outlived:
+        return _byAge(seen, isOneInstant, evidence, hops)
+    if "both" in outlived and _isIdle(seen):
+        return _byIdle(rows, cuts, seen, evidence, hops)
+    if isOneAge and "both" not in cuts and not outlived:
+        return _tooShort(seen, max(ages), evidence, hops)
+    return Finding(
+        "cut",
+        "problem",
+        f"{len(seen)} of {len(rows)} connections were cut, by no pattern that is known",
+        evidence,
+        cures=["probe again, and longer: what is left to chance shows then"],
+    )
+
+
+def _outlived(rows: Sequence[Row], cuts: Mapping[str, Cut], age: float) -> set[str]:
+    """Those that were open for longer. One that was opened late, or interrupted, tells nothing."""
+    late = age + _tolerance(age)
+    return {row["row"] for row in rows if row["row"] not in cuts and row["watched"] > late}
+
+
+def _isIdle(seen: Mapping[str, Cut]) -> bool:
+    """Whether silence may have cut them: pings that do not count, at once with what is silent;
+    data of one side, then or later, since each direction may have a timeout of its own."""
+    if "silent" not in seen:
+        return False
+    silence = seen["silent"].age or 0.0
+    for name, cut in seen.items():
+        later = (cut.age or 0.0) - silence
+        isData = name in ("serverData", "clientData")
+        if later < -_tolerance(silence) or (later > _tolerance(silence) and not isData):
+            return False
+    return True
 
 
 def _isCut(row: Row) -> bool:
@@ -74,15 +125,19 @@ def _isCut(row: Row) -> bool:
 def _own(row: Row) -> bool:
     """Whether the server has ended it by itself."""
     server = row["server"]
-    return server is not None and server["by"] == "server"
+    return server is not None and server.get("by") == "server"
 
 
 def _age(row: Row) -> float | None:
     """The age at which somebody was told of the end."""
     if row["ended"] is not None and row["alive"] is None:
         return row["ended"]
-    server = row["server"]
-    return None if server is None else float(server["age"])
+    return _serverAge(row)
+
+
+def _serverAge(row: Row) -> float | None:
+    age = None if row["server"] is None else row["server"].get("age")
+    return float(age) if isinstance(age, int | float) else None
 
 
 def _tolerance(seconds: float) -> float:
@@ -94,30 +149,30 @@ def _spread(values: Sequence[float]) -> float:
     return max(values) - min(values)
 
 
-def _instants(cuts: Any) -> list[float]:
-    return [cut.row["opened"] + (cut.age or 0.0) for cut in cuts]
-
-
 def told(row: Row) -> str:
     """What became of one connection, in words."""
     name = _WORDS.get(row["row"], row["row"])
     if not _isCut(row):
         return f"{name}: open after {_seconds(row['watched'])}"
-    client, server = row["client"], row["server"]
-    if row["ended"] is not None and client is not None:
-        words = f"{name}: the client saw {_end(client)} after {_seconds(row['ended'])}"
+    server = row["server"]
+    if row["ended"] is not None:
+        words = f"{name}: the client saw {_end(row['client'])} after {_seconds(row['ended'])}"
         if row["alive"] is False:
             words += ", when it sent something again"
     else:
         words = f"{name}: no answer after {_seconds(row['watched'])}, and the client saw no end"
     if server is not None:
-        ending = "ended it itself by" if server["by"] == "server" else "saw"
-        return f"{words}; the server {ending} {_end(server)} after {_seconds(server['age'])}"
+        ending = "ended it itself by" if _own(row) else "saw"
+        age = _serverAge(row)
+        when = "" if age is None else f" after {_seconds(age)}"
+        return f"{words}; the server {ending} {_end(server)}{when}"
     return f"{words}; the server saw no end" if row["isServerKnown"] else words
 
 
-def _end(end: Mapping[str, Any]) -> str:
-    code = end.get("code")
+def _end(end: Mapping[str, Any] | None) -> str:
+    if end is None:
+        return "an end"
+    how, code = str(end.get("how")), end.get("code")
     return {
         "fin": "a FIN",
         "eof": "a FIN without close_notify",
@@ -125,7 +180,8 @@ def _end(end: Mapping[str, Any]) -> str:
         "rst": "a reset",
         "close": "a close frame" if code is None else f"a close frame with {code}",
         "drop": "a drop",
-    }.get(str(end["how"]), str(end["how"]))
+        "broken": "what is no WebSocket",
+    }.get(how, how)
 
 
 def _seconds(seconds: float) -> str:
@@ -139,7 +195,11 @@ def _byServer(cuts: Mapping[str, Cut], evidence: list[str]) -> Iterator[Finding]
             "problem",
             "the server itself has ended a connection",
             evidence,
-            cures=["look into the server's log: it drops clients whose answers to pings are lost"],
+            [
+                "a server that stops, or has a limit of its own",
+                "a path that loses pongs: the server drops clients whose answers to pings are lost",
+            ],
+            ["look into the server's log: it has the reason"],
         )
 
 
@@ -150,22 +210,15 @@ def _halfOpen(cuts: Mapping[str, Cut]) -> Iterator[Finding]:
         yield Finding(
             "half-open",
             "problem",
-            "the server saw the end, and the client did not: for it the connection is still open",
+            "connections have ended for the server, and the client was not told: for it they are "
+            "open until it sends something",
             [told(row) for row in unaware],
             ["a proxy, NAT or firewall that closes one side, and forgets the other"],
             ["have the client send pings, or messages, and give up when no answer comes"],
         )
-    silent = [row for row in dead if row["server"] is None]
-    if silent:
-        least = min(row["watched"] for row in silent)
-        yield Finding(
-            "forgotten",
-            "problem",
-            f"a connection is dead after {_seconds(least)} or less, and nobody was told",
-            [told(row) for row in silent],
-            ["a NAT or a firewall that forgets what is silent (an Azure load balancer: 4 min)"],
-            ["send pings more often than that, from either side"],
-        )
+    forgotten = [row for row in dead if row["server"] is None]
+    if forgotten:
+        yield _forgotten(forgotten, isTalking="both" in cuts)
     unseen = [
         cut.row
         for cut in cuts.values()
@@ -175,121 +228,188 @@ def _halfOpen(cuts: Mapping[str, Cut]) -> Iterator[Finding]:
         yield Finding(
             "half-open-server",
             "problem",
-            "the client saw the end, and the server did not: it keeps a connection that is dead",
+            "the client saw the end, and the server did not: it keeps connections that are dead",
             [told(row) for row in unseen],
-            ["a proxy that closes one side, and forgets the other"],
+            ["a proxy, NAT or firewall that closes one side, and forgets the other"],
             ["have the server send pings, and drop who does not answer"],
         )
 
 
+def _forgotten(rows: Sequence[Row], isTalking: bool) -> Finding:
+    least = _seconds(min(row["watched"] for row in rows))
+    who = "nobody was told" if all(row["isServerKnown"] for row in rows) else "no client was told"
+    if isTalking:
+        suspects = ["a network, a VPN or a host that went away", "a firewall that drops what comes"]
+        cures = ["have both ends send pings, and give up when no answer comes"]
+    else:
+        suspects = [
+            "a NAT or a firewall that forgets what is silent (Azure load balancer: 4 min; AWS NLB "
+            "and NAT gateway: 350 s; many a router: 5 min or less)"
+        ]
+        cures = ["send pings much more often than that, and give up when no answer comes"]
+    return Finding(
+        "forgotten",
+        "problem",
+        f"connections are dead after {least} or less, and {who}",
+        [told(row) for row in rows],
+        suspects,
+        cures,
+    )
+
+
 def _byAge(
-    cuts: Sequence[Cut], ages: Sequence[float], evidence: list[str], hops: Sequence[Hop]
-) -> Iterator[Finding]:
-    age = sum(ages) / len(ages)
+    cuts: Mapping[str, Cut], isOneInstant: bool, evidence: list[str], hops: Sequence[Hop]
+) -> Finding:
+    age = sum(cut.age or 0.0 for cut in cuts.values()) / len(cuts)
     if age < _AT_ONCE:
-        yield Finding(
+        return Finding(
             "dead-at-once",
             "problem",
-            f"each connection is cut {_seconds(age)} after its 101, whatever is sent",
+            f"each connection is cut {_seconds(age)} after its 101",
             evidence,
             ["a firewall or a proxy that takes the 101 for the end of an answer"],
             ["look at what filters HTTP between: it must pass on what follows a 101"],
         )
-        return
-    if _spread(_instants(cuts)) <= _INSTANT and _spread(ages) > 0.2:
+    if isOneInstant:
         title = f"all connections were cut after {_seconds(age)}, at one instant or at one age"
-        cures = ["probe again: an age is the same then, and a reload is not"]
-        yield Finding(
-            "age-limit", "problem", title, evidence, _timeouts(known.AGE, age, hops), cures
-        )
-        return
-    yield Finding(
-        "age-limit",
-        "problem",
-        f"each connection is cut at an age of {_seconds(age)}, whatever is sent",
-        evidence,
-        _timeouts(known.AGE, age, hops),
-        [*_cures(known.AGE, age, hops), "have the client reconnect: pings do not help"],
-    )
+        cures = ["probe again, and longer: an age is the same then, and a reload is not"]
+    else:
+        title = f"each connection is cut at an age of {_seconds(age)}, whatever is sent"
+        cures = [*_cures((known.AGE,), [age], hops), "have clients reconnect: pings do not help"]
+    suspects = [*_closing(cuts), *_timeouts((known.AGE,), [age], hops)]
+    return Finding("age-limit", "problem", title, evidence, suspects, cures)
 
 
-def _atOneInstant(evidence: list[str]) -> Finding:
+def _closing(cuts: Mapping[str, Cut]) -> list[str]:
+    """Who speaks WebSocket, since the client was sent a close frame. (What the server has ended
+    itself, as far as it can be asked, is not among these.)"""
+    rows = [cut.row for cut in cuts.values()]
+    if not all(row["client"] is not None and row["client"].get("how") == "close" for row in rows):
+        return []
+    who = "a hop that speaks WebSocket"
+    if not all(row["isServerKnown"] for row in rows):
+        who = f"the server itself, or {who}"
+    return [f"{who}: it sends close frames"]
+
+
+def _atOneInstant(some: int, all: int, evidence: list[str]) -> Finding:
+    which = "all connections" if some == all else f"{some} of {all} connections"
     return Finding(
         "cut-at-once",
         "problem",
-        "all connections, though of different age, were cut at one instant",
+        f"{which}, though of different age, were cut at one instant",
         evidence,
         ["a reload or a deploy, of a proxy (Caddy closes upgraded connections) or the server"],
         ["have clients reconnect, and have the proxy drain"],
     )
 
 
-def _byIdle(
-    rows: Sequence[Row], cuts: Mapping[str, Cut], evidence: list[str], hops: Sequence[Hop]
+def _tooShort(
+    seen: Mapping[str, Cut], age: float, evidence: list[str], hops: Sequence[Hop]
 ) -> Finding:
-    names = {row["row"] for row in rows}
-    silence = cuts["silent"].age or 0.0
-    if {"serverData", "clientData"} <= names:
-        kept = {
-            (False, False): known.EITHER,
-            (False, True): known.SERVER,
-            (True, False): known.CLIENT,
-            (True, True): known.BOTH,
-        }["serverData" in cuts, "clientData" in cuts]
-    else:
-        kept = ""
-    pings = [name for name in ("serverPings", "clientPings") if name in names]
-    counts = [name not in cuts for name in pings]
-    words = f"cut after {_seconds(silence)} of silence: {_KEEPS[kept]}"
-    if counts:
-        words += ", and pings count" if all(counts) else ", and pings do not count"
-    often = f"more often than each {_seconds(silence)}"
-    if all(counts) and counts:
-        cure = f"or send pings {often}"
-    else:
-        cure = f"or send messages {often}: pings do not help"
+    """No connection that talks has been watched for long enough."""
+    kinds = (known.SERVER, known.CLIENT, known.EITHER, known.BOTH, known.AGE)
     return Finding(
-        "idle-timeout",
+        "cut",
         "problem",
-        words,
+        f"cut after {_seconds(age)}: by silence or by age, the probe was too short to tell",
         evidence,
-        _timeouts(kept, silence, hops),
-        [*_cures(kept, silence, hops), cure],
+        [*_closing(seen), *_timeouts(kinds, [age], hops)],
+        [f"probe again, for {_seconds(2 * age + 10)} or more"],
     )
 
 
+def _byIdle(
+    rows: Sequence[Row],
+    cuts: Mapping[str, Cut],
+    seen: Mapping[str, Cut],
+    evidence: list[str],
+    hops: Sequence[Hop],
+) -> Finding:
+    silent = seen["silent"].row
+    silence = seen["silent"].age or 0.0
+    late = silence + _tolerance(silence)
+    outlived = _outlived(rows, cuts, silence)
+
+    def isKept(name: str) -> bool | None:
+        """None if it cannot be told."""
+        if name in cuts:
+            return None if _own(cuts[name].row) else False
+        return True if name in outlived else None
+
+    data = isKept("serverData"), isKept("clientData")
+    kept = _KEPT.get(data, "")
+    gaps = [
+        f"after {_seconds(seen[name].age or 0.0)} without data from the {side}"
+        for name, side in (("serverData", "client"), ("clientData", "server"))
+        if name in seen
+    ]
+    ages = [silence, *(cut.age for cut in seen.values() if cut.age is not None and cut.age > late)]
+    if silent["alive"] is None and silent["fromServer"] < silence - _tolerance(silence):
+        ago = _seconds(silent["fromServer"])
+        words = f"cut after {_seconds(silence)}, though the server sent something {ago} before"
+    elif len(ages) == 1:
+        words = f"cut after {_seconds(silence)} of silence"
+    elif kept == known.BOTH:
+        words = f"cut {', and '.join(gaps)}"
+    else:
+        words = f"cut after {_seconds(silence)} of silence, and {', and '.join(gaps)}"
+    words += f": {_KEEPS[kept]}"
+    pings = [isKept("serverPings"), isKept("clientPings")]
+    counting = [side for side, each in zip(("server", "client"), pings, strict=True) if each]
+    often = f"more often than every {_seconds(silence)}"
+    cure = f"have {_WHO[kept]} send messages {often}"
+    if counting:
+        words += ", and pings count" if False not in pings else f", and the {counting[0]}'s pings"
+        cure = f"have the {counting[0]} send pings {often}"
+    elif False in pings:
+        words += ", and pings do not count"
+        cure += ": pings do not help"
+    kinds = (kept,) if kept else (known.SERVER, known.CLIENT, known.EITHER, known.BOTH)
+    suspects = [*_closing(seen), *_timeouts(kinds, ages, hops)]
+    if len(ages) > 1 and kept != known.BOTH:
+        suspects.insert(0, "two hops, each with a timeout of its own")
+    cures = [*_cures(kinds, ages, hops), cure]
+    return Finding("idle-timeout", "problem", words, evidence, suspects, cures)
+
+
 def _fitting(
-    kept: str, seconds: float, hops: Sequence[Hop]
+    kinds: Sequence[str], ages: Sequence[float], hops: Sequence[Hop]
 ) -> list[tuple[known.Timeout, bool, str | None]]:
-    """Those that do the same; whether by default after that time; and the header that speaks for
+    """Those that do the same; whether by default after such a time; and the header that speaks for
     them. The likeliest first."""
     shown = {hop.product: hop.evidence for hop in hops}
     found = []
     for timeout in known.TIMEOUTS:
-        if (kept and timeout.kept != kept) or (not kept and timeout.kept == known.AGE):
+        if timeout.kept not in kinds:
             continue
-        isDefault = any(abs(each - seconds) <= _tolerance(each) for each in timeout.seconds)
+        isDefault = any(
+            abs(each - seconds) <= _tolerance(each) for each in timeout.seconds for seconds in ages
+        )
         evidence = shown.get(timeout.product)
-        if isDefault or evidence is not None or not timeout.seconds:
+        isSet = evidence is not None and not timeout.isFixed
+        if isDefault or isSet or not timeout.seconds:
             found.append((timeout, isDefault, evidence))
     found.sort(key=lambda each: (each[2] is None, not each[1]))
     return found
 
 
-def _timeouts(kept: str, seconds: float, hops: Sequence[Hop]) -> list[str]:
+def _timeouts(kinds: Sequence[str], ages: Sequence[float], hops: Sequence[Hop]) -> list[str]:
     words = []
-    for timeout, isDefault, evidence in _fitting(kept, seconds, hops):
+    set_ = "it is set" if len(ages) == 1 else "they are set"
+    for timeout, isDefault, evidence in _fitting(kinds, ages, hops):
         said = f"{timeout.product}: {timeout.setting}"
         if not isDefault:
-            said += f", if it is set to {_seconds(seconds)}"
+            said += f", if {set_} to {' and '.join(_seconds(age) for age in ages)}"
         if evidence is not None:
             said += f" [it is on the way: {evidence}]"
         words.append(f"{said} ({timeout.source})")
     return words
 
 
-def _cures(kept: str, seconds: float, hops: Sequence[Hop]) -> list[str]:
-    """Of those that a header speaks for; else of the first few."""
-    fitting = _fitting(kept, seconds, hops)
+def _cures(kinds: Sequence[str], ages: Sequence[float], hops: Sequence[Hop]) -> list[str]:
+    """Of those that a header speaks for; else of the first few. Each once."""
+    fitting = _fitting(kinds, ages, hops)
     shown = [timeout for timeout, _, evidence in fitting if evidence is not None]
-    return [timeout.cure for timeout in shown or [timeout for timeout, _, _ in fitting][:3]]
+    chosen = shown or [timeout for timeout, _, _ in fitting][:3]
+    return list(dict.fromkeys(timeout.cure for timeout in chosen))

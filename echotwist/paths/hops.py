@@ -1,9 +1,10 @@
 """Who is on the way, by what they write into headers."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
+from echotwist.paths.head import pairsOf
 from echotwist.paths.measured import Handshake, Measured
 
 
@@ -32,12 +33,14 @@ _SIGNS = (
     ("Squid", _RESPONSE, "via|server|x-cache", r"\bsquid"),
     ("Squid", _REQUEST, "via", r"\bsquid"),
     ("mitmproxy", _RESPONSE, "server|via", r"\bmitmproxy"),
-    ("Traefik", _REQUEST, "x-forwarded-server", ""),
+    ("Apache or Traefik", _REQUEST, "x-forwarded-server", ""),
     ("AWS ALB", _RESPONSE, "server", r"^awselb"),
     ("AWS ALB", _REQUEST, "x-amzn-trace-id", ""),
     ("AWS API Gateway", _RESPONSE, "x-amz(n)?-(requestid|apigw-id)|apigw-requestid", ""),
     ("CloudFront", _RESPONSE, "via|server|x-cache", r"\bcloudfront"),
+    ("CloudFront", _RESPONSE, "x-amz-cf-(id|pop)", ""),
     ("CloudFront", _REQUEST, "via", r"\bcloudfront"),
+    ("CloudFront", _REQUEST, "x-amz-cf-id", ""),
     ("Cloudflare", _RESPONSE, "server", r"^cloudflare"),
     ("Cloudflare", _RESPONSE, "cf-ray", ""),
     ("Cloudflare", _REQUEST, "cf-ray|cf-connecting-ip", ""),
@@ -50,6 +53,10 @@ _SIGNS = (
     ("Heroku", _RESPONSE, "via|server", r"\b(vegur|heroku)"),
     ("Fastly", _RESPONSE, "x-served-by", r"^cache-"),
 )
+
+
+_MOST = 200
+"""Characters of a value that are shown."""
 
 
 def hopsOf(measured: Measured) -> list[Hop]:
@@ -67,24 +74,24 @@ def hopsOf(measured: Measured) -> list[Hop]:
                     and re.fullmatch(header, name, re.IGNORECASE)
                     and re.search(pattern, value, re.IGNORECASE)
                 ):
-                    found.setdefault(product, f"{name}: {value} ({way})")
+                    found.setdefault(product, f"{name}: {value[:_MOST]} ({way})")
     return [Hop(product, evidence) for product, evidence in found.items()]
 
 
-def _toClient(measured: Measured, handshake: Handshake) -> Iterator[Iterable[str]]:
-    yield from handshake.get("response", {}).get("headers", [])
-    server = measured.get("farEnd", {}).get("server")
-    if server:
-        yield "Server", server
+def _toClient(measured: Measured, handshake: Handshake) -> Iterator[tuple[str, str]]:
+    yield from pairsOf(handshake.get("response", {}).get("headers"))
+    farEnd = measured.get("farEnd")
+    if farEnd is not None and farEnd["server"]:
+        yield "Server", farEnd["server"]
     changes = handshake.get("toClient")
     if changes is not None:
-        yield from changes["added"]
+        yield from pairsOf(changes["added"])
 
 
-def _toServer(handshake: Handshake) -> Iterator[Iterable[str]]:
+def _toServer(handshake: Handshake) -> Iterator[tuple[str, str]]:
     changes = handshake.get("toServer")
     if changes is not None:
-        yield from changes["added"]
+        yield from pairsOf(changes["added"])
     for refusal in (handshake.get("refused"), handshake.get("labRefused")):
         if refusal is not None and refusal["arrived"] is not None:
-            yield from refusal["arrived"]["headers"]
+            yield from pairsOf(refusal["arrived"].get("headers"))

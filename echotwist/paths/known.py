@@ -14,7 +14,8 @@ CLIENT = "client"
 EITHER = "either"
 BOTH = "both"
 """Whose data keeps a connection: the server's alone, the client's alone, that of either, or only
-that of both."""
+that of both. A timer that counts one side alone is often told of, such as nginx's; nginx 1.22 and
+HAProxy 2.6 count both."""
 
 
 class Timeout(NamedTuple):
@@ -30,6 +31,8 @@ class Timeout(NamedTuple):
 
     cure: str
     source: str
+    isFixed: bool = False
+    """Nobody can set it: after another time, it was something else."""
 
 
 class SizeLimit(NamedTuple):
@@ -51,13 +54,21 @@ TIMEOUTS = (
         "nginx",
         "proxy_read_timeout, 60 s by default",
         (60,),
-        SERVER,
+        EITHER,
         _NGINX,
-        "nginx.org, WebSocket proxying",
+        "nginx.org, WebSocket proxying; that data from the client counts, too: measured, 1.22",
+    ),
+    Timeout(
+        "Apache",
+        "ProxyTimeout, or else Timeout, 60 s by default",
+        (60,),
+        EITHER,
+        "Apache: `ProxyTimeout 3600`",
+        "Apache, mod_proxy",
     ),
     Timeout(
         "HAProxy",
-        "timeout tunnel",
+        "timeout tunnel, or without it timeout client or timeout server",
         (),
         EITHER,
         _HAPROXY,
@@ -65,11 +76,11 @@ TIMEOUTS = (
     ),
     Timeout(
         "HAProxy",
-        "timeout client and timeout server, without timeout tunnel",
+        "timeout client and timeout server, with option independent-streams",
         (),
         BOTH,
         _HAPROXY,
-        "HAProxy's configuration manual, timeout tunnel",
+        "HAProxy's configuration manual, option independent-streams",
     ),
     Timeout(
         "AWS ALB",
@@ -86,20 +97,22 @@ TIMEOUTS = (
         EITHER,
         "Heroku: it cannot be set; send something each 30 s",
         "peerjs-server#68",
+        isFixed=True,
     ),
     Timeout(
         "Cloudflare",
         "idle connections, 100 to 120 s",
-        (100, 110, 120),
+        (100, 105, 110, 115, 120),
         EITHER,
         "Cloudflare: it cannot be set on most plans; send something each 30 s",
         "Cloudflare, connection limits; buildbot#4078",
+        isFixed=True,
     ),
     Timeout(
         "OpenShift router",
-        "haproxy timeout tunnel or client, 30 s",
-        (30,),
-        CLIENT,
+        "haproxy timeout client or server, 30 s, or timeout tunnel, 1 h",
+        (30, 3600),
+        EITHER,
         "OpenShift: annotate the route, haproxy.router.openshift.io/timeout-tunnel",
         "OpenShift, route annotations",
     ),
@@ -126,6 +139,7 @@ TIMEOUTS = (
         EITHER,
         "Azure: it cannot be set; send something each 2 min",
         "Azure Front Door, WebSocket",
+        isFixed=True,
     ),
     Timeout(
         "AWS API Gateway",
@@ -134,6 +148,7 @@ TIMEOUTS = (
         EITHER,
         "AWS: it cannot be set; send something each 5 min",
         "API Gateway, WebSocket limits",
+        isFixed=True,
     ),
     Timeout(
         "CloudFront",
@@ -142,6 +157,7 @@ TIMEOUTS = (
         EITHER,
         "AWS: it cannot be set; send something each 5 min",
         "AWS re:Post",
+        isFixed=True,
     ),
     Timeout(
         "Google load balancer",
@@ -166,6 +182,7 @@ TIMEOUTS = (
         AGE,
         "AWS: it cannot be set; have clients reconnect",
         "API Gateway, WebSocket limits",
+        isFixed=True,
     ),
     Timeout(
         "Azure Front Door",
@@ -174,6 +191,7 @@ TIMEOUTS = (
         AGE,
         "Azure: it cannot be set; have clients reconnect",
         "Azure Front Door, WebSocket",
+        isFixed=True,
     ),
 )
 

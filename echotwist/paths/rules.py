@@ -10,6 +10,7 @@ from statistics import median
 
 from echotwist.paths import cuts, known
 from echotwist.paths.finding import LEVELS, Finding
+from echotwist.paths.head import Head, pairsOf
 from echotwist.paths.hops import Hop, hopsOf
 from echotwist.paths.measured import (
     Changes,
@@ -23,20 +24,26 @@ from echotwist.paths.measured import (
     Trickle,
 )
 
-_UPGRADE_CURES = [
-    "nginx: `proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; "
+_UPGRADE_CURES = {
+    "nginx": "nginx: `proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; "
     'proxy_set_header Connection "upgrade";` in the location',
-    "Apache: `ProxyPass /echo http://backend/echo upgrade=websocket`",
-    "Varnish: `return (pipe)` in vcl_recv, and pass Upgrade on in vcl_pipe",
-]
+    "Apache": "Apache: `ProxyPass /echo http://backend/echo upgrade=websocket`",
+    "Varnish": "Varnish: `return (pipe)` in vcl_recv, and pass Upgrade on in vcl_pipe",
+}
+"""By product, as `hops` has it."""
 
 _INSPECTORS = re.compile(
-    r"kaspersky|eset\b|avast|\bavg\b|bitdefender|zscaler|netskope|forti(net|gate)|palo alto|sophos"
-    r"|blue coat|cisco umbrella|mcafee|trend micro|check ?point|adguard|squid|mitmproxy|portswigger"
-    r"|zap root|fiddler|charles proxy",
+    r"kaspersky|\beset\b|avast|\bavg\b|bitdefender|zscaler|netskope|forti(net|gate)|palo alto"
+    r"|sophos|blue coat|cisco umbrella|mcafee|trend micro|check ?point|adguard|squid|mitmproxy"
+    r"|portswigger|zap root|attack proxy|fiddler|charles proxy",
     re.IGNORECASE,
 )
 """Words in the issuer of a certificate that somebody between has made."""
+
+_MOST = 200
+"""Characters of what others wrote that are said again."""
+
+_BY_SERVER = "the server itself, which could not be asked"
 
 
 def judge(measured: Measured) -> list[Finding]:
@@ -55,9 +62,15 @@ def judge(measured: Measured) -> list[Finding]:
     found += _http2(handshake)
     found += cuts.judge(measured.get("idle", []), hops)
     found += _sizes(measured.get("sizes", []), hops)
-    found += _checks(measured.get("bytes", []))
+    found += _checks(measured.get("bytes", []), isLab=_isLab(measured))
     found += _flow(measured)
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))
+
+
+def _isLab(measured: Measured) -> bool:
+    """Whether the far end is right itself, and tells what it saw."""
+    farEnd = measured.get("farEnd")
+    return farEnd is not None and farEnd["isLab"]
 
 
 # The handshake.
@@ -77,14 +90,15 @@ def _tls(tls: Tls | None) -> Iterator[Finding]:
             ["an antivirus or a proxy that inspects TLS"] if isInspected else [],
             [
                 "if the issuer is not the server's own: have what inspects TLS leave it alone",
-                "if it is: give its certificate as --cacert, and mend the chain that is served",
+                "if it is: renew what has expired, mend the chain that is served, or the name; "
+                "give an authority of your own as --cacert",
             ],
         )
     elif isInspected:
         yield Finding(
             "tls-inspected",
             "limit",
-            "the certificate is not the server's: somebody between inspects TLS",
+            "the certificate is of a kind that is made on the way: somebody inspects TLS",
             [issuer],
             ["an antivirus or a proxy that inspects TLS"],
             ["have it leave this host alone, if anything else here is wrong"],
@@ -101,74 +115,110 @@ def _refused(refused: Refusal, hops: Sequence[Hop]) -> Finding:
         return Finding(
             "answer-stripped",
             "problem",
-            f"the server's 101 was changed on its way: {refused['why']}",
+            f"the 101 does not arrive as it must be: {refused['why']}",
             evidence,
-            ["a proxy that strips or rewrites hop-by-hop headers of answers"],
+            [
+                "a proxy that strips or rewrites headers of answers, or has kept an earlier answer",
+                "a server that answers wrong itself",
+            ],
             ["have it pass Upgrade, Connection and Sec-WebSocket-Accept of a 101 on as they are"],
         )
     if status is not None and 300 <= status < 400 and location:
+        shown = location[:_MOST]
         return Finding(
             "redirect",
             "problem",
-            f"the handshake is redirected to {location}, and WebSocket clients do not follow",
+            f"the handshake is redirected to {shown}, and WebSocket clients do not follow",
             evidence,
-            ["a web server that sends http to https, or to another name, or adds a slash"],
-            [f"connect to {_asWebSocket(location)}"],
+            [
+                "a web server that sends http to https, or to another name, or adds a slash",
+                "a gate that wants a login first",
+            ],
+            [
+                f"connect to {_asWebSocket(shown)}",
+                "or, if that is a login, give what it sets as --header 'Cookie: …'",
+            ],
         )
+    if status == 407:
+        title = "the handshake is refused with 407: a proxy wants credentials"
+        cures = ["give the proxy as --proxy http://USER:PASSWORD@HOST:PORT"]
+        return Finding("refused", "problem", title, evidence, cures=cures)
+    if status in (401, 403):
+        title = f"the handshake is refused with {status}: somebody wants credentials, or an Origin"
+        cures = ["give them as --header 'Authorization: …', 'Cookie: …' or 'Origin: …'"]
+        return Finding("refused", "problem", title, evidence, cures=cures)
     arrived = refused["arrived"]
+    if status in _GATEWAY:
+        title = f"{status} is answered: the server is not ready, or a proxy gets no answer from it"
+        cures = ["look whether the server runs, is full or drains, and what the proxy's log says"]
+        if arrived is not None:
+            evidence.append("the server does answer at /lab/inspect")
+            cures = ["look where the proxy sends this path: it does reach the server by another"]
+        return Finding("unreachable", "problem", title, evidence, cures=cures)
     if arrived is not None:
-        stripped = _stripped(arrived, evidence)
+        stripped = _stripped(arrived, evidence, hops)
         if stripped is not None:
             return stripped
-    if status in (401, 403, 407):
-        title = f"the handshake is refused with {status}: somebody wants credentials, or an Origin"
-        cures = ["give them as --header 'Authorization: …' or --header 'Cookie: …'"]
-        return Finding("refused", "problem", title, evidence, cures=cures)
-    if status in (502, 503, 504):
-        title = f"a proxy answers {status}: it did not get an answer from the server"
-        cures = ["look whether the server runs, and whether the proxy knows where"]
-        return Finding("unreachable", "problem", title, evidence, cures=cures)
-    title = f"the handshake is refused: {refused['why']}"
-    if arrived is not None:
         evidence.append("the same request does arrive in order at /lab/inspect")
-    return Finding("refused", "problem", title, evidence, cures=_UPGRADE_CURES[:1] if hops else [])
+        cures = ["have this path treated as /lab is, by each proxy and by the server"]
+    elif status in _NOT_UPGRADED:
+        cures = _upgradeCures(hops)
+    else:
+        cures = ["look at the path, and whether there is a WebSocket server behind it"]
+    title = f"the handshake is refused: {refused['why']}"
+    return Finding("refused", "problem", title, evidence, cures=cures)
 
 
-def _stripped(arrived: dict[str, object], evidence: list[str]) -> Finding | None:
+_GATEWAY = (502, 503, 504, *range(520, 528))
+"""What proxies answer for a server that does not; from 520 on, Cloudflare's."""
+
+_NOT_UPGRADED = (200, 400, 426)
+"""What servers answer to a request to upgrade that has lost its headers."""
+
+
+def _upgradeCures(hops: Sequence[Hop]) -> list[str]:
+    """Of those that show themselves; else all."""
+    shown = [_UPGRADE_CURES[hop.product] for hop in hops if hop.product in _UPGRADE_CURES]
+    return shown or list(_UPGRADE_CURES.values())
+
+
+def _stripped(
+    arrived: dict[str, object], evidence: list[str], hops: Sequence[Hop]
+) -> Finding | None:
     """What the server says it saw of a request that should have been one to upgrade."""
-    headers: list[list[str]] = arrived.get("headers", [])  # type: ignore[assignment]
-    found = {name.lower(): value for name, value in headers}
-    version = str(arrived.get("version", ""))
+    request = Head("", pairsOf(arrived.get("headers")))
+    version = str(arrived.get("version") or "HTTP/1.1")[:_MOST]
     seen = [f"the server saw {version}"]
-    seen += [f"{name}: {found[name]}" for name in ("connection", "upgrade") if name in found]
-    hasUpgrade = "websocket" in found.get("upgrade", "").lower()
-    hasConnection = "upgrade" in found.get("connection", "").lower()
-    if hasUpgrade and hasConnection and version == "HTTP/1.1":
-        return None
+    for name in ("connection", "upgrade"):
+        if (value := request.get(name)) is not None:
+            seen.append(f"{name}: {value[:_MOST]}")
     missing = [
-        *(["Upgrade"] if not hasUpgrade else []),
-        *(["Connection: Upgrade"] if not hasConnection else []),
+        *(["Upgrade"] if not request.has("upgrade", "websocket") else []),
+        *(["Connection: Upgrade"] if not request.has("connection", "upgrade") else []),
     ]
     if missing:
-        title = f"{' and '.join(missing)} did not arrive at the server: a hop has kept them"
+        title = f"{' and '.join(missing)} did not arrive at the server: a hop does not pass on"
+        title += " what belongs to an upgrade"
         if version != "HTTP/1.1":
             title += f", and speaks {version} to it"
-    else:
+    elif version != "HTTP/1.1":
         title = f"a hop speaks {version} to the server, and an upgrade needs HTTP/1.1"
+    else:
+        return None
     return Finding(
         "upgrade-stripped",
         "problem",
         title,
         [*evidence, ", ".join(seen)],
         ["a reverse proxy that was not told of WebSockets, such as nginx with proxy_pass alone"],
-        list(_UPGRADE_CURES),
+        _upgradeCures(hops),
     )
 
 
 def _asWebSocket(location: str) -> str:
     for scheme, other in (("https://", "wss://"), ("http://", "ws://")):
-        if location.startswith(scheme):
-            return other + location.removeprefix(scheme)
+        if location.lower().startswith(scheme):
+            return other + location[len(scheme) :]
     return location
 
 
@@ -188,16 +238,18 @@ def _headers(handshake: Handshake) -> Iterator[Finding]:
     back: Changes | None = handshake.get("toClient")
     if there is not None:
         rewritten = {each["name"].lower(): each for each in there["rewritten"]}
-        removed = {name.lower() for name, _ in there["removed"]}
+        removed = {name.lower() for name, _ in pairsOf(there["removed"])}
         if "origin" in rewritten or "origin" in removed:
             became = rewritten.get("origin")
             yield Finding(
                 "origin-changed",
                 "limit",
                 "the Origin does not arrive as it was sent: a server that checks it is misled",
-                [f"it arrived as {became['arrived']!r}" if became else "it did not arrive"],
+                [f"it arrived as {became['arrived'][:_MOST]!r}" if became else "it did not arrive"],
+                ["a proxy that was told to set or to drop it"],
+                ["have it pass Origin on, or have the server allow what arrives"],
             )
-        if "sec-websocket-key" in rewritten:
+        if _isTerminated(there):
             yield Finding(
                 "terminated",
                 "note",
@@ -212,31 +264,40 @@ def _headers(handshake: Handshake) -> Iterator[Finding]:
                 "http-1.0",
                 "note",
                 "a hop speaks HTTP/1.0 to the server, which other servers do not upgrade",
-                [there["line"]["arrived"]],
+                [there["line"]["arrived"][:_MOST]],
                 cures=["nginx: `proxy_http_version 1.1;`"],
             )
-    if back is not None and back["removed"]:
-        names = ", ".join(name for name, _ in back["removed"])
+    if back is not None and (lost := pairsOf(back["removed"])):
         yield Finding(
             "answer-shortened",
             "note",
-            f"headers of the 101 did not arrive: {names}",
-            [f"{name}: {value}" for name, value in back["removed"]],
+            f"headers of the 101 did not arrive: {', '.join(name for name, _ in lost)}"[:_MOST],
+            [f"{name}: {value[:_MOST]}" for name, value in lost],
         )
 
 
+def _isTerminated(there: Changes) -> bool:
+    return any(each["name"].lower() == "sec-websocket-key" for each in there["rewritten"])
+
+
 def _offers(handshake: Handshake) -> Iterator[Finding]:
+    """Only of what both ends saw."""
+    there, back = handshake.get("toServer"), handshake.get("toClient")
+    if there is None or back is None:
+        return
     for key, what in (("extensions", "compression"), ("subprotocols", "a subprotocol")):
         offer: Offer | None = handshake.get(key)  # type: ignore[assignment]
-        if offer is None or handshake.get("toServer") is None:
+        if offer is None:
             continue
+        if key == "extensions" and _isTerminated(there):
+            continue  # There are two connections, and each has extensions of its own.
         evidence = [
             f"offered {offer['offered']}",
             f"arrived: {offer['arrived'] or 'nothing'}",
             f"answered: {offer['answered'] or 'nothing'}",
             f"came back: {offer['received'] or 'nothing'}",
         ]
-        if offer["answered"] != offer["received"]:
+        if _dense(offer["answered"]) != _dense(offer["received"]):
             yield Finding(
                 f"{key}-answer-changed",
                 "problem",
@@ -251,9 +312,27 @@ def _offers(handshake: Handshake) -> Iterator[Finding]:
                 "limit",
                 f"the offer of {what} does not arrive at the server",
                 evidence,
-                ["a proxy that inspects messages, such as ZAP, which strips extensions by default"],
+                [
+                    "a proxy that inspects messages (ZAP strips extensions by default)"
+                    if key == "extensions"
+                    else "a proxy that passes on only the headers that it knows"
+                ],
                 ["have it pass Sec-WebSocket-Extensions and Sec-WebSocket-Protocol on"],
             )
+
+
+def _dense(value: str | None) -> str:
+    """Without spaces, which mean nothing in these headers."""
+    return re.sub(r"\s", "", value or "")
+
+
+_HEADS = (
+    (16_000, "nginx: large_client_header_buffers, 8 KB a line by default"),
+    (16_000, "Apache: LimitRequestFieldSize and LimitRequestLine, 8,190 bytes by default"),
+    (16_000, "HAProxy: tune.bufsize, 16 KB for all headers by default"),
+    (8_000, "Tomcat: maxHttpHeaderSize, 8 KB for all headers by default"),
+)
+"""Which of the sizes that are tried these do not take."""
 
 
 def _limits(handshake: Handshake) -> Iterator[Finding]:
@@ -269,7 +348,7 @@ def _limits(handshake: Handshake) -> Iterator[Finding]:
             "problem" if isSmall else "note",
             f"a handshake with a {what} of {least['size']:,} bytes is refused",
             [f"{each['size']:,} bytes: {each['answer']}" for each in sizes],
-            ["nginx: large_client_header_buffers, 8 KB a line by default"],
+            [product for size, product in _HEADS if size <= least["size"]],
             ["keep it below, or raise the limit of the hop that answers"],
         )
 
@@ -283,7 +362,7 @@ def _http2(handshake: Handshake) -> Iterator[Finding]:
             "http2-refused",
             "note",
             "no WebSocket over HTTP/2 (RFC 8441) on this path",
-            [str(http2["why"])],
+            [str(http2["why"])[:_MOST]],
             cures=["browsers use HTTP/1.1 for WebSockets then: it must be offered beside h2"],
         )
 
@@ -293,55 +372,106 @@ def _http2(handshake: Handshake) -> Iterator[Finding]:
 
 def _sizes(sizes: Sequence[Size], hops: Sequence[Hop]) -> Iterator[Finding]:
     failed = [each for each in sizes if not each["passed"]]
-    if not failed:
-        return
-    evidence = [f"{_size(each['size'])}, {each['shape']}: {each['why']}" for each in failed]
-    if all(each["refusedByServer"] for each in failed):
-        least = min(each["size"] for each in failed)
+    if refused := [each for each in failed if each["refusedByServer"]]:
+        least = min(each["size"] for each in refused)
         yield Finding(
             "server-limit",
             "note",
             f"the server itself takes no message of {_size(least)}",
-            evidence,
+            _tried(refused),
+            cures=["raise the server's own limit, or send less at a time"],
         )
-        return
-    whole = _limit(sizes, "whole")
-    pieces = _limit(sizes, "fragments")
-    if whole is None and pieces is None:
-        yield Finding("size", "problem", "some sizes do not pass, and larger ones do", evidence)
-        return
-    if whole is not None and (pieces is None or pieces > whole):
+    others = [each for each in sizes if not each["refusedByServer"]]
+    if len(failed) > len(refused):
+        yield _sizeLimit(others, hops)
+
+
+def _tried(sizes: Sequence[Size]) -> list[str]:
+    return [f"{_size(each['size'])}, {each['shape']}: {each['why']}" for each in sizes]
+
+
+def _sizeLimit(sizes: Sequence[Size], hops: Sequence[Hop]) -> Finding:
+    failed = [each for each in sizes if not each["passed"]]
+    evidence = _tried(failed)
+    unseen = [_BY_SERVER] if all(each["arrived"] is None for each in failed) else []
+    if not any(each["passed"] for each in sizes):
+        return Finding(
+            "size",
+            "problem",
+            "no message comes back, of whatever size",
+            evidence,
+            ["a proxy that takes the handshake, and no frames", *unseen],
+            ["look whether there is a server behind it that echoes"],
+        )
+    whole, pieces = _limit(sizes, "whole"), _limit(sizes, "fragments")
+    shapes = {each["shape"] for each in failed}
+    if ("whole" in shapes and whole is None) or ("fragments" in shapes and pieces is None):
+        return Finding(
+            "size",
+            "problem",
+            "some sizes do not pass, and larger ones do",
+            evidence,
+            ["a path that loses connections, whatever their size", *unseen],
+            ["probe again: what is left to chance fails at other sizes then"],
+        )
+    title, cure = _bounds(sizes, whole, pieces)
+    if all(each["arrived"] for each in failed):
+        title += ", on its way back"
+    suspects = _knownSizes(whole, pieces, hops)
+    if all(each["why"].startswith("no echo in") for each in failed):
+        # As the probe says that it has waited for long enough.
+        suspects.append("a path that is too slow for as much: see its rates")
+    return Finding("size-limit", "limit", title, evidence, [*suspects, *unseen], [cure])
+
+
+def _bounds(sizes: Sequence[Size], whole: int | None, pieces: int | None) -> tuple[str, str]:
+    """What does not pass, and the cure. Of `whole` and `pieces`, one is a limit."""
+    raiseIt = "raise the limit of the hop, or of the server, that cuts it"
+    if whole is None:
+        title = f"a message above {_size(pieces or 0)} in fragments does not pass"
+        if _most(sizes, "whole") > (pieces or 0):
+            return (
+                f"{title}, and whole it does",
+                f"have clients and server send it whole, or {raiseIt}",
+            )
+        return title, f"{raiseIt}, or send less at a time"
+    if _most(sizes, "fragments") > whole:
         title = f"a frame above {_size(whole)} does not pass; the same message in fragments does"
         if pieces is not None:
             title += f", up to {_size(pieces)}"
-        cures = ["have clients and server send larger messages in fragments, or raise the limit"]
-    elif whole is not None:
-        title = f"a message above {_size(whole)} does not pass, in fragments neither"
-        cures = ["raise the limit of the hop that cuts it, or send less at a time"]
-    else:
-        assert pieces is not None
-        title = f"a message above {_size(pieces)} in fragments does not pass, and whole it does"
-        cures = ["have clients and server send it whole"]
-    if all(each["arrived"] for each in failed):
-        title += ", on its way back"
-    yield Finding("size-limit", "limit", title, evidence, _knownSizes(whole, pieces), cures)
+        return title, f"have clients and server send larger messages in fragments, or {raiseIt}"
+    title = f"a message above {_size(whole)} does not pass"
+    if pieces == whole:
+        title += ", in fragments neither"
+    elif pieces is not None:
+        title += f", and in fragments none above {_size(pieces)}"
+    return title, f"{raiseIt}, or send less at a time"
+
+
+def _most(sizes: Sequence[Size], shape: str) -> int:
+    """The largest that passes."""
+    passed = [each["size"] for each in sizes if each["shape"] == shape and each["passed"]]
+    return max(passed, default=0)
 
 
 def _limit(sizes: Sequence[Size], shape: str) -> int | None:
     """The largest that passes, if all above do not; else None."""
-    passed = [each["size"] for each in sizes if each["shape"] == shape and each["passed"]]
     failed = [each["size"] for each in sizes if each["shape"] == shape and not each["passed"]]
-    most = max(passed, default=0)
+    most = _most(sizes, shape)
     return most if failed and min(failed) > most else None
 
 
-def _knownSizes(whole: int | None, pieces: int | None) -> list[str]:
-    return [
-        f"{each.product} ({each.source})"
+def _knownSizes(whole: int | None, pieces: int | None, hops: Sequence[Hop]) -> list[str]:
+    """Those that show themselves first."""
+    fitting = [
+        each
         for each in known.SIZES
         if (each.frame is not None and each.frame == whole)
         or (each.message is not None and each.message in (whole, pieces))
     ]
+    shown = {hop.product for hop in hops}
+    fitting.sort(key=lambda each: each.product not in shown)
+    return [f"{each.product} ({each.source})" for each in fitting]
 
 
 def _size(size: int) -> str:
@@ -373,7 +503,7 @@ _CHECKS = {
     "the client's close": (
         "close-to-server",
         "problem",
-        "the client's close does not arrive as it was sent",
+        "the client's close, or the answer to it, does not arrive as it was sent",
         "a proxy that ends the WebSocket, and speaks one of its own to the server",
         "do not rely on close codes over this path",
     ),
@@ -387,17 +517,45 @@ _CHECKS = {
 }
 
 
-def _checks(checks: Sequence[Check]) -> Iterator[Finding]:
+_BETWEEN = "a proxy that decodes frames, and makes them anew"
+
+_NO_ANSWER = re.compile(
+    r"no answer in time|a FIN|TLS's close_notify|a reset|no end|a close frame with .*"
+    r"|what is no WebSocket: .*",
+    re.DOTALL,
+)
+"""As the probe says that a connection ended, or stood still, before anything could be seen."""
+
+_UNANSWERED = {
+    "who answers pings": "a ping is not answered",
+    "frames and masks": "a message in fragments does not come back",
+}
+
+
+def _checks(checks: Sequence[Check], *, isLab: bool) -> Iterator[Finding]:
+    byServer = [] if isLab else [_BY_SERVER]
     for check in checks:
         if check["passed"] is not False:
             continue
-        if check["check"] in _CHECKS:
-            rule, level, title, suspect, cure = _CHECKS[check["check"]]
+        name, why = check["check"], [check["why"]]
+        isUnanswered = name in _UNANSWERED and _NO_ANSWER.fullmatch(check["why"]) is not None
+        if name == "the client's close" and not isLab:
+            yield Finding(
+                "close-to-server",
+                "note",
+                "the client's close is not answered by its own code",
+                why,
+                ["many a server, which answers 1000 to every code", "a proxy that closes itself"],
+                ["do not rely on the code of the answer"],
+            )
+        elif name in _CHECKS and not isUnanswered:
+            rule, level, title, suspect, cure = _CHECKS[name]
             cures = [cure] if cure else []
-            yield Finding(rule, level, title, [check["why"]], [suspect], cures)
+            yield Finding(rule, level, title, why, [suspect, *byServer], cures)
         else:
-            title = f"{check['check']}: not as it was sent"
-            yield Finding("bytes", "problem", title, [check["why"]])
+            title = _UNANSWERED[name] if isUnanswered else f"{name[:_MOST]}: not as it was sent"
+            cures = ["have it leave WebSockets alone; go around it to see whether it is the one"]
+            yield Finding("bytes", "problem", title, why, [_BETWEEN, *byServer], cures)
 
 
 # Speed.
@@ -407,41 +565,63 @@ def _flow(measured: Measured) -> Iterator[Finding]:
     flow = measured.get("flow", {})
     for key, way in (("toClient", "from the server"), ("toServer", "to the server")):
         trickle: Trickle | None = flow.get(key)  # type: ignore[assignment]
-        if trickle is not None and _isBuffered(trickle):
+        if trickle is not None and (evidence := _buffered(trickle, isToClient=key == "toClient")):
             yield Finding(
                 "buffered",
                 "problem",
                 f"messages {way} come late, and in lumps: something holds them back",
-                [
-                    f"one was sent each {trickle['interval'] * 1000:.0f} ms; the longest gap was "
-                    f"{max(trickle['sent']) * 1000:.0f} ms as they left, and "
-                    f"{max(trickle['received']) * 1000:.0f} ms as they came"
-                ],
-                ["an antivirus or a proxy that buffers answers"],
-                ["turn its buffering off for this host, such as nginx's proxy_buffering"],
+                [f"one was sent every {trickle['interval'] * 1000:.0f} ms; {evidence}"],
+                ["an antivirus or a proxy that buffers, or waits for the end of an answer"],
+                ["turn its inspection, or its buffering, off for this host"],
             )
     burst = flow.get("burst")
-    if burst is not None and not burst["inOrder"]:
-        title = f"{burst['count']} messages at once do not come back in their order"
-        yield Finding("burst", "problem", title)
+    if burst is not None and burst.get("inOrder") is False:
+        yield Finding(
+            "burst",
+            "problem",
+            f"{burst.get('count')} messages at once do not come back each once, and in their order",
+            [],
+            ["a hop, or a server, that works on several messages at a time"],
+            ["number messages, and sort them out where they arrive"],
+        )
     pings, messages = flow.get("pingRoundTrips", []), flow.get("messageRoundTrips", [])
-    if pings and messages and not measured.get("farEnd", {}).get("isLab"):
+    if pings and messages and not _isLab(measured):
         ping, message = median(pings), median(messages)
         if message > 5 * ping and message - ping > 0.02:
             yield Finding(
                 "pings-quick",
                 "note",
-                "pings are answered much sooner than messages: maybe by somebody between",
+                "pings are answered much sooner than messages: by somebody between, or by a server "
+                "that takes its time for messages",
                 [f"{ping * 1000:.1f} ms a ping, {message * 1000:.1f} ms a message (medians)"],
+                cures=["have the client send messages that the server answers, as a heartbeat"],
             )
 
 
-def _isBuffered(trickle: Trickle) -> bool:
-    """Whether gaps have grown by the way, and others have vanished."""
-    sent, received = trickle["sent"], trickle["received"]
-    if len(sent) < 5 or len(received) < 2:
-        return False
-    interval = trickle["interval"]
-    hasGrown = max(received) > max(2.5 * interval, max(sent) + 1.5 * interval)
+_HELD = 20
+"""Messages that were sent evenly; if next to none of them has come by then, they are held back.
+Those of a trickle take five seconds, and no path is as long."""
+
+
+def _buffered(trickle: Trickle, isToClient: bool) -> str:
+    """How messages that left evenly came in lumps; empty if they did not. A network that stalls,
+    once or twice, leaves most gaps as they were."""
+    sent, received, interval = trickle["sent"], trickle["received"], trickle["interval"]
+    if len(sent) < 5 or _even(sent, interval) < len(sent) / 2:
+        return ""
+    if isToClient and len(sent) >= _HELD and len(received) < 2:
+        return f"of {len(sent) + 1}, {len(received) + 1} or less had come by the end"
     lumps = sum(gap < interval / 4 for gap in received)
-    return hasGrown and lumps >= len(received) / 4
+    if len(received) < 2 or lumps < len(received) / 2:
+        return ""
+    if _even(received, interval) >= len(received) / 4:
+        return ""
+    return (
+        f"{lumps} of {len(received)} gaps were less than {interval * 250:.0f} ms as they came, and "
+        f"the longest was {max(received) * 1000:.0f} ms"
+    )
+
+
+def _even(gaps: Sequence[float], interval: float) -> int:
+    """How many are what they should be."""
+    return sum(interval / 2 <= gap <= interval * 1.5 for gap in gaps)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from twisted.internet.defer import ensureDeferred, gatherResults
+from twisted.internet.defer import FirstError, ensureDeferred, gatherResults
 from twisted.internet.task import deferLater
 
 from echotwist.paths.measured import Row
@@ -82,6 +82,8 @@ async def measure(
             watching.append(ensureDeferred(watch.run(began + seconds)))
         say(f"{len(kinds)} connections")
         await gatherResults(watching, consumeErrors=True)
+    except FirstError as error:
+        error.subFailure.raiseException()
     finally:
         for each in watching:
             each.cancel()
@@ -140,17 +142,18 @@ class _Watch:
         """Returns before `until` if nothing comes for _STALLED seconds where something should."""
         connection, kind, reactor = self._connection, self._kind, self._near.reactor
         while (now := reactor.seconds()) < until:
-            if kind.hears and now - connection.heard >= _STALLED:
+            # The same sums are compared and waited for: a difference may be rounded otherwise, and
+            # this would spin.
+            stalls = connection.heard + _STALLED if kind.hears else until
+            if now >= stalls:
                 return
-            deadline = min(until, connection.heard + _STALLED) if kind.hears else until
-            if kind.sends is not None:
-                if now - self._sent >= PERIOD:
-                    connection.send(kind.sends, b"still here")
-                    self._sent = now
-                deadline = min(deadline, self._sent + PERIOD)
+            if kind.sends is not None and now >= self._sent + PERIOD:
+                connection.send(kind.sends, b"still here")
+                self._sent = now
+            due = self._sent + PERIOD if kind.sends is not None else until
             self._note()
             with suppress(Late):
-                await connection.frame(deadline)
+                await connection.frame(min(until, stalls, due))
 
     async def _isAlive(self) -> bool:
         connection = self._connection

@@ -64,6 +64,8 @@ def _summary(report: Report) -> str:
     problems = sum(finding.level != "note" for finding in report.findings)
     if problems:
         return f"{problems} finding{'s' * (problems > 1)}."
+    if (notReached := report.measured.get("handshake", {}).get("notReached")) is not None:
+        return f"It could not be run: {notReached['stage']}: {notReached['why']}."
     if report.incomplete:
         return "Nothing was found, and not all could be run."
     return "Nothing was found that breaks a WebSocket on this path."

@@ -1,7 +1,7 @@
 """What is probed: a URL, and how to get there."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,23 @@ class Target:
     def untrusting(self, protocols: Sequence[bytes] = HTTP1) -> Any:
         """As `trust`, but any certificate is taken."""
         return _Untrusting(self.host, protocols)
+
+
+def targetOf(
+    url: str,
+    headers: Mapping[str, str] | None = None,
+    proxy: str | None = None,
+    cacert: str | None = None,
+    insecure: bool = False,
+) -> Target:
+    """From what a user gives. Raises BadTarget."""
+    return Target.parse(
+        url,
+        headers=tuple(parseHeader(f"{name}: {value}") for name, value in (headers or {}).items()),
+        proxy=None if proxy is None else parseProxy(proxy),
+        caFile=cacert,
+        isInsecure=insecure,
+    )
 
 
 @implementer(IOpenSSLClientConnectionCreator)

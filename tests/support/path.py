@@ -1,0 +1,210 @@
+"""A path in memory: the probe, a hop that may misbehave, and the whole service, at one clock.
+
+So a probe of ten minutes takes a moment, and its figures are exact.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
+from twisted.python.failure import Failure
+
+from echotwist.probe.probing import AREAS, Probing
+from echotwist.probe.report import Report
+from echotwist.probe.target import Target
+from support.memory import Client, Service
+
+LATENCY = 0.005
+"""Seconds that anything takes from one end to the other."""
+
+
+class Hop:
+    """One connection on its way through a hop, which passes everything on. A hop that misbehaves
+    overrides what comes: `began`, `toServer` and `toClient`."""
+
+    def __init__(self, path: "Path", transport: "Transport", client: Client) -> None:
+        self.path, self.reactor = path, path.reactor
+        self._near, self._far = transport, client
+        self._hasFin = self._isCut = False
+
+    def began(self) -> None:
+        """The client has connected."""
+
+    def toServer(self, data: bytes) -> None:
+        self.sendToServer(data)
+
+    def toClient(self, data: bytes) -> None:
+        self.sendToClient(data)
+
+    def sendToServer(self, data: bytes) -> None:
+        self._far.socket.arriving += data
+
+    def sendToClient(self, data: bytes) -> None:
+        self._near.arrives(data)
+
+    def cut(self, how: str = "fin", *, client: bool = True, server: bool = True) -> None:
+        """End it, on both sides or on one; `fin` or `rst`. On the other nothing is told, and
+        nothing passes any more."""
+        self._isCut = True
+        if client:
+            self._near.ends(how)
+        if server and not self._far.socket.closed:
+            if how == "fin":
+                self._far.socket.peerDone = True
+            else:
+                self._far.transport.connectionLost(Failure(ConnectionLost()))
+                self._far.socket.closed = True
+
+    # What Path calls.
+
+    def move(self) -> bool:
+        """Pass on what has come; returns whether anything was done."""
+        near, far = self._near, self._far
+        up, near.written = bytes(near.written), bytearray()
+        down = far.received()
+        if self._isCut:
+            return False
+        if up:
+            self.toServer(up)
+        if down:
+            self.toClient(down)
+        if near.isDone and not far.socket.peerDone:
+            far.socket.peerDone = True
+            return True
+        if (far.socket.fin or far.socket.closed) and not self._hasFin and not self._isCut:
+            self._hasFin = True
+            near.ends("rst" if far.socket.reset else "fin")
+            return True
+        return bool(up or down)
+
+
+class Transport:
+    """The probe's end of it."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self.protocol: Any = None
+        self.written = bytearray()
+        self.isDone = False
+        self._isEnded = self._isPaused = False
+
+    def write(self, data: bytes) -> None:
+        if not self.isDone:
+            self.written += data
+
+    def arrives(self, data: bytes) -> None:
+        if not self._isEnded:
+            self._reactor.callLater(LATENCY, self._deliver, data)
+
+    def _deliver(self, data: bytes) -> None:
+        if not self._isEnded:
+            self.protocol.dataReceived(data)
+
+    def ends(self, how: str) -> None:
+        self._reactor.callLater(LATENCY, self._end, how)
+
+    def _end(self, how: str) -> None:
+        if self._isEnded:
+            return
+        if how == "fin":
+            self.protocol.readConnectionLost()
+        else:
+            self._lose(ConnectionLost())
+
+    def loseConnection(self) -> None:
+        self._lose(ConnectionDone())
+
+    def abortConnection(self) -> None:
+        self._lose(ConnectionDone())
+
+    def _lose(self, why: Exception) -> None:
+        self.isDone = True
+        if not self._isEnded:
+            self._isEnded = True
+            self.protocol.connectionLost(Failure(why))
+
+    def pauseProducing(self) -> None:
+        self._isPaused = True
+
+    def resumeProducing(self) -> None:
+        self._isPaused = False
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        pass
+
+    def getHandle(self) -> None:
+        return None
+
+    def getPeer(self) -> IPv4Address:
+        return IPv4Address("TCP", "127.0.0.1", 8080)
+
+
+class Path:
+    """To a service with these options."""
+
+    def __init__(self, hop: Callable[..., Hop] = Hop, *options: str) -> None:
+        self.service = Service(*options, isFast=False)
+        self.reactor: Any = self.service.reactor
+        self.reactor.connectTCP = self._connectTcp
+        self.refuses = False
+        """Whether TCP is refused."""
+
+        self._hop = hop
+        self._hops: list[Hop] = []
+
+    def probe(
+        self,
+        seconds: float = 150,
+        only: Sequence[str] = AREAS,
+        *,
+        url: str = "ws://127.0.0.1:8080/echo",
+        until: float = math.inf,
+        **options: Any,
+    ) -> Report:
+        """The report of a probe; it is interrupted after `until` seconds."""
+        probing = Probing(self.reactor, Target.parse(url, **options), seconds, only)
+        reports: list[Any] = []
+        ends = self.reactor.seconds() + until
+        running = ensureDeferred(probing.run())
+        running.addBoth(reports.append)
+        for _ in range(1_000_000):
+            self._settle()
+            if reports:
+                if isinstance(reports[0], Failure):
+                    reports[0].raiseException()
+                report: Report = reports[0]
+                return report
+            due = self.service._due()
+            assert due < math.inf, "nothing happens any more"
+            if due >= ends:
+                running.cancel()
+                ends = math.inf
+                continue
+            self.service._jumpTo(max(due, self.reactor.seconds()))
+        raise AssertionError("the probe does not come to an end")
+
+    def _settle(self) -> None:
+        while any([*[hop.move() for hop in self._hops], self.service.turn()]):
+            pass
+
+    def _connectTcp(self, host: str, port: int, factory: Any, *args: Any, **kwargs: Any) -> Any:
+        connector = Connector()
+        factory.doStart()
+        if self.refuses:
+            factory.clientConnectionFailed(connector, Failure(ConnectError(111)))
+            return connector
+        transport = Transport(self.reactor)
+        transport.protocol = factory.buildProtocol(transport.getPeer())
+        hop = self._hop(self, transport, self.service.connect())
+        self._hops.append(hop)
+        transport.protocol.makeConnection(transport)
+        hop.began()
+        return connector
+
+
+class Connector:
+    def stopConnecting(self) -> None:
+        pass
