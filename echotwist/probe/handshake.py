@@ -46,9 +46,8 @@ async def measure(near: Dialer, far: FarEnd, facts: Handshake) -> None:
         facts["took"]["upgrade"] = upgrade.duration
         facts["response"] = _shown(upgrade.response)
         await upgrade.connection.close(1000)
-    if far.isLab:
-        await _compare(near, far, facts)
-    if "refused" not in facts:
+        if far.isLab:
+            await _compare(near, far, facts)
         await _limits(near, far, facts.setdefault("limits", []))
 
 

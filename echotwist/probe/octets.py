@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import quote
 
 from echotwist.paths.measured import Check
@@ -59,6 +60,14 @@ async def _open(
     """A connection that echoes after these steps, and the ID of its trace; empty without a lab."""
     path, trace = far.script(*steps) if far.isLab else (near.target.path, "")
     return await near.upgrade(path, deflate=deflate), trace
+
+
+async def _arrived(far: FarEnd, traceId: str) -> list[dict[str, Any]]:
+    """The frames that came to the server. Raises _NotSeen."""
+    trace = await far.trace(traceId)
+    if trace is None:
+        raise _NotSeen("there is no trace")
+    return eventsOf(trace, "frameReceived")
 
 
 def _late(connection: Connection) -> float:
@@ -147,10 +156,7 @@ async def _pings(near: Dialer, far: FarEnd) -> str | None:
     connection.send(PING, b"who answers?")
     await connection.pong(b"who answers?", _late(connection))
     await connection.close(1000)
-    seen = eventsOf(await far.trace(trace), "frameReceived")
-    if not seen:
-        raise _NotSeen("there is no trace")
-    arrived = [each for each in seen if each["opcode"] == PING]
+    arrived = [each for each in await _arrived(far, trace) if each["opcode"] == PING]
     return None if arrived else "the ping did not arrive: something between has answered it"
 
 
@@ -169,12 +175,9 @@ async def _frames(near: Dialer, far: FarEnd) -> str | None:
         sent.append((opcode, size, fin, mask.hex()))
     _, _, _, fragments = await connection.message(_late(connection))
     await connection.close(1000)
-    seen = eventsOf(await far.trace(trace), "frameReceived")
-    if not seen:
-        raise _NotSeen("there is no trace")
     arrived = [
         (each["opcode"], each["length"], each["fin"], each["mask"])
-        for each in seen
+        for each in await _arrived(far, trace)
         if each["opcode"] < CLOSE
     ]
     if [each[:3] for each in arrived] != [each[:3] for each in sent]:
@@ -191,7 +194,7 @@ async def _clientCloses(near: Dialer, far: FarEnd) -> str | None:
     if far.isLab:
         seen = [
             (each.get("code"), each.get("reason"))
-            for each in eventsOf(await far.trace(trace), "frameReceived")
+            for each in await _arrived(far, trace)
             if each["opcode"] == CLOSE
         ]
         if seen and seen[0] != (_CLIENT_CODE, _CLIENT_REASON):

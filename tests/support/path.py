@@ -9,12 +9,13 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import ensureDeferred
-from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
+from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.python.failure import Failure
 
 from echotwist.probe.probing import AREAS, Probing
 from echotwist.probe.report import Report
 from echotwist.probe.target import Target
+from echotwist.testing.frames import Frame, frame, length, masked, take
 from support.memory import Client, Service
 
 LATENCY = 0.005
@@ -148,7 +149,7 @@ class Path:
     def __init__(self, hop: Callable[..., Hop] = Hop, *options: str) -> None:
         self.service = Service(*options, isFast=False)
         self.reactor: Any = self.service.reactor
-        self.reactor.connectTCP = self._connectTcp
+        self.reactor.connectTCP = self._connectTcp  # type: ignore[method-assign]
         self.refuses = False
         """Whether TCP is refused."""
 
@@ -194,7 +195,7 @@ class Path:
         connector = Connector()
         factory.doStart()
         if self.refuses:
-            factory.clientConnectionFailed(connector, Failure(ConnectError(111)))
+            factory.clientConnectionFailed(connector, Failure(ConnectionRefusedError()))
             return connector
         transport = Transport(self.reactor)
         transport.protocol = factory.buildProtocol(transport.getPeer())
@@ -208,3 +209,98 @@ class Path:
 class Connector:
     def stopConnecting(self) -> None:
         pass
+
+
+class HeadHop(Hop):
+    """Sees the heads. `request` and `response` give what is passed on instead; None is nothing.
+    What comes after a 101 goes through `up` and `down`."""
+
+    def began(self) -> None:
+        self._ways = {"up": bytearray(), "down": bytearray()}
+        self.isUpgraded = False
+        self.sawRequest = b""
+
+    def request(self, head: bytes) -> bytes | None:
+        return head
+
+    def response(self, head: bytes) -> bytes | None:
+        return head
+
+    def up(self, data: bytes) -> None:
+        self.sendToServer(data)
+
+    def down(self, data: bytes) -> None:
+        self.sendToClient(data)
+
+    def toServer(self, data: bytes) -> None:
+        if self.isUpgraded:
+            self.up(data)
+            return
+        self.sawRequest = data
+        if (head := self.request(data)) is not None:
+            self.sendToServer(head)
+
+    def toClient(self, data: bytes) -> None:
+        if self.isUpgraded:
+            self.down(data)
+            return
+        head, end, rest = data.partition(b"\r\n\r\n")
+        self.isUpgraded = head.startswith(b"HTTP/1.1 101 ")
+        if (changed := self.response(head + end)) is not None:
+            self.sendToClient(changed)
+        if rest:
+            self.toClient(rest) if self.isUpgraded else self.sendToClient(rest)
+
+
+class FrameHop(HeadHop):
+    """Sees the frames after the 101, unmasked. `frameUp` and `frameDown` pass them on."""
+
+    def began(self) -> None:
+        super().began()
+        self._fromClient, self._fromServer = bytearray(), bytearray()
+
+    def up(self, data: bytes) -> None:
+        self._fromClient += data
+        while (taken := takeMasked(self._fromClient)) is not None:
+            found, end = taken
+            del self._fromClient[:end]
+            self.frameUp(found)
+
+    def down(self, data: bytes) -> None:
+        self._fromServer += data
+        while (taken := take(self._fromServer)) is not None:
+            found, end = taken
+            del self._fromServer[:end]
+            self.frameDown(found)
+
+    def frameUp(self, found: Frame) -> None:
+        self.sendToServer(masking(found))
+
+    def frameDown(self, found: Frame) -> None:
+        self.sendToClient(unmasking(found))
+
+
+def masking(found: Frame) -> bytes:
+    """A frame of a client."""
+    return frame(found.opcode, found.payload, fin=found.fin, rsv=found.rsv)
+
+
+def unmasking(found: Frame) -> bytes:
+    """A frame of a server."""
+    first = (found.fin << 7) | (found.rsv << 4) | found.opcode
+    return bytes([first]) + length(len(found.payload), masked=False) + found.payload
+
+
+def takeMasked(data: bytearray) -> tuple[Frame, int] | None:
+    """The frame of a client at the beginning, and its end; None if a part of it is missing."""
+    if len(data) < 2:
+        return None
+    size = data[1] & 127
+    start = {126: 4, 127: 10}.get(size, 2)
+    if size > 125:
+        size = int.from_bytes(data[2:start], "big")
+    if len(data) < start + 4 + size:
+        return None
+    payload = masked(bytes(data[start + 4 : start + 4 + size]), bytes(data[start : start + 4]))
+    found = Frame(data[0] & 15, payload, bool(data[0] & 128), data[0] >> 4 & 7)
+    return found, start + 4 + size

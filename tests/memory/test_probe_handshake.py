@@ -1,0 +1,326 @@
+"""What the probe finds out of handshakes, on hops in memory that change, refuse or hold them."""
+
+import pytest
+from support.path import HeadHop, Hop, Path
+
+from echotwist.paths.finding import Finding
+from echotwist.probe.report import Report
+
+
+def found(report: Report) -> dict[str, Finding]:
+    return {finding.rule: finding for finding in report.findings}
+
+
+def handshake(hop: type[Hop], *options: str, url: str = "ws://127.0.0.1:8080/echo") -> Report:
+    return Path(hop, *options).probe(5, only=["handshake"], url=url)
+
+
+def without(head: bytes, name: bytes) -> bytes:
+    """The head without a header."""
+    lines = head.split(b"\r\n")
+    return b"\r\n".join(line for line in lines if not line.lower().startswith(name + b":"))
+
+
+# What arrives.
+
+
+class Strips(HeadHop):
+    """A reverse proxy that was not told of WebSockets."""
+
+    def request(self, head: bytes) -> bytes | None:
+        head = without(without(head, b"upgrade"), b"connection")
+        return head.replace(b"HTTP/1.1\r\n", b"HTTP/1.0\r\nConnection: close\r\n", 1)
+
+
+def test_an_upgrade_that_does_not_arrive_is_told_by_the_server() -> None:
+    report = handshake(Strips)
+    finding = found(report)["upgrade-stripped"]
+    assert finding.level == "problem"
+    assert "the server saw HTTP/1.0" in finding.evidence[-1]
+    assert any("proxy_set_header Upgrade $http_upgrade" in cure for cure in finding.cures)
+    assert "lab-refused" not in found(report), "it would say the same again"
+    assert set(report.measured) == {"handshake", "farEnd"}
+
+
+class Rewrites(HeadHop):
+    """Adds, removes, rewrites and reorders."""
+
+    def request(self, head: bytes) -> bytes | None:
+        if b"Sec-WebSocket" not in head:
+            return head
+        head = without(head, b"origin").replace(b"Host: 127.0.0.1:8080", b"Host: inner")
+        lines = head.split(b"\r\n")
+        lines[2:4] = lines[3:1:-1]
+        lines.insert(1, b"X-Forwarded-For: 192.0.2.1")
+        return b"\r\n".join(lines)
+
+    def response(self, head: bytes) -> bytes | None:
+        return head.replace(b"Server: echotwist", b"Via: 1.1 varnish\r\nServer: other")
+
+
+def test_what_became_of_the_headers_is_compared_both_ways() -> None:
+    report = handshake(Rewrites)
+    there = report.measured["handshake"]["toServer"]
+    back = report.measured["handshake"]["toClient"]
+    assert there is not None
+    assert back is not None
+    assert ["X-Forwarded-For", "192.0.2.1"] in there["added"]
+    assert [name for name, _ in there["removed"]] == ["Origin"]
+    assert {"name": "Host", "sent": "127.0.0.1:8080", "arrived": "inner"} in there["rewritten"]
+    assert there["isReordered"]
+    assert ["Via", "1.1 varnish"] in back["added"]
+    assert [each["name"] for each in back["rewritten"]] == ["Server"]
+    assert "origin-changed" in found(report)
+
+
+class NoExtensions(HeadHop):
+    def request(self, head: bytes) -> bytes | None:
+        return without(head, b"sec-websocket-extensions")
+
+
+class NoExtensionsBack(HeadHop):
+    def response(self, head: bytes) -> bytes | None:
+        return without(head, b"sec-websocket-extensions")
+
+
+def test_an_offer_that_is_stripped_is_told_from_an_answer_that_is() -> None:
+    assert "extensions-stripped" in found(handshake(NoExtensions))
+    finding = found(handshake(NoExtensionsBack))["extensions-answer-changed"]
+    assert finding.level == "problem"
+
+
+# What is answered.
+
+
+class Answers(HeadHop):
+    """Answers each handshake by itself."""
+
+    answer = b""
+
+    def request(self, head: bytes) -> bytes | None:
+        if b"Upgrade: websocket" not in head:
+            return head
+        self.sendToClient(self.answer)
+        self.cut()
+        return None
+
+
+def answering(data: bytes) -> type[Hop]:
+    class This(Answers):
+        answer = data
+
+    return This
+
+
+def test_a_redirect_is_said_where_to() -> None:
+    report = handshake(
+        answering(b"HTTP/1.1 301 Moved\r\nLocation: https://other.example/echo\r\n\r\n")
+    )
+    finding = found(report)["redirect"]
+    assert "https://other.example/echo" in finding.title
+    assert finding.cures[0] == "connect to wss://other.example/echo"
+
+
+@pytest.mark.parametrize(
+    ("answer", "rule"),
+    [
+        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", "refused"),
+        (
+            b"HTTP/1.1 502 Bad Gateway\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n",
+            "unreachable",
+        ),
+        (b"HTTP/1.1 502 Bad Gateway\r\nTransfer-Encoding: chunked\r\n\r\nnone", "unreachable"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "refused"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n", "answer-stripped"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\r\n", "answer-stripped"),
+        (
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: dGhlIHdyb25nIG9uZQ==\r\n\r\n",
+            "answer-stripped",
+        ),
+        (b"", "refused"),
+        (b"HTTP/1.1 101 Swi", "refused"),
+    ],
+)
+def test_an_answer_that_is_no_101_is_a_finding(answer: bytes, rule: str) -> None:
+    report = handshake(answering(answer))
+    assert set(found(report)) == {rule}
+    assert report.status == 1
+
+
+class Silent(HeadHop):
+    def request(self, head: bytes) -> bytes | None:
+        if b"Upgrade: websocket" not in head:
+            return head
+        self.cut(client=False)
+        return None
+
+
+def test_a_handshake_that_is_never_answered_is_a_finding() -> None:
+    (finding,) = handshake(Silent).findings
+    assert "no answer in 15 s" in finding.title
+
+
+class Endless(HeadHop):
+    """A head that does not end."""
+
+    def request(self, head: bytes) -> bytes | None:
+        if b"Upgrade: websocket" not in head:
+            return head
+        self.sendToClient(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 60_000)
+        return None
+
+
+def test_a_head_that_does_not_end_is_bounded() -> None:
+    (finding,) = handshake(Endless).findings
+    assert "the head of the answer does not end" in finding.title
+
+
+# Limits.
+
+
+class SmallHeaders(HeadHop):
+    def request(self, head: bytes) -> bytes | None:
+        if len(head) < 8_192:
+            return head
+        self.sendToClient(b"HTTP/1.1 431 Too Large\r\nContent-Length: 0\r\n\r\n")
+        return None
+
+
+class Resets(HeadHop):
+    def request(self, head: bytes) -> bytes | None:
+        if len(head) < 8_192:
+            return head
+        self.cut("rst")
+        return None
+
+
+def test_large_cookies_and_queries_are_notes() -> None:
+    report = handshake(SmallHeaders)
+    assert found(report)["large-cookie"].evidence[0] == "8,000 bytes: HTTP/1.1 431 Too Large"
+    assert "large-query" in found(report)
+    assert report.isClean
+    assert "a reset" in found(handshake(Resets))["large-cookie"].evidence[0]
+
+
+# What cannot be reached.
+
+
+def test_a_refused_connection_is_not_run() -> None:
+    path = Path()
+    path.refuses = True
+    report = path.probe(5)
+    assert report.findings == []
+    assert report.status == 2
+    assert report.measured["handshake"]["notReached"] == {
+        "stage": "tcp",
+        "why": "connection refused",
+    }
+    assert set(report.incomplete) == {"handshake", "bytes", "sizes", "flow", "idle"}
+
+
+class LabIsPlain(HeadHop):
+    """Lets WebSockets through to /echo alone."""
+
+    def request(self, head: bytes) -> bytes | None:
+        return head if head.startswith(b"GET /echo") else without(head, b"upgrade")
+
+
+def test_a_lab_that_no_websocket_reaches_is_a_note() -> None:
+    report = Path(LabIsPlain).probe(5)
+    assert set(found(report)) == {"lab-refused"}
+    assert report.isClean
+    assert not report.measured["farEnd"]["isLab"]
+    assert [row["row"] for row in report.measured["idle"]] == ["silent", "clientPings", "both"]
+
+
+class LabIsGone(HeadHop):
+    """Does not answer at all at /lab."""
+
+    def request(self, head: bytes) -> bytes | None:
+        if head.startswith(b"GET /lab"):
+            self.cut()
+            return None
+        return head
+
+
+class LabIsOther(HeadHop):
+    def request(self, head: bytes) -> bytes | None:
+        return head.replace(b"GET /lab ", b"GET /healthz ").replace(b"GET /lab?", b"GET /no?")
+
+
+@pytest.mark.parametrize("hop", [LabIsGone, LabIsOther])
+def test_a_path_to_no_lab_is_probed_from_one_side(hop: type[Hop]) -> None:
+    report = Path(hop).probe(5)
+    assert report.findings == []
+    assert not report.measured["farEnd"]["isLab"]
+    assert report.measured["farEnd"]["why"]
+
+
+class LabResets(HeadHop):
+    def request(self, head: bytes) -> bytes | None:
+        if head.startswith((b"GET /lab?", b"GET /lab/inspect")):
+            self.cut("rst")
+            return None
+        return head
+
+
+def test_a_lab_that_resets_handshakes_is_a_note() -> None:
+    report = handshake(LabResets)
+    assert set(found(report)) == {"lab-refused"}
+
+
+class TracesAreBroken(HeadHop):
+    """Answers no JSON, where a trace is asked for."""
+
+    body = b"{"
+
+    def request(self, head: bytes) -> bytes | None:
+        if not head.startswith(b"GET /trace/"):
+            return head
+        size = str(len(self.body)).encode()
+        self.sendToClient(b"HTTP/1.1 200 OK\r\nContent-Length: " + size + b"\r\n\r\n" + self.body)
+        return None
+
+
+class TracesAreOther(TracesAreBroken):
+    body = b"[]"
+
+
+class TracesAreEmpty(TracesAreBroken):
+    body = b'{"events": [], "ended": {"time": 1, "by": "client", "how": "fin", "tcp": "fin"}}'
+
+
+@pytest.mark.parametrize("hop", [TracesAreBroken, TracesAreOther, TracesAreEmpty])
+def test_a_trace_that_is_none_tells_nothing(hop: type[Hop]) -> None:
+    report = handshake(hop)
+    assert report.findings == []
+    assert "toServer" not in report.measured["handshake"]
+
+
+def test_a_url_with_a_query_keeps_it() -> None:
+    class Sees(HeadHop):
+        heads: list[bytes] = []
+
+        def request(self, head: bytes) -> bytes | None:
+            self.heads.append(head)
+            return head
+
+    report = handshake(Sees, url="ws://127.0.0.1:8080/echo?token=a")
+    assert report.findings == []
+    lines = [head.partition(b" HTTP")[0] for head in Sees.heads]
+    assert b"GET /echo?token=a" in lines
+    assert any(line.startswith(b"GET /echo?token=a&probe=qqq") for line in lines)
+    assert b"GET /lab" in lines
+
+
+def test_headers_of_the_user_are_sent() -> None:
+    class Sees(HeadHop):
+        heads: list[bytes] = []
+
+        def request(self, head: bytes) -> bytes | None:
+            self.heads.append(head)
+            return head
+
+    Path(Sees).probe(5, only=["handshake"], headers=(("X-Token", "secret"),))
+    assert all(b"X-Token: secret\r\n" in head for head in Sees.heads)
