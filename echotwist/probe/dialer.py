@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.protocol import Factory
 
 from echotwist import __version__
@@ -187,8 +188,8 @@ class Dialer:
         endpoint = HostnameEndpoint(self.reactor, host, port, timeout=PATIENCE)
         try:
             connected: Any = await endpoint.connect(Factory.forProtocol(build))
-        except CancelledError:
-            raise
+        except ConnectingCancelledError:  # So an endpoint says that it was cancelled.
+            raise CancelledError from None
         except Exception as error:  # Whatever a resolver and a socket raise.
             isUnknown = type(error).__name__ == "DNSLookupError"
             raise NotReached("dns" if isUnknown else stage, _words(error)) from error

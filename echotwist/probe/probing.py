@@ -105,8 +105,9 @@ class Probing:
                 await self._area("flow", flow.measure(near, far, speed, self._telling("flow")))
             if watching is not None:
                 await watching
-        except CancelledError:
+        except BaseException:
             if watching is not None:
+                watching.addErrback(lambda _: None)  # That it was cancelled.
                 watching.cancel()
             raise
 
