@@ -261,6 +261,9 @@ async def serve(reactor: Any, begin: Callable[[], Probing], endpoint: str, every
     """Probe and serve until the reactor is stopped. Raises Fatal."""
     exporter = Exporter(reactor, begin, every, _say)
     listening = listen(reactor, makeRoot(exporter), endpoint)
+    running: Deferred[None] = Deferred()
+    reactor.callWhenRunning(running.callback, None)
+    await running  # Once it says that it is there, a signal must end it in order.
     done: Deferred[None] = Deferred()
 
     def interrupt() -> "Deferred[None]":

@@ -288,7 +288,7 @@ def options(*arguments: str) -> Any:
 
 
 def running(world: World, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The command, up to where the reactor runs; what it has come to is appended to the list."""
+    """The command, as the reactor begins to run; what it has come to is appended to the list."""
     made: list[Any] = []
 
     def probing(*given: Any) -> Any:
@@ -300,6 +300,8 @@ def running(world: World, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> l
     given = options(*arguments)
     target = Target.parse(given.url)
     ensureDeferred(command._serve(world.reactor, target, given)).addBoth(ended.append)
+    for hook, hookArguments, keywords in world.reactor.whenRunningHooks:
+        hook(*hookArguments, **keywords)
     return ended
 
 
