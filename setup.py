@@ -94,6 +94,8 @@ setup(
         "zope.interface>=8",
     ],
     extras_require={
+        # `echotwist probe --http2`: HTTP/2 and HPACK. 4.1 sends the extended CONNECT of RFC 8441.
+        "http2": ["h2>=4.1"],
         "test": [
             "pytest>=9",
             # Tests of real sockets run in Twisted's reactor.
@@ -110,6 +112,8 @@ setup(
             "playwright>=1.60",
             # Certificates for TLS.
             "trustme>=1.2",
+            # A server of RFC 8441, and what `echotwist probe --http2` needs.
+            "h2>=4.1",
             # Clients that we did not write.
             "aiohttp>=3.14",
             "picows>=2.3",

@@ -289,11 +289,12 @@ def _server(options: Options, reactor: Any) -> Iterator[IService]:
     certificates = certificatesOf(spec.endpoint for spec in specs)
     if (admin := options["admin"]) is not None:
         # Not at the top: prometheus_client takes 0.1 s to import.
-        from echotwist.operate.metrics import Metrics, ReactorLag
+        from echotwist.operate.metrics import EchoCollector, Metrics, ReactorLag
 
         endpoint = _endpoint(reactor, "admin", admin)
         certificates += certificatesOf([endpoint])
-        root = makeAdminRoot(Metrics(site, fastPath, certificates), health, readiness)
+        metrics = Metrics(EchoCollector(site, fastPath, certificates))
+        root = makeAdminRoot(metrics, health, readiness)
         adminSite = AdminSite(context, root, TrustedProxies([]))
         specs.append(ListenSpec(admin, endpoint, adminSite))
         companions.append(ReactorLag(reactor, journal.totals.lag))

@@ -45,16 +45,14 @@ _log = Logger(namespace="echotwist")
 
 
 class Metrics(Exact):
-    """The metrics of this process, in OpenMetrics if Accept asks for it, or else in Prometheus's
-    text format."""
+    """The metrics of `collector`, and of this process, in OpenMetrics if Accept asks for it, or
+    else in Prometheus's text format."""
 
-    def __init__(
-        self, site: EchoSite, fastPath: FastPath | None, certificates: Sequence[Certificate]
-    ) -> None:
+    def __init__(self, collector: Collector) -> None:
         super().__init__()
         # Not the library's global registry, which belongs to the application around the service.
         self._registry = CollectorRegistry()
-        self._registry.register(EchoCollector(site, fastPath, certificates))
+        self._registry.register(collector)
         ProcessCollector(registry=self._registry)
 
     def render(self, request: Request) -> bytes:

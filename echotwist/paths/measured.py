@@ -78,6 +78,25 @@ class Refusal(TypedDict):
     """The same request as the server saw it, from `/lab/inspect`."""
 
 
+class Http2(TypedDict):
+    """A WebSocket by RFC 8441; None is what it has not come to."""
+
+    alpn: str | None
+    """What was negotiated, of h2 alone."""
+
+    connectProtocol: bool | None
+    """Whether the server offers it, by its SETTINGS."""
+
+    status: int | None
+    """Of the answer to the extended CONNECT."""
+
+    echoed: bool
+    """Whether a message came back."""
+
+    why: str
+    """What it failed by; empty if it worked."""
+
+
 class Handshake(TypedDict, total=False):
     addresses: list[str]
     """What the name resolves to."""
@@ -104,8 +123,7 @@ class Handshake(TypedDict, total=False):
     extensions: Offer
     subprotocols: Offer
     limits: list[Limit]
-    http2: dict[str, Any]
-    """`alpn`, `connectProtocol` (whether RFC 8441 is offered), `status`, `echoed`."""
+    http2: Http2
 
 
 class Row(TypedDict):

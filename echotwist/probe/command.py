@@ -6,13 +6,15 @@ import shutil
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any, TextIO
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import LoopingCall, react
 
+from echotwist.fatal import Fatal
 from echotwist.limits import parseSeconds
-from echotwist.probe.probing import AREAS, Probing
+from echotwist.probe.probing import AREAS, Probing, Say
 from echotwist.probe.report import NOT_RUN, Report
 from echotwist.probe.show import asMarkdown, asText, progressOf
 from echotwist.probe.target import BadTarget, Target, parseHeader, parseProxy
@@ -33,7 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         target = _target(options)
     except BadTarget as error:
         parser.error(str(error))
-    react(_probe, (target, options))
+    if options.http2 and find_spec("h2") is None:
+        parser.error("--http2 needs the library h2: pip install 'echotwist[http2]'")
+    if options.serve is not None and (options.json or options.markdown):
+        parser.error("--serve has the report as text at /, and as JSON at /?format=json")
+    react(_probe if options.serve is None else _serve, (target, options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,6 +83,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--cacert", metavar="FILE", help="PEM: trust these authorities, and no others")
     add("--insecure", action="store_true", help="take any certificate")
+    add("--http2", action="store_true", help="try HTTP/2 (RFC 8441), too; over TLS only")
+    add(
+        "--serve",
+        metavar="ENDPOINT",
+        help="probe again and again, and serve /metrics for Prometheus there, and the last report "
+        "at /; as --admin of the service takes it, such as tcp:9817:interface=127.0.0.1",
+    )
+    add(
+        "--every",
+        metavar="TIME",
+        type=_seconds,
+        default=300.0,
+        help="with --serve: from the beginning of one probe to that of the next, 5m by default; "
+        "if one takes longer, the next begins at the next multiple",
+    )
     form = probe.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="by docs/probe.schema.json")
     form.add_argument("--markdown", action="store_true", help="to be pasted into an issue")
@@ -108,9 +129,31 @@ def _target(options: argparse.Namespace) -> Target:
     )
 
 
+def _probing(
+    reactor: Any, target: Target, options: argparse.Namespace, say: Say | None = None
+) -> Probing:
+    probing = Probing(reactor, target, options.seconds, options.only, say or (lambda *_: None))
+    probing.triesHttp2 = options.http2
+    return probing
+
+
+async def _serve(reactor: Any, target: Target, options: argparse.Namespace) -> None:
+    # Not at the top: prometheus_client and the service's HTTP take 0.1 s to import.
+    from echotwist.probe import exporter
+
+    def begin() -> Probing:
+        return _probing(reactor, target, options)
+
+    try:
+        await exporter.serve(reactor, begin, options.serve, options.every)
+    except Fatal as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(NOT_RUN) from None
+
+
 async def _probe(reactor: Any, target: Target, options: argparse.Namespace) -> None:
     progress = _Progress(reactor, sys.stderr, options.seconds)
-    probing = Probing(reactor, target, options.seconds, options.only, progress.say)
+    probing = _probing(reactor, target, options, progress.say)
     done: Deferred[None] = Deferred()
     running = ensureDeferred(probing.run())
 

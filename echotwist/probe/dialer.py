@@ -2,18 +2,20 @@
 
 import os
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha1
 from typing import Any
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.protocol import Factory
 
 from echotwist import __version__
 from echotwist.paths.head import Head, Headers
 from echotwist.probe.connection import PATIENCE, Connection, Ended, Late
-from echotwist.probe.target import Target
+from echotwist.probe.target import HTTP1, Target
 
 DEFLATE = "permessage-deflate; client_no_context_takeover; server_no_context_takeover"
 """What is offered: without context takeover each message stands alone, as a check of one must."""
@@ -83,8 +85,11 @@ class Dialer:
         for connection in list(self._all):
             connection.abort()
 
-    async def reach(self, *, isTrusting: bool = False) -> Reached:
-        """TCP, the proxy, TLS; `isTrusting`: with any certificate. Raises NotReached."""
+    async def reach(
+        self, *, isTrusting: bool = False, protocols: Sequence[bytes] = HTTP1
+    ) -> Reached:
+        """TCP, the proxy, TLS with these `protocols`; `isTrusting`: with any certificate. Raises
+        NotReached."""
         target, proxy = self.target, self.target.proxy
         began = self.reactor.seconds()
         host, port = (target.host, target.port) if proxy is None else (proxy.host, proxy.port)
@@ -98,9 +103,8 @@ class Dialer:
             reached.took["proxy"] = self.reactor.seconds() - began - sum(reached.took.values())
         if target.isSecure:
             try:
-                await reached.connection.startTls(
-                    target.untrusting() if isTrusting else target.trust()
-                )
+                secure = target.untrusting if isTrusting else target.trust
+                await reached.connection.startTls(secure(protocols))
             except (Ended, Late) as error:
                 reached.connection.abort()
                 why = error.end.reason or error.end.how if isinstance(error, Ended) else "no answer"
@@ -184,8 +188,8 @@ class Dialer:
         endpoint = HostnameEndpoint(self.reactor, host, port, timeout=PATIENCE)
         try:
             connected: Any = await endpoint.connect(Factory.forProtocol(build))
-        except CancelledError:
-            raise
+        except ConnectingCancelledError:  # So an endpoint says that it was cancelled.
+            raise CancelledError from None
         except Exception as error:  # Whatever a resolver and a socket raise.
             isUnknown = type(error).__name__ == "DNSLookupError"
             raise NotReached("dns" if isUnknown else stage, _words(error)) from error

@@ -8,6 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 
 from echotwist import __version__
 from echotwist.paths import rules
+from echotwist.paths.measured import Handshake
 from echotwist.probe import flow, handshake, idle, octets, sizes
 from echotwist.probe.connection import Ended, Late
 from echotwist.probe.dialer import Dialer, NotReached, Refused
@@ -40,6 +41,8 @@ class Probing:
         self._near = Dialer(reactor, target)
         self._far = FarEnd(self._near)
         self._seconds, self._only, self._say = seconds, only, say
+        self.triesHttp2 = False
+        """Whether HTTP/2 is tried, too. It needs the library h2."""
 
     async def run(self) -> Report:
         """Also ends, with a report of what is known, when it is cancelled."""
@@ -55,9 +58,9 @@ class Probing:
         return self.report
 
     async def _measure(self) -> None:
-        measured, near, far = self.report.measured, self._near, self._far
+        measured, far = self.report.measured, self._far
         facts = measured["handshake"] = {}
-        await self._area("handshake", handshake.measure(near, far, facts))
+        await self._area("handshake", self._shakeHands(facts))
         measured["farEnd"] = {"isLab": far.isLab, "why": far.why, "server": far.server}
         if (notReached := facts.get("notReached")) is not None:
             self.report.incomplete["handshake"] = notReached["why"]
@@ -69,6 +72,15 @@ class Probing:
                 far.isLab, far.why = False, "no WebSocket reaches it"
                 measured["farEnd"]["isLab"], measured["farEnd"]["why"] = far.isLab, far.why
             await self._messages()
+
+    async def _shakeHands(self, facts: Handshake) -> None:
+        await handshake.measure(self._near, self._far, facts)
+        if self.triesHttp2 and facts.get("notReached") is None:
+            # Not at the top: the library is there only for those who have asked for it.
+            from echotwist.probe import http2
+
+            self._say("handshake", "HTTP/2")
+            facts["http2"] = await http2.measure(self._near)
 
     async def _messages(self) -> None:
         """The long rows beside the others, which follow one another: each wants the path alone."""
@@ -93,8 +105,9 @@ class Probing:
                 await self._area("flow", flow.measure(near, far, speed, self._telling("flow")))
             if watching is not None:
                 await watching
-        except CancelledError:
+        except BaseException:
             if watching is not None:
+                watching.addErrback(lambda _: None)  # That it was cancelled.
                 watching.cancel()
             raise
 

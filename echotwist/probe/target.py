@@ -1,13 +1,13 @@
 """What is probed: a URL, and how to get there."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import (
@@ -20,6 +20,9 @@ from zope.interface import implementer
 
 _CERTIFICATE = re.compile(b"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+HTTP1 = (b"http/1.1",)
+"""What is offered by ALPN: the Upgrade is HTTP/1.1's."""
 
 _PORTS = {"ws": 80, "wss": 443}
 
@@ -125,16 +128,17 @@ class Target:
         """The path of another resource of the same service, which may be below a prefix."""
         return self.path.partition("?")[0].rpartition("/")[0] + "/" + name
 
-    def trust(self) -> Any:
-        """Makes the TLS of a connection, for `startTLS`. Raises BadTarget."""
+    def trust(self, protocols: Sequence[bytes] = HTTP1) -> Any:
+        """Makes the TLS of a connection, for `startTLS`; the `protocols` are offered by ALPN.
+        Raises BadTarget."""
         if self.isInsecure:
-            return self.untrusting()
+            return self.untrusting(protocols)
         root = platformTrust() if self.caFile is None else _authorities(self.caFile)
-        return optionsForClientTLS(self.host, root, acceptableProtocols=[b"http/1.1"])
+        return optionsForClientTLS(self.host, root, acceptableProtocols=list(protocols))
 
-    def untrusting(self) -> Any:
+    def untrusting(self, protocols: Sequence[bytes] = HTTP1) -> Any:
         """As `trust`, but any certificate is taken."""
-        return _Untrusting(self.host)
+        return _Untrusting(self.host, protocols)
 
 
 def targetOf(
@@ -156,12 +160,13 @@ def targetOf(
 
 @implementer(IOpenSSLClientConnectionCreator)
 class _Untrusting:
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, protocols: Sequence[bytes]) -> None:
         self._host = host
+        self._protocols = protocols
 
     def clientConnectionForTLS(self, protocol: object) -> SSL.Connection:
         context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-        context.set_alpn_protos([b"http/1.1"])
+        context.set_alpn_protos(list(self._protocols))
         connection = SSL.Connection(context, None)
         if not isIPAddress(self._host) and not isIPv6Address(self._host):
             connection.set_tlsext_host_name(self._host.encode("idna"))
@@ -177,7 +182,7 @@ def _authorities(path: str) -> Any:
         raise BadTarget(f"{path} has no certificates in PEM")
     try:
         return trustRootFromCertificates([Certificate.loadPEM(each) for each in pem])
-    except (SSL.Error, ValueError) as error:
+    except (crypto.Error, ValueError) as error:
         raise BadTarget(f"{path} has a certificate that cannot be read") from error
 
 

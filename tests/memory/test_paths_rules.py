@@ -11,6 +11,7 @@ from support.paths import (
     clean,
     cut,
     handshake,
+    http2,
     ids,
     ladder,
     limit,
@@ -60,13 +61,13 @@ def test_a_clean_path_says_nothing() -> None:
 def test_nothing_is_said_of_what_was_not_measured() -> None:
     assert judge({}) == []
     assert judge({"handshake": {}, "idle": [], "sizes": [], "bytes": [], "flow": {}}) == []
-    assert ids(withHandshake(tls=None, http2={})) == []
+    assert ids(withHandshake(tls=None, http2=None)) == []
 
 
 def test_the_worst_is_told_first() -> None:
     measured = tls(issuer="CN=Zscaler")
     measured["idle"] = rows(LAB, cut("silent", 60))
-    measured["handshake"]["http2"] = {"why": "no h2"}
+    measured["handshake"]["http2"] = http2("no h2")
     found = judge(measured)
     assert [each.level for each in found] == list(LEVELS)
     assert [each.rule for each in found] == ["idle-timeout", "tls-inspected", "http2-refused"]
@@ -359,9 +360,7 @@ def test_a_usual_cookie_that_is_refused_is_a_problem() -> None:
 
 
 def test_no_websocket_over_http_2_is_a_note() -> None:
-    finding = only(
-        withHandshake(http2={"alpn": "h2", "why": "no SETTINGS_ENABLE_CONNECT_PROTOCOL"})
-    )
+    finding = only(withHandshake(http2=http2("no SETTINGS_ENABLE_CONNECT_PROTOCOL")))
     assert (finding.rule, finding.level) == ("http2-refused", "note")
     assert finding.evidence == ["no SETTINGS_ENABLE_CONNECT_PROTOCOL"]
     assert finding.cures

@@ -8,6 +8,7 @@ from echotwist.paths.measured import (
     Changes,
     Check,
     Handshake,
+    Http2,
     Measured,
     Refusal,
     Row,
@@ -86,7 +87,18 @@ def handshake() -> Handshake:
         },
         "subprotocols": {"offered": "a, b", "arrived": "a, b", "answered": "b", "received": "b"},
         "limits": [limit("cookie", 4_000), limit("cookie", 8_000), limit("query", 8_000)],
-        "http2": {"alpn": "h2", "connectProtocol": True, "status": 200, "why": ""},
+        "http2": http2(""),
+    }
+
+
+def http2(why: str) -> Http2:
+    """`why` there is no WebSocket by RFC 8441; empty if there is."""
+    return {
+        "alpn": "h2",
+        "connectProtocol": not why,
+        "status": None if why else 200,
+        "echoed": not why,
+        "why": why,
     }
 
 
