@@ -1,8 +1,6 @@
 """What the server saw is kept, within bounds, and told in four formats."""
 
 import gc
-import importlib
-import importlib.util
 import json
 import re
 import tracemalloc
@@ -17,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.deflate import deflated
 from support.memory import Client, Service
+from support.schema import Schema
 from twisted.web.http_headers import Headers
 
 from echotwist.lab.observer import HEAD, SHOWN, Frame, Observer
@@ -39,7 +38,7 @@ ID = "Zm9yIHlvdXIgZXllcyBvbmx5"
 ACCEPTED = 1_700_000_000.0
 MASK = bytes.fromhex("37fa213d")
 ROOT = Path(__file__).parents[2]
-SCHEMA = json.loads((ROOT / "docs/trace.schema.json").read_text())
+SCHEMA = Schema("trace.schema.json")
 
 REQUEST = (
     b"GET /lab?trace=%b&send=hello HTTP/1.1\r\n"
@@ -205,81 +204,12 @@ def tell(lab: Lab, trace: Trace) -> None:
 
 # The schema.
 
-_TYPES: dict[str, Callable[[Any], bool]] = {
-    "object": lambda value: isinstance(value, dict),
-    "array": lambda value: isinstance(value, list),
-    "string": lambda value: isinstance(value, str),
-    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
-    "boolean": lambda value: isinstance(value, bool),
-    "null": lambda value: value is None,
-}
-
-
-def conforms(value: Any, schema: dict[str, Any]) -> bool:
-    """Whether `value` is as `schema` wants it, by as much of JSON Schema as ours has."""
-    if "$ref" in schema:
-        name = schema["$ref"].removeprefix("#/$defs/")
-        if not conforms(value, SCHEMA["$defs"][name]):
-            return False
-    kinds = schema.get("type", [])
-    if kinds and not any(
-        _TYPES[kind](value) for kind in ([kinds] if isinstance(kinds, str) else kinds)
-    ):
-        return False
-    if "const" in schema and value != schema["const"]:
-        return False
-    if "enum" in schema and value not in schema["enum"]:
-        return False
-    if "oneOf" in schema and sum(conforms(value, each) for each in schema["oneOf"]) != 1:
-        return False
-    if isinstance(value, int) and not schema.get("minimum", value) <= value <= schema.get(
-        "maximum", value
-    ):
-        return False
-    if isinstance(value, str) and not re.search(schema.get("pattern", ""), value):
-        return False
-    if isinstance(value, list):
-        return all(conforms(item, schema.get("items", {})) for item in value)
-    if isinstance(value, dict):
-        properties = schema.get("properties", {})
-        return (
-            set(schema.get("required", ())) <= set(value)
-            and (schema.get("additionalProperties", True) or set(value) <= set(properties))
-            and all(conforms(value[name], properties.get(name, {})) for name in value)
-        )
-    return True
-
-
-def isValid(document: Any) -> bool:
-    """By our own reading of the schema, and by jsonschema's where that is installed."""
-    found = conforms(document, SCHEMA)
-    if importlib.util.find_spec("jsonschema"):
-        jsonschema = importlib.import_module("jsonschema")
-        assert jsonschema.Draft202012Validator(SCHEMA).is_valid(document) is found
-    return found
-
-
-KEYWORDS = {
-    "$schema", "$ref", "$defs", "title", "description", "type", "const", "enum", "oneOf", "minimum",
-    "maximum", "pattern", "items", "properties", "required", "additionalProperties",
-}  # fmt: skip
-
-
-def test_the_schema_has_no_keyword_that_is_not_checked_here() -> None:
-    def check(schema: dict[str, Any]) -> None:
-        assert set(schema) <= KEYWORDS
-        named = {**schema.get("properties", {}), **schema.get("$defs", {})}.values()
-        for each in [*named, *schema.get("oneOf", ()), *filter(None, [schema.get("items")])]:
-            check(each)
-
-    check(SCHEMA)
-
 
 def test_the_answer_conforms_to_the_schema_from_the_first_event_to_the_last(lab: Lab) -> None:
     trace = lab.open()
-    assert isValid(lab.read())
+    assert SCHEMA.isValid(lab.read())
     tell(lab, trace)
-    assert isValid(lab.read())
+    assert SCHEMA.isValid(lab.read())
 
 
 def at(document: Any, *path: Any) -> Any:
@@ -323,7 +253,7 @@ def test_an_answer_that_is_not_as_the_schema_says_is_found_out(
     tell(lab, lab.open())
     document = lab.read()
     breakIt(document)
-    assert not isValid(document)
+    assert not SCHEMA.isValid(document)
 
 
 FRAMES = st.builds(
@@ -368,7 +298,7 @@ def test_whatever_happens_can_be_told_in_all_formats(
         if name == "lost":
             break
     document = lab.read()
-    assert isValid(document)
+    assert SCHEMA.isValid(document)
     assert [event["number"] for event in document["events"]] == list(range(trace.count))
     for line in lab.read("text").removesuffix("\n").split("\n"):
         assert line.isprintable()
@@ -761,7 +691,7 @@ def test_the_first_and_the_last_events_and_segments_are_kept(lab: Lab) -> None:
     more = 7
     fill(trace, 2 * LAB_TRACE_EVENTS + more)
     document = lab.read()
-    assert isValid(document)
+    assert SCHEMA.isValid(document)
     assert document["leftOut"] == {"events": more, "segments": more}
     numbers = [event["number"] for event in document["events"]]
     half = 2 * LAB_TRACE_EVENTS
