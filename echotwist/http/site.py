@@ -52,6 +52,9 @@ OF_THE_WORKBENCH = (
     *("link.js", "tabs.js", "time.js", "element.js", "lab.js", "cases.js", "server.js", "trace.js"),
     *("clock.js", "handshake.js", "lookout.js", "odd.js", "traceview.js", "words.js"),
     *("latency.js", "chart.js", "snippets.js", "steps.js", "runner.js"),
+    *("path.js", "pathprobe.js", "pathreport.js", "dialer.js", "farend.js"),
+    *("pathhandshake.js", "pathidle.js", "pathbytes.js", "pathsizes.js", "pathflow.js"),
+    *("sleeper.js", "sleeperworker.js"),
 )
 
 _ABSOLUTE = re.compile(rb"(?:http|ws)s?://([^/]+)(/.*)?", re.IGNORECASE | re.DOTALL)
