@@ -167,8 +167,7 @@ export class Path {
     const json = () => `${JSON.stringify(report, null, 1)}\n`;
     const name = `path-${report.began.slice(0, 19).replaceAll(":", "-")}.json`;
     this._result.replaceChildren(
-      element("h3", {}, "What was found"),
-      element("p", {}, summaryOf(report)),
+      ...(report.findings.length > 0 ? [element("h3", {}, "What was found")] : []),
       ...report.findings.map(findingOf),
       element(
         "div",
@@ -207,27 +206,23 @@ function findingOf(finding) {
 
 /** @param {Report} report */
 function tableOf({ lines }) {
-  const heads = ["Area", "What", "Result"].map((name) => element("th", { scope: "col" }, name));
-  const rows = lines.map(([area, what, result]) =>
-    element(
-      "tr",
-      {},
-      element("td", {}, area),
-      element("th", { scope: "row" }, what),
-      element("td", {}, result),
-    ),
-  );
-  const table = element(
+  const areas = [...new Set(lines.map(([area]) => area))];
+  return element(
     "table",
     {},
-    element("caption", {}, "Area by area"),
-    element("thead", {}, element("tr", {}, ...heads)),
-    element("tbody", {}, ...rows),
-  );
-  return element(
-    "div",
-    { className: "scroll", tabIndex: 0, role: "region", "aria-label": "What was measured" },
-    table,
+    element("caption", { className: "offscreen" }, "What was measured"),
+    ...areas.map((area) =>
+      element(
+        "tbody",
+        {},
+        element("tr", {}, element("th", { colSpan: 2, scope: "rowgroup" }, area)),
+        ...lines
+          .filter(([each]) => each === area)
+          .map(([, what, result]) =>
+            element("tr", {}, element("th", { scope: "row" }, what), element("td", {}, result)),
+          ),
+      ),
+    ),
   );
 }
 
