@@ -131,6 +131,21 @@ LAB_VERDICT = 10.0
 """Seconds for which /getCaseStatus waits for a verdict. The client may ask while the connection of
 the case is still ending, and that takes --close-timeout, if TCP is left open."""
 
+LAB_MEASURED = 32 << 10
+"""Bytes of what a page has measured of its path, as JSON, for /lab/verdict. It has about 10 KB, and
+the most that is taken is judged in a millisecond or two. Twisted would write to disk what has
+100,000 bytes and more."""
+
+LAB_MEASURED_LIST = 100
+"""Elements of a list in it. There are 25 gaps of a trickle, and five connections."""
+
+LAB_MEASURED_HEADERS = 40
+"""Headers of a list in it. Proxies add up to some fifteen; each is compared with all known signs of
+proxies."""
+
+LAB_MEASURED_TEXT = 4 << 10
+"""Characters of a text in it, such as the value of a header."""
+
 LAB_VISIT = 60.0
 """Seconds without a visit after which `accepts` lets a client in again. Most that wait longer each
 time wait for less than this, and a harness that runs all cases takes longer."""

@@ -2,7 +2,8 @@
 
 Twisted's HTTPChannel would take a body of any size and write it to disk, and wait for ever for a
 client that sends a byte a minute (26.10, web/http.py, `Request.gotLength` and
-`HTTPChannel.dataReceived`). `Channel` takes no body and gives each request a deadline.
+`HTTPChannel.dataReceived`). `Channel` takes no body, but for a resource that says of how many bytes
+(`HttpSite.mostBody`), and gives each request a deadline.
 
 Nor does it refuse in silence. HTTPChannel responds with 400 to whatever it does not understand, and
 waits for what will never be a request, such as a TLS handshake. Here each gets the status that HTTP
@@ -108,6 +109,9 @@ class Channel(ReadGate, HTTPChannel):
     """Whether the next line is the first of a request."""
 
     _isHead = False
+    _first = b""
+    """The first line of the request that is arriving."""
+
     _headerCount = 0
     _headerBytes = 0
     """Headers of the request that is arriving, and bytes in their lines."""
@@ -201,7 +205,7 @@ class Channel(ReadGate, HTTPChannel):
         if self.transport is None:  # It is upgraded.
             return
         # LineReceiver has no public way to ask (26.10, protocols/basic.py).
-        end = self._buffer.find(b"\n")
+        end = self._buffer.find(b"\n") if self.line_mode else -1
         if end >= 0 and self._buffer[end - 1 : end] != b"\r":
             self._bareLf()
         self.site.context.budget.account(self)
@@ -232,6 +236,7 @@ class Channel(ReadGate, HTTPChannel):
         elif self._isFirst:
             self._isFirst = not line  # Empty lines may come before it.
             self._isHead = line.startswith(b"HEAD ")
+            self._first = line
             super().lineReceived(line)
         else:
             self._headerCount += 1
@@ -252,13 +257,28 @@ class Channel(ReadGate, HTTPChannel):
             case (b"content-length", length) if length != b"0":
                 if not length.isdigit():
                     return self._refuse(400, "the Content-Length is no number")
-                return self._refuse(413, "no body is taken here")
+                most = self._mostBody()
+                if not most:
+                    return self._refuse(413, "no body is taken here")
+                if len(length) > 15 or int(length) > most:
+                    return self._refuse(413, f"a body has at most {most:,} bytes here")
             case (b"transfer-encoding", _):
+                if self._mostBody():
+                    return self._refuse(411, "a body needs a Content-Length here")
                 return self._refuse(413, "no body is taken here")
         good: bool = super().headerReceived(line)
         if good:
             self.requests[-1].headerLines.append(line)
         return good
+
+    def _mostBody(self) -> int:
+        method, target, _ = self._first.split(b" ", 2)  # Twisted has taken it for a request line.
+        most: int = self.site.mostBody(method, target.partition(b"?")[0])
+        return most
+
+    def rawDataReceived(self, data: bytes) -> None:
+        self._buffered += len(data)  # Of a body, or behind a request that is being answered.
+        super().rawDataReceived(data)
 
     def lineLengthExceeded(self, line: bytes) -> None:
         if self._isFirst:

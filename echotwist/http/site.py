@@ -52,6 +52,9 @@ OF_THE_WORKBENCH = (
     *("link.js", "tabs.js", "time.js", "element.js", "lab.js", "cases.js", "server.js", "trace.js"),
     *("clock.js", "handshake.js", "lookout.js", "odd.js", "traceview.js", "words.js"),
     *("latency.js", "chart.js", "snippets.js", "steps.js", "runner.js"),
+    *("path.js", "pathprobe.js", "pathreport.js", "dialer.js", "farend.js"),
+    *("pathhandshake.js", "pathidle.js", "pathbytes.js", "pathsizes.js", "pathflow.js"),
+    *("sleeper.js", "sleeperworker.js"),
 )
 
 _ABSOLUTE = re.compile(rb"(?:http|ws)s?://([^/]+)(/.*)?", re.IGNORECASE | re.DOTALL)
@@ -171,7 +174,13 @@ class HttpSite(Site, ABC):
 
     def __init__(self, context: Context, root: Resource, proxies: TrustedProxies) -> None:
         # No idle timeout: Twisted's starts anew with every byte.
-        super().__init__(root, requestFactory=Request, timeout=None, reactor=context.reactor)
+        super().__init__(
+            root,
+            requestFactory=Request,
+            parsePOSTFormSubmission=False,
+            timeout=None,
+            reactor=context.reactor,
+        )
         self.context = context
         self.channels: dict[Channel, None] = {}
         self._proxies = proxies
@@ -196,6 +205,17 @@ class HttpSite(Site, ABC):
             return False
         name, network = self._clientAt(channel.transport.getPeer(), None)
         return found.upgradeUsual(channel, name, network, request)
+
+    def mostBody(self, method: bytes, path: bytes) -> int:
+        """Bytes of the body that such a request may have: as many as the resource has for its
+        `mostBody`. 0, if it has none, as nearly all."""
+        if method != b"POST":
+            return 0
+        found: Resource | None = self.resource
+        for segment in path.split(b"/")[1:]:
+            found = None if found is None else found.children.get(segment)
+        most: int = getattr(found, "mostBody", 0)
+        return most
 
     def clientOf(self, request: Request) -> tuple[str, Hashable]:
         """The client: the peer, or the address that a trusted proxy names. First as the log has it,
@@ -236,7 +256,8 @@ class HttpSite(Site, ABC):
         if request.clientproto == b"HTTP/1.1" and len(hosts) != 1:
             how = "came twice" if hosts else "is missing"
             raise Refused(400, f"the Host header {how}")
-        if request.method not in (b"GET", b"HEAD", b"OPTIONS"):
+        isBodied = self.mostBody(request.method, request.path) > 0
+        if request.method not in (b"GET", b"HEAD", b"OPTIONS") and not isBodied:
             raise Refused(405, "only GET, HEAD and OPTIONS are answered", Allow=ALLOW)
         if request.path == b"*" and request.method == b"OPTIONS":
             return Exact()  # The server as a whole.

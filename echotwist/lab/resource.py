@@ -5,6 +5,7 @@
 /lab/cases                        the catalogue
 /lab/report?agent=NAME            what a client made of it
 /lab/inspect /lab/sse /lab/stream see `companions`
+/lab/verdict                      what a page has measured of its path, judged; see `verdict`
 /trace/ID                         see `traceresource`
 /runCase?case=N&agent=NAME        runs a case of the catalogue, for the harness of a client
 /getCaseCount and others          see `harness`
@@ -32,6 +33,7 @@ from echotwist.lab.report import ReportResource, Reports
 from echotwist.lab.steps import STEPS, BadStep, Script, Step, parse
 from echotwist.lab.trace import Full, Taken, Trace, Traces
 from echotwist.lab.traceresource import TraceResource
+from echotwist.lab.verdict import VerdictResource
 from echotwist.lab.visits import Visits
 from echotwist.websocket.connection import Connection, ConnectionFactory
 from echotwist.websocket.connections import Connections
@@ -274,6 +276,7 @@ def makeLab(
     lab.putChild(b"inspect", InspectResource(factory, allowedOrigins))
     lab.putChild(b"sse", ServerSentEvents(context, connections))
     lab.putChild(b"stream", Stream(context, connections))
+    lab.putChild(b"verdict", VerdictResource())
     return {
         b"lab": lab,
         b"trace": TraceResource(traces, connections),

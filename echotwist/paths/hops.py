@@ -54,6 +54,11 @@ _SIGNS = (
     ("Fastly", _RESPONSE, "x-served-by", r"^cache-"),
 )
 
+_PATTERNS = [
+    (product, way, re.compile(header, re.IGNORECASE), re.compile(value, re.IGNORECASE))
+    for product, way, header, value in _SIGNS
+]
+
 
 _MOST = 200
 """Characters of a value that are shown."""
@@ -68,12 +73,8 @@ def hopsOf(measured: Measured) -> list[Hop]:
         (_REQUEST, _toServer(handshake)),
     ):
         for name, value in headers:
-            for product, where, header, pattern in _SIGNS:
-                if (
-                    where == way
-                    and re.fullmatch(header, name, re.IGNORECASE)
-                    and re.search(pattern, value, re.IGNORECASE)
-                ):
+            for product, where, header, pattern in _PATTERNS:
+                if where == way and header.fullmatch(name) and pattern.search(value):
                     found.setdefault(product, f"{name}: {value[:_MOST]} ({way})")
     return [Hop(product, evidence) for product, evidence in found.items()]
 

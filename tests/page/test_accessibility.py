@@ -95,6 +95,31 @@ def test_the_tools_of_the_workbench(
     faults.clear()  # Which the browser reports as the answer 400.
 
 
+def test_the_path_in_the_workbench(
+    visit: Callable[..., Page], look: Callable[..., None], service: ServiceProcess
+) -> None:
+    page = visit(f"{service.page}workbench.html#tab=path")
+    expect(page.get_by_role("status").first).to_have_text("Connected")
+    look(page, "as it is at first")
+    finding = {
+        "rule": "idle-timeout",
+        "level": "problem",
+        "title": "cut after 60.0 s of silence",
+        "evidence": ["silent: cut"],
+        "consistentWith": ["nginx"],
+        "cures": ["send pings"],
+    }
+    levels = [{**finding, "level": level} for level in ("problem", "limit", "note")]
+    found = {"findings": levels, "lines": [["idle and age", "silent", "cut after 60.0 s"]]}
+    page.route("**/lab/verdict", lambda route: route.fulfill(json=found))
+    click(page, "Probe this path")
+    expect(page.locator("#path .left")).to_contain_text("idle: ")
+    look(page, "while it runs")
+    click(page, "Stop, and judge what is known")
+    expect(page.locator("#path article")).to_have_count(3)
+    look(page, "with findings")
+
+
 def test_the_workbench(page_of: Callable[[str], Page], look: Callable[..., None]) -> None:
     page = page_of("workbench.html")
     look(page, "as it is at first")

@@ -57,7 +57,7 @@ export function readRequest(first, headers, connection) {
   for (const [i, { name, value }] of headers.entries()) {
     const key = name.toLowerCase();
     if (names.has(key)) lines[i].note ||= "there twice: browsers send it once";
-    else if (value !== null) lines[i].note ||= sent.get(key)?.(value) ?? "";
+    else if (value !== null) lines[i].note ||= noteOf(value, sent.get(key));
     if (!OF_BROWSERS.test(name)) {
       lines[i].note ||= `this browser does not send it: ${ADDED}, or by an extension`;
     }
@@ -77,16 +77,69 @@ export function readRequest(first, headers, connection) {
 }
 
 /**
- * For a header by its name in lower case, what is to be said of its value, if this browser has sent
- * another.
+ * @typedef {object} Sent what this browser has sent as the value of a header
+ * @property {string} value
+ * @property {(arrived: string) => boolean} isSame whether this may be what it has sent
+ */
+
+/**
+ * @param {string} arrived
+ * @param {Sent | undefined} sent undefined if that is not known
+ */
+function noteOf(arrived, sent) {
+  if (sent === undefined || sent.isSame(arrived)) return "";
+  return `rewritten on the way: this browser has sent ${sent.value}`;
+}
+
+/**
+ * What became of a request on its way, as far as a page knows what its browser has sent; in the
+ * shape of `Changes` of echotwist/paths/measured.py. Of the order nothing is known.
  *
- * @param {import("./connection.js").Connection} connection
- * @returns {Map<string, (value: string) => string>}
+ * @param {string} first its first line
+ * @param {Header[]} headers
+ * @param {{url: string, subprotocols: string[]}} connection
+ */
+export function changesThere(first, headers, connection) {
+  const sent = sentBy(connection);
+  const names = new Set(headers.map(({ name }) => name.toLowerCase()));
+  const wanted = connection.subprotocols.length > 0 ? ["Sec-WebSocket-Protocol"] : [];
+  const line = lineOf(connection);
+  return {
+    line: first === line ? null : { name: "", sent: line, arrived: first },
+    added: headers
+      .filter(({ name }) => !OF_BROWSERS.test(name))
+      .map(({ name, value }) => [name, value ?? "(not shown)"]),
+    removed: [...ALWAYS, ...wanted]
+      .filter((name) => !names.has(name.toLowerCase()))
+      .map((name) => [name, sent.get(name.toLowerCase())?.value ?? "(a value)"]),
+    rewritten: headers.flatMap(({ name, value }) => {
+      const mine = sent.get(name.toLowerCase());
+      return value === null || mine === undefined || mine.isSame(value)
+        ? []
+        : [{ name, sent: mine.value, arrived: value }];
+    }),
+    isReordered: false,
+  };
+}
+
+/** @param {{url: string}} connection */
+function lineOf({ url }) {
+  const { pathname, search } = new URL(url);
+  return `GET ${pathname + search} HTTP/1.1`;
+}
+
+/**
+ * What this browser has sent, by the name of the header in lower case.
+ *
+ * @param {{url: string, subprotocols: string[]}} connection
+ * @returns {Map<string, Sent>}
  */
 function sentBy({ url, subprotocols }) {
-  /** @param {string} mine */
-  const exactly = (mine) => (/** @type {string} */ value) =>
-    value === mine ? "" : `rewritten on the way: this browser has sent ${mine}`;
+  /** @param {string} value */
+  const exactly = (value) => ({
+    value,
+    isSame: (/** @type {string} */ arrived) => arrived === value,
+  });
   return new Map([
     ["host", exactly(new URL(url).host)],
     ["origin", exactly(location.origin)],
@@ -97,17 +150,11 @@ function sentBy({ url, subprotocols }) {
     // Firefox sends both.
     [
       "connection",
-      (value) =>
-        /^(keep-alive, )?Upgrade$/.test(value)
-          ? ""
-          : "rewritten on the way: this browser has sent Upgrade",
+      { value: "Upgrade", isSame: (arrived) => /^(keep-alive, )?Upgrade$/.test(arrived) },
     ],
     [
       "sec-websocket-extensions",
-      (value) =>
-        /^permessage-deflate\b/.test(value)
-          ? ""
-          : "rewritten on the way: this browser has offered permessage-deflate",
+      { value: "permessage-deflate", isSame: (arrived) => /^permessage-deflate\b/.test(arrived) },
     ],
   ]);
 }

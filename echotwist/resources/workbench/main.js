@@ -12,6 +12,7 @@ import { Lab } from "./lab.js";
 import { Latency } from "./latency.js";
 import { linkTo, parseLink, urlOf } from "./link.js";
 import { Server } from "./server.js";
+import { Path } from "./path.js";
 import { keep, recall } from "./session.js";
 import { Snippets } from "./snippets.js";
 import { showTab, shownTab } from "./tabs.js";
@@ -27,6 +28,7 @@ const timeline = new Timeline(history);
 const latency = new Latency(byId("latency"));
 const server = new Server(byId("server"), history);
 const snippets = new Snippets(byId("snippets"));
+new Path(byId("path"));
 const lab = new Lab(byId("lab"), onScript, connect);
 const connections = new Connections(history, (connection) => {
   connection.onRoundTrip = (roundTrip, time) => latency.add(roundTrip, time, connection.number);

@@ -7,7 +7,7 @@ const list = byId("tabs");
 const tabs = [...list.children];
 
 /**
- * @param {string} name of the panel: `lab`, `server`, `latency` or `snippets`; others are ignored
+ * @param {string} name of the panel: `lab`, `server`, `latency`, `snippets` or `path`; others are ignored
  */
 export function showTab(name) {
   const shown = tabs.find((tab) => tab.getAttribute("aria-controls") === name);

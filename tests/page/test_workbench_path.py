@@ -1,0 +1,285 @@
+"""The workbench's tool "Path", in a real browser: what a page finds out of its own path."""
+
+import contextlib
+import json
+import re
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+from support.browser import Faults, click
+from support.process import served
+from support.proxy import pumpBoth, readHead
+
+from echotwist.testing import ServiceProcess
+
+LONG = 120_000
+"""Milliseconds that a probe may take on a machine that does much else."""
+
+CLEAN = "Nothing was found that breaks a WebSocket on this path, as far as a page sees."
+
+
+def opened(visit: Callable[..., Page], url: str, seconds: int = 5) -> Page:
+    page = visit(f"{url}workbench.html#tab=path")
+    expect(page.get_by_role("status").first).to_have_text("Connected")
+    page.get_by_label("Watch idle connections").fill(str(seconds))
+    return page
+
+
+def says(page: Page, text: str) -> None:
+    expect(page.locator("#path [role=status]")).to_have_text(text, timeout=LONG)
+
+
+def result(page: Page, area: str, what: str) -> Locator:
+    """The cell of the table of what was measured."""
+    body = page.locator("#path tbody").filter(has=page.locator(f'th:text-is("{area}")'))
+    return body.locator(f'tr:has(th:text-is("{what}")) td')
+
+
+def copied(page: Page, button: str) -> str:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    click(page, button)
+    expect(page.locator(f'#path button[data-label="{button}"]')).to_have_text("Copied")
+    return str(page.evaluate("navigator.clipboard.readText()"))
+
+
+def test_a_path_that_does_nothing(visit: Callable[..., Page], service: ServiceProcess) -> None:
+    page = opened(visit, service.page)
+    click(page, "Probe this path")
+    stop = page.get_by_role("button", name="Stop, and judge what is known")
+    expect(stop).to_be_visible()
+    expect(page.locator("#path .left")).to_contain_text("left")
+    says(page, CLEAN)
+    expect(stop).to_be_hidden()
+    expect(page.locator("#path article")).to_have_count(0)
+    for area, what, words in [
+        ("handshake", "far end", "echotwist, with its lab"),
+        ("handshake", "the request arrives", "as it was sent"),
+        ("handshake", "extensions", "came back permessage-deflate"),
+        ("handshake", "subprotocols", "answered echotwist-probe-2, came back echotwist-probe-2"),
+        ("handshake", "query, 8,000 bytes", "passes"),
+        ("idle and age", "silent", "open after 5."),
+        ("idle and age", "data from the client", "open after "),
+        ("sizes", "whole", "pass, 15 sizes up to 16,777,216 bytes"),
+        ("bytes", "a compressed message", "as sent"),
+        ("bytes", "the client's close", "as sent"),
+        ("bytes", "who answers pings", "not seen"),
+        ("speed", "burst", "in order"),
+        ("speed", "rate to the server", "MB/s"),
+    ]:
+        expect(result(page, area, what)).to_contain_text(words)
+    expect(page.locator("#path").get_by_text("not finished")).to_have_count(0)
+
+    markdown = copied(page, "Copy report")
+    assert markdown.startswith("# ws://127.0.0.1:")
+    assert "| bytes | text | as sent |" in markdown.split("\n")
+    report = json.loads(copied(page, "Copy JSON"))
+    assert report["findings"] == []
+    assert report["incomplete"] == {}
+    rows = {row["row"]: row for row in report["measured"]["idle"]}
+    assert list(rows) == ["silent", "serverPings", "serverData", "clientData", "both"]
+    assert all(row["alive"] for row in rows.values())
+    assert len(report["measured"]["flow"]["toServer"]["received"]) == 24
+    with page.expect_download() as download:
+        click(page, "Save JSON")
+    assert json.loads(download.value.path().read_text(encoding="utf-8")) == report
+    assert copied(page, "Copy command") == (
+        f"echotwist probe {service.page.replace('http', 'ws')}echo"
+    )
+
+
+def test_a_probe_may_be_stopped(visit: Callable[..., Page], service: ServiceProcess) -> None:
+    """What is known is judged, and is well below what the service takes."""
+    page = opened(visit, service.page, 600)
+    with page.expect_request("**/lab/verdict", timeout=LONG) as asked:
+        click(page, "Probe this path")
+        expect(page.locator("#path .left")).to_contain_text("idle: 5 connections", timeout=LONG)
+        expect(page.locator("#path .left")).not_to_contain_text("flow", timeout=LONG)
+        page.evaluate("""() => {
+            Object.defineProperty(document, "hidden", { value: true, configurable: true });
+            document.dispatchEvent(new Event("visibilitychange"));
+        }""")
+        page.evaluate("() => new Promise((resolve) => setTimeout(resolve, 1000))")
+        click(page, "Stop, and judge what is known")
+    assert 2_000 < len(asked.value.post_data or "") < 20_000
+    says(page, "Nothing was found, and not all could be run.")
+    expect(result(page, "not finished", "idle")).to_have_text("stopped")
+    expect(result(page, "idle and age", "silent")).to_contain_text("open after")
+    expect(page.get_by_role("button", name="Probe this path")).to_be_focused()
+    expect(page.locator("#path")).to_contain_text(
+        re.compile(r"the page hidden for [1-9]\d* s of it")
+    )
+
+
+# Proxies that do what some do.
+
+
+class Proxy(socketserver.ThreadingTCPServer):
+    """To this port; `change` gets the head of each request, and returns what is to become of it,
+    and after how many seconds of silence of the server the connection is cut."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int, change: Callable[[bytes], tuple[bytes, float | None]]) -> None:
+        super().__init__(("127.0.0.1", 0), Relay)
+        self.port, self.change = port, change
+
+
+class Relay(socketserver.BaseRequestHandler):
+    server: Proxy
+
+    def handle(self) -> None:
+        head, silence = self.server.change(readHead(self.request))
+        with socket.create_connection(("127.0.0.1", self.server.port)) as upstream:
+            upstream.settimeout(silence)
+            upstream.sendall(head)
+            pumpBoth(self.request, upstream)
+
+
+@pytest.fixture
+def proxied(service: ServiceProcess) -> Iterator[Callable[..., str]]:
+    """The URL of the pages behind a proxy."""
+    with contextlib.ExitStack() as proxies:
+
+        def proxied(change: Callable[[bytes], Any]) -> str:
+            port = urlsplit(service.page).port
+            assert port is not None
+            proxy = proxies.enter_context(Proxy(port, change))
+            threading.Thread(target=proxy.serve_forever, daemon=True).start()
+            proxies.callback(proxy.shutdown)
+            return f"http://127.0.0.1:{proxy.server_address[1]}/"
+
+        yield proxied
+
+
+def test_a_proxy_that_cuts_what_is_silent(
+    visit: Callable[..., Page], proxied: Callable[..., str]
+) -> None:
+    """As nginx's proxy_read_timeout does; others than the connections that lie there may be slow
+    for another reason."""
+
+    def change(head: bytes) -> tuple[bytes, float | None]:
+        return head, 2.0 if b"keepalive=" in head else None
+
+    page = opened(visit, proxied(change), 6)
+    click(page, "Probe this path")
+    says(page, "1 finding.")
+    finding = page.locator("#path article")
+    expect(finding).to_have_count(1)
+    expect(finding.get_by_role("heading")).to_have_text(
+        re.compile(
+            r"^problem: cut after 2\.\d s of silence: only what the server sends keeps it open, "
+            r"and pings count$"
+        )
+    )
+    expect(finding).to_contain_text(
+        re.compile(r"silent: the client saw an end without a close fra")
+    )
+    expect(finding).to_contain_text(re.compile(r"the server saw .+ after 2\.\d s"))
+    expect(finding).to_contain_text(re.compile(r"send pings more often than each 2\.\d s"))
+    expect(result(page, "idle and age", "data both ways")).to_contain_text("open after")
+    assert "## problem: cut after 2." in copied(page, "Copy report")
+
+
+def test_a_proxy_that_strips_the_offer_of_extensions(
+    visit: Callable[..., Page], proxied: Callable[..., str]
+) -> None:
+    def change(head: bytes) -> tuple[bytes, float | None]:
+        head = re.sub(rb"Sec-WebSocket-Extensions: .*\r\n", b"", head)
+        return head.replace(b"\r\nConnection:", b"\r\nVia: 1.1 varnish\r\nConnection:"), None
+
+    page = opened(visit, proxied(change))
+    click(page, "Probe this path")
+    says(page, "1 finding.")
+    expect(page.locator("#path article h4")).to_have_text(
+        "limit: the offer of compression does not arrive at the server"
+    )
+    expect(result(page, "handshake", "the request arrives")).to_contain_text(
+        "added Via: 1.1 varnish, removed Sec-WebSocket-Extensions: permessage-deflate"
+    )
+    expect(result(page, "handshake", "on the way")).to_contain_text("Varnish (Via: 1.1 varnish")
+    expect(result(page, "bytes", "a compressed message")).to_have_text(
+        "not seen: compression is not agreed on"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "replacement", "title", "why"),
+    [
+        (
+            rb"Upgrade: websocket\r\n",
+            b"",
+            "the handshake is refused",
+            "the server has had no request to upgrade",
+        ),
+        (
+            rb"(Sec-WebSocket-Key: ).*\r",
+            rb"\1MDEyMzQ1Njc4OWFiY2RlZg==\r",
+            "the server's 101 was changed on its way",
+            "the server has answered 101, and this browser did not take what came of it",
+        ),
+    ],
+)
+def test_a_path_without_websockets(
+    visit: Callable[..., Page],
+    proxied: Callable[..., str],
+    faults: Faults,
+    pattern: bytes,
+    replacement: bytes,
+    title: str,
+    why: str,
+) -> None:
+    page = visit(
+        proxied(lambda head: (re.sub(pattern, replacement, head), None)) + "workbench.html#tab=path"
+    )
+    click(page, "Probe this path")
+    says(page, "1 finding.")
+    expect(page.locator("#path article h4")).to_contain_text(title)
+    expect(page.locator("#path article")).to_contain_text(why)
+    expect(result(page, "not finished", "idle")).to_have_text("there is no WebSocket to the lab")
+    faults.clear()  # The browser reports each handshake, and the trace that is not there.
+
+
+def test_without_a_lab(visit: Callable[..., Page], faults: Faults) -> None:
+    with served("--no-lab") as service:
+        page = opened(visit, service.page)
+        click(page, "Probe this path")
+        says(
+            page,
+            "This service has no lab (--no-lab), which is where traces are made: without it "
+            "nothing can be told of the path from a page.",
+        )
+        expect(page.get_by_role("button", name="Probe this path")).to_be_enabled()
+        expect(page.locator("#path")).to_contain_text("echotwist probe ws://127.0.0.1:")
+    faults.clear()  # The 404.
+
+
+def test_a_verdict_that_is_refused_is_told(
+    visit: Callable[..., Page], service: ServiceProcess, faults: Faults
+) -> None:
+    page = opened(visit, service.page, 600)
+    refusal = '{"error": {"at": "idle", "problem": "is no list"}}'
+    page.route("**/lab/verdict", lambda route: route.fulfill(status=400, body=refusal))
+    click(page, "Probe this path")
+    expect(page.locator("#path .left")).to_contain_text("idle: ", timeout=LONG)
+    click(page, "Stop, and judge what is known")
+    says(
+        page,
+        "The service gave no verdict (400, idle: is no list); what was measured can be copied.",
+    )
+    faults.clear()
+
+
+def test_a_time_that_is_too_short_is_not_taken(
+    visit: Callable[..., Page], service: ServiceProcess
+) -> None:
+    page = opened(visit, service.page, 4)
+    click(page, "Probe this path")
+    field = page.get_by_label("Watch idle connections")
+    assert not field.evaluate("field => field.checkValidity()")
+    expect(page.locator("#path [role=status]")).to_be_empty()
