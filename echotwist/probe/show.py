@@ -12,8 +12,6 @@ from echotwist.probe.report import Report
 _COLORS = {"problem": "31", "limit": "33", "note": "36", "good": "32", "faint": "2", "strong": "1"}
 """SGR (ECMA-48): red, yellow, cyan, green, faint, bold."""
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
 _COLUMN = 42
 """Where the results begin."""
 
@@ -33,14 +31,14 @@ def asText(report: Report, *, width: int = 100, isColored: bool = False) -> str:
         if name != area:
             lines.append(paint(name, "strong"))
             area = name
-        first, *rest = wrap(result, max(width - _COLUMN, 30)) or [""]
+        first, *rest = wrap(_clean(result), max(width - _COLUMN, 30)) or [""]
         lines.append(f"  {what:<{_COLUMN - 3}} {first}")
         lines += [" " * _COLUMN + each for each in rest]
-    return _clean("\n".join([*lines, ""]), isColored)
+    return "\n".join([*lines, ""])
 
 
 def _finding(finding: Finding, width: int, paint: Any) -> Iterator[str]:
-    head, *rest = wrap(f"{finding.level}: {finding.title}", width) or [""]
+    head, *rest = wrap(f"{finding.level}: {_clean(finding.title)}", width) or [""]
     yield paint(head, finding.level)
     yield from rest
     for label, values in (
@@ -50,7 +48,7 @@ def _finding(finding: Finding, width: int, paint: Any) -> Iterator[str]:
     ):
         for number, value in enumerate(values):
             start = f"  {label if number == 0 else '':<16}"
-            yield from wrap(value, width, initial_indent=start, subsequent_indent=" " * 18)
+            yield from wrap(_clean(value), width, initial_indent=start, subsequent_indent=" " * 18)
     yield ""
 
 
@@ -59,7 +57,7 @@ def _summary(report: Report) -> str:
     if problems:
         return f"{problems} finding{'s' * (problems > 1)}."
     if (notReached := report.measured.get("handshake", {}).get("notReached")) is not None:
-        return f"It could not be run: {notReached['stage']}: {notReached['why']}."
+        return f"It could not be run: {notReached['stage']}: {_clean(notReached['why'])}."
     if report.incomplete:
         return "Nothing was found, and not all could be run."
     return "Nothing was found that breaks a WebSocket on this path."
@@ -79,23 +77,22 @@ def asMarkdown(report: Report) -> str:
                 lines += [f"{label}:", "", *(f"- {_escaped(value)}" for value in values), ""]
     lines += [_summary(report), "", "| | | |", "|---|---|---|"]
     lines += [
-        f"| {' | '.join(_cell(each) for each in line)} |"
+        f"| {' | '.join(_escaped(each) for each in line)} |"
         for line in linesOf(report.measured, report.incomplete)
     ]
-    return _clean("\n".join([*lines, ""]), False)
+    return "\n".join([*lines, ""])
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>#])", r"\\\1", text)
+    return re.sub(r"([\\`*_\[\]<>#|])", r"\\\1", _clean(text))
 
 
-def _cell(text: str) -> str:
-    return _escaped(text).replace("|", "\\|").replace("\n", " ")
-
-
-def _clean(text: str, isColored: bool) -> str:
-    """Without what a terminal would obey: much of it was written by others."""
-    return text if isColored else _CONTROL.sub("�", text)
+def _clean(text: str) -> str:
+    """On one line, and without what a terminal obeys, or what turns the direction of a text: much
+    of it was written by others."""
+    return "".join(
+        each if each.isprintable() else " " if each in "\r\n\t" else "�" for each in text
+    )
 
 
 def progressOf(what: Iterable[str], left: float) -> str:
