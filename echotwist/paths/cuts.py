@@ -28,7 +28,7 @@ _KEEPS = {
     known.CLIENT: "only what the client sends keeps it open",
     known.EITHER: "data from either side keeps it open",
     known.BOTH: "data from one side alone does not keep it open",
-    "": "data both ways keeps it open; whose of it counts could not be told",
+    "": "whose data keeps it open could not be told",
 }
 
 _KEPT: Mapping[tuple[bool | None, bool | None], str] = {
@@ -49,43 +49,47 @@ _WHO = {
 
 
 class Cut(NamedTuple):
-    """A connection that did not live to the end of the probe."""
+    """A connection that did not live to the end of the probe, and somebody was told."""
 
     row: Row
-    age: float | None
-    """When it was cut; None if nobody was told."""
+    age: float
+    """When that was."""
 
 
 def judge(rows: Sequence[Row], hops: Sequence[Hop]) -> Iterator[Finding]:
-    cuts = {row["row"]: Cut(row, _age(row)) for row in rows if _isCut(row)}
+    cuts = {row["row"]: row for row in rows if _isCut(row)}
     if not cuts:
         return
     evidence = [told(row) for row in rows]
     yield from _byServer(cuts, evidence)
     yield from _halfOpen(cuts)
-    seen = {name: cut for name, cut in cuts.items() if cut.age is not None and not _own(cut.row)}
+    seen = {
+        name: Cut(row, age)
+        for name, row in cuts.items()
+        if not _own(row) and (age := _age(row)) is not None
+    }
     if seen:
         yield _pattern(rows, cuts, seen, evidence, hops)
 
 
 def _pattern(
     rows: Sequence[Row],
-    cuts: Mapping[str, Cut],
+    cuts: Mapping[str, Row],
     seen: Mapping[str, Cut],
     evidence: list[str],
     hops: Sequence[Hop],
 ) -> Finding:
     """What cuts them: of `cuts`, `seen` are those of whose end somebody was told."""
-    ages = [cut.age or 0.0 for cut in seen.values()]
-    instants = [cut.row["opened"] + (cut.age or 0.0) for cut in seen.values()]
+    ages = [cut.age for cut in seen.values()]
+    instants = [cut.row["opened"] + cut.age for cut in seen.values()]
     outlived = _outlived(rows, cuts, min(ages))
     isOneAge = _spread(ages) <= _tolerance(max(ages))
-    isOneInstant = len(seen) > 1 and _spread(instants) <= _INSTANT
+    isOneInstant = _spread(instants) <= _INSTANT
     if isOneInstant and _spread(ages) > _INSTANT:
         return _atOneInstant(len(seen), len(rows), evidence)
     if isOneAge and len(seen) > 1 and "both" in seen and len(seen) == len(cuts) and not outlived:
         return _byAge(seen, isOneInstant, evidence, hops)
-    if "both" in outlived and _isIdle(seen):
+    if outlived and "both" not in cuts and _isIdle(seen):
         return _byIdle(rows, cuts, seen, evidence, hops)
     if isOneAge and "both" not in cuts and not outlived:
         return _tooShort(seen, max(ages), evidence, hops)
@@ -98,7 +102,7 @@ def _pattern(
     )
 
 
-def _outlived(rows: Sequence[Row], cuts: Mapping[str, Cut], age: float) -> set[str]:
+def _outlived(rows: Sequence[Row], cuts: Mapping[str, Row], age: float) -> set[str]:
     """Those that were open for longer. One that was opened late, or interrupted, tells nothing."""
     late = age + _tolerance(age)
     return {row["row"] for row in rows if row["row"] not in cuts and row["watched"] > late}
@@ -109,9 +113,9 @@ def _isIdle(seen: Mapping[str, Cut]) -> bool:
     data of one side, then or later, since each direction may have a timeout of its own."""
     if "silent" not in seen:
         return False
-    silence = seen["silent"].age or 0.0
+    silence = seen["silent"].age
     for name, cut in seen.items():
-        later = (cut.age or 0.0) - silence
+        later = cut.age - silence
         isData = name in ("serverData", "clientData")
         if later < -_tolerance(silence) or (later > _tolerance(silence) and not isData):
             return False
@@ -129,7 +133,7 @@ def _own(row: Row) -> bool:
 
 
 def _age(row: Row) -> float | None:
-    """The age at which somebody was told of the end."""
+    """The age at which somebody was told of the end; None if nobody was."""
     if row["ended"] is not None and row["alive"] is None:
         return row["ended"]
     return _serverAge(row)
@@ -188,8 +192,8 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 100 else f"{seconds:.0f} s"
 
 
-def _byServer(cuts: Mapping[str, Cut], evidence: list[str]) -> Iterator[Finding]:
-    if any(_own(cut.row) for cut in cuts.values()):
+def _byServer(cuts: Mapping[str, Row], evidence: list[str]) -> Iterator[Finding]:
+    if any(_own(row) for row in cuts.values()):
         yield Finding(
             "ended-by-server",
             "problem",
@@ -203,8 +207,8 @@ def _byServer(cuts: Mapping[str, Cut], evidence: list[str]) -> Iterator[Finding]
         )
 
 
-def _halfOpen(cuts: Mapping[str, Cut]) -> Iterator[Finding]:
-    dead = [cut.row for cut in cuts.values() if cut.row["alive"] is False]
+def _halfOpen(cuts: Mapping[str, Row]) -> Iterator[Finding]:
+    dead = [row for row in cuts.values() if row["alive"] is False]
     unaware = [row for row in dead if row["server"] is not None]
     if unaware:
         yield Finding(
@@ -220,9 +224,9 @@ def _halfOpen(cuts: Mapping[str, Cut]) -> Iterator[Finding]:
     if forgotten:
         yield _forgotten(forgotten, isTalking="both" in cuts)
     unseen = [
-        cut.row
-        for cut in cuts.values()
-        if cut.row["alive"] is None and cut.row["isServerKnown"] and cut.row["server"] is None
+        row
+        for row in cuts.values()
+        if row["alive"] is None and row["isServerKnown"] and row["server"] is None
     ]
     if unseen:
         yield Finding(
@@ -260,7 +264,7 @@ def _forgotten(rows: Sequence[Row], isTalking: bool) -> Finding:
 def _byAge(
     cuts: Mapping[str, Cut], isOneInstant: bool, evidence: list[str], hops: Sequence[Hop]
 ) -> Finding:
-    age = sum(cut.age or 0.0 for cut in cuts.values()) / len(cuts)
+    age = sum(cut.age for cut in cuts.values()) / len(cuts)
     if age < _AT_ONCE:
         return Finding(
             "dead-at-once",
@@ -321,30 +325,30 @@ def _tooShort(
 
 def _byIdle(
     rows: Sequence[Row],
-    cuts: Mapping[str, Cut],
+    cuts: Mapping[str, Row],
     seen: Mapping[str, Cut],
     evidence: list[str],
     hops: Sequence[Hop],
 ) -> Finding:
     silent = seen["silent"].row
-    silence = seen["silent"].age or 0.0
+    silence = seen["silent"].age
     late = silence + _tolerance(silence)
     outlived = _outlived(rows, cuts, silence)
 
     def isKept(name: str) -> bool | None:
         """None if it cannot be told."""
         if name in cuts:
-            return None if _own(cuts[name].row) else False
+            return None if _own(cuts[name]) else False
         return True if name in outlived else None
 
     data = isKept("serverData"), isKept("clientData")
     kept = _KEPT.get(data, "")
     gaps = [
-        f"after {_seconds(seen[name].age or 0.0)} without data from the {side}"
+        f"after {_seconds(seen[name].age)} without data from the {side}"
         for name, side in (("serverData", "client"), ("clientData", "server"))
         if name in seen
     ]
-    ages = [silence, *(cut.age for cut in seen.values() if cut.age is not None and cut.age > late)]
+    ages = [silence, *(cut.age for cut in seen.values() if cut.age > late)]
     if silent["alive"] is None and silent["fromServer"] < silence - _tolerance(silence):
         ago = _seconds(silent["fromServer"])
         words = f"cut after {_seconds(silence)}, though the server sent something {ago} before"

@@ -27,8 +27,8 @@ class Head:
     @classmethod
     def parse(cls, head: bytes) -> "Head":
         line, *rest = head.decode("latin-1").rstrip("\r\n").split("\n")
-        headers = [each.partition(":") for each in rest]
-        return cls(line.rstrip("\r"), [(name, value.strip(" \t\r")) for name, _, value in headers])
+        headers = [each.rstrip("\r").partition(":") for each in rest]
+        return cls(line.rstrip("\r"), [(name, value.strip(" \t")) for name, _, value in headers])
 
     @property
     def status(self) -> int:

@@ -145,7 +145,10 @@ def _refused(refused: Refusal, hops: Sequence[Hop]) -> Finding:
         return Finding("refused", "problem", title, evidence, cures=cures)
     if status in (401, 403):
         title = f"the handshake is refused with {status}: somebody wants credentials, or an Origin"
-        cures = ["give them as --header 'Authorization: …', 'Cookie: …' or 'Origin: …'"]
+        cures = [
+            "give them as --header 'Authorization: …' or --header 'Cookie: …'",
+            "or have the server allow the Origin: the probe sends that of the URL",
+        ]
         return Finding("refused", "problem", title, evidence, cures=cures)
     arrived = refused["arrived"]
     if status in _GATEWAY:
@@ -469,8 +472,8 @@ def _knownSizes(whole: int | None, pieces: int | None, hops: Sequence[Hop]) -> l
         if (each.frame is not None and each.frame == whole)
         or (each.message is not None and each.message in (whole, pieces))
     ]
-    shown = {hop.product for hop in hops}
-    fitting.sort(key=lambda each: each.product not in shown)
+    shown = tuple(hop.product for hop in hops)
+    fitting.sort(key=lambda each: not each.product.startswith(shown))  # Cloudflare's Workers.
     return [f"{each.product} ({each.source})" for each in fitting]
 
 

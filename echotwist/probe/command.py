@@ -6,7 +6,6 @@ import shutil
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any, TextIO
 
@@ -38,11 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     if options.http2 and find_spec("h2") is None:
         parser.error("--http2 needs the library h2: pip install 'echotwist[http2]'")
-    if options.serve is None:
-        react(_probe, (target, options))
-    if options.json or options.markdown:
+    if options.serve is not None and (options.json or options.markdown):
         parser.error("--serve has the report as text at /, and as JSON at /?format=json")
-    react(_serve, (target, options))
+    react(_probe if options.serve is None else _serve, (target, options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -164,7 +161,7 @@ async def _probe(reactor: Any, target: Target, options: argparse.Namespace) -> N
         running.cancel()
         return done  # The reactor runs until the report is printed.
 
-    trigger = reactor.addSystemEventTrigger("before", "shutdown", interrupt)
+    reactor.addSystemEventTrigger("before", "shutdown", interrupt)
     progress.start()
     try:
         report = await running
@@ -174,8 +171,6 @@ async def _probe(reactor: Any, target: Target, options: argparse.Namespace) -> N
     finally:
         progress.stop()
         done.callback(None)
-    with suppress(ValueError):  # It is being fired.
-        reactor.removeSystemEventTrigger(trigger)
     _print(report, options)
     if report.status:
         raise SystemExit(report.status)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import (
@@ -175,18 +175,15 @@ class _Untrusting:
 
 def _authorities(path: str) -> Any:
     try:
-        pem = Path(path).read_bytes()
-        return trustRootFromCertificates(
-            [Certificate.loadPEM(each) for each in _CERTIFICATE.findall(pem)] or _none(path)
-        )
+        pem = _CERTIFICATE.findall(Path(path).read_bytes())
     except OSError as error:
         raise BadTarget(f"cannot read {path}: {error.strerror}") from None
-    except (SSL.Error, ValueError) as error:
-        raise BadTarget(f"{path} has no certificates that can be read") from error
-
-
-def _none(path: str) -> Any:
-    raise BadTarget(f"{path} has no certificates in PEM")
+    if not pem:
+        raise BadTarget(f"{path} has no certificates in PEM")
+    try:
+        return trustRootFromCertificates([Certificate.loadPEM(each) for each in pem])
+    except (crypto.Error, ValueError) as error:
+        raise BadTarget(f"{path} has a certificate that cannot be read") from error
 
 
 def _split(url: str, what: str) -> tuple[Any, int | None]:

@@ -181,6 +181,9 @@ class BreaksBack(FrameHop):
                 payload = b"\x03\xe8"
             case "message" if found.opcode == CLOSE:
                 super().frameDown(Frame(TEXT, b"more"))
+            case "swallow" if found.opcode == CLOSE:
+                self.cut(client=False)
+                return
             case "reset" if found.opcode == CLOSE:
                 self.cut("rst")
                 return
@@ -212,6 +215,7 @@ def through(kind: type[FrameHop], does: str, *options: str) -> Report:
         (Breaks, "close", "the client's close", "4321 came to the server as 1000"),
         (Breaks, "no close", "the client's close", "the close frame did not come to the server"),
         (BreaksBack, "reset", "the client's close", "was not answered by a close frame, but by"),
+        (BreaksBack, "swallow", "the client's close", "by a close frame, but by no end"),
         (BreaksBack, "close", "the client's close", "4321 was answered by 1000"),
         (BreaksBack, "close", "the server's close", "came as a close frame with 1000"),
         (BreaksBack, "message", "the server's close", "another frame came"),

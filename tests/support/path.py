@@ -167,25 +167,31 @@ class Path:
     ) -> Report:
         """The report of a probe; it is interrupted after `until` seconds."""
         probing = Probing(self.reactor, Target.parse(url, **options), seconds, only)
-        reports: list[Any] = []
-        ends = self.reactor.seconds() + until
         running = ensureDeferred(probing.run())
-        running.addBoth(reports.append)
+        report: Report = self.drive(running, until, running.cancel)
+        return report
+
+    def drive(
+        self, running: Any, until: float = math.inf, interrupt: Callable[[], object] | None = None
+    ) -> Any:
+        """The result of a Deferred; `interrupt` is called after `until` seconds."""
+        results: list[Any] = []
+        running.addBoth(results.append)
+        ends = self.reactor.seconds() + until
         for _ in range(1_000_000):
             self._settle()
-            if reports:
-                if isinstance(reports[0], Failure):
-                    reports[0].raiseException()
-                report: Report = reports[0]
-                return report
+            if results:
+                if isinstance(results[0], Failure):
+                    results[0].raiseException()
+                return results[0]
             due = self.service._due()
             assert due < math.inf, "nothing happens any more"
-            if due >= ends:
-                running.cancel()
-                ends = math.inf
-                continue
-            self.service._jumpTo(max(due, self.reactor.seconds()))
-        raise AssertionError("the probe does not come to an end")
+            if interrupt is not None and due >= ends:
+                interrupt()
+                interrupt = None
+            else:
+                self.service._jumpTo(max(due, self.reactor.seconds()))
+        raise AssertionError("it does not come to an end")
 
     def _settle(self) -> None:
         while any([*[hop.move() for hop in self._hops], self.service.turn()]):
