@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from hashlib import sha1
 from typing import Any
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.protocol import Factory
 
 from echotwist import __version__
@@ -186,14 +185,26 @@ class Dialer:
             return connection
 
         endpoint = HostnameEndpoint(self.reactor, host, port, timeout=PATIENCE)
+        connecting = endpoint.connect(Factory.forProtocol(build))
+
+        def cancel(connected: Deferred[Any]) -> None:
+            # Twisted's error would be that the name is unknown, or another that is none of ours.
+            connected.errback(CancelledError())
+            connecting.cancel()
+
+        def tell(result: Any) -> None:
+            if not connected.called:
+                connected.callback(result)
+
+        connected: Deferred[Any] = Deferred(cancel)
+        connecting.addBoth(tell)
         try:
-            connected: Any = await endpoint.connect(Factory.forProtocol(build))
-        except ConnectingCancelledError:  # So an endpoint says that it was cancelled.
-            raise CancelledError from None
+            made: Connection = await connected
+        except CancelledError:
+            raise
         except Exception as error:  # Whatever a resolver and a socket raise.
             isUnknown = type(error).__name__ == "DNSLookupError"
             raise NotReached("dns" if isUnknown else stage, _words(error)) from error
-        made: Connection = connected
         return made
 
     async def _tunnel(self, connection: Connection, credentials: str | None) -> None:
