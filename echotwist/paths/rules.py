@@ -408,8 +408,8 @@ def _sizeLimit(sizes: Sequence[Size], hops: Sequence[Hop]) -> Finding:
             ["look whether there is a server behind it that echoes"],
         )
     whole, pieces = _limit(sizes, "whole"), _limit(sizes, "fragments")
-    shapes = {each["shape"] for each in failed}
-    if ("whole" in shapes and whole is None) or ("fragments" in shapes and pieces is None):
+    limited = {"whole": whole, "fragments": pieces}
+    if any(limited.get(each["shape"]) is None for each in failed):
         return Finding(
             "size",
             "problem",
@@ -432,8 +432,9 @@ def _bounds(sizes: Sequence[Size], whole: int | None, pieces: int | None) -> tup
     """What does not pass, and the cure. Of `whole` and `pieces`, one is a limit."""
     raiseIt = "raise the limit of the hop, or of the server, that cuts it"
     if whole is None:
-        title = f"a message above {_size(pieces or 0)} in fragments does not pass"
-        if _most(sizes, "whole") > (pieces or 0):
+        assert pieces is not None
+        title = f"a message above {_size(pieces)} in fragments does not pass"
+        if _most(sizes, "whole") > pieces:
             return (
                 f"{title}, and whole it does",
                 f"have clients and server send it whole, or {raiseIt}",

@@ -301,7 +301,12 @@ def offer(arrived: str | None, answered: str | None, received: str | None) -> di
 def test_an_offer_that_does_not_arrive_is_a_limit(key: str) -> None:
     finding = only(withHandshake(**{key: offer(None, None, None)}))
     assert (finding.rule, finding.level) == (f"{key}-stripped", "limit")
-    assert finding.evidence[:2] == ["offered x", "arrived: nothing"]
+    assert finding.evidence == [
+        "offered x",
+        "arrived: nothing",
+        "answered: nothing",
+        "came back: nothing",
+    ]
     assert ("ZAP" in finding.consistentWith[0]) == (key == "extensions")
     assert finding.cures
 
@@ -362,6 +367,8 @@ def test_a_usual_cookie_that_is_refused_is_a_problem() -> None:
     assert finding.level == "problem"
     assert "4,000 bytes" in finding.title
     assert finding.consistentWith == []  # All that are known take as much.
+    finding = only(withHandshake(limits=[limit("cookie", 8_000, "no")]))
+    assert finding.level == "note"
 
 
 def test_no_websocket_over_http_2_is_a_note() -> None:
@@ -461,6 +468,7 @@ def test_sizes_that_do_not_pass_while_larger_ones_do_are_no_limit() -> None:
     assert finding.cures
     erratic = [size(125, "fragments"), size(126, "fragments", "a FIN"), size(127, "fragments")]
     assert sizes([size(125)], erratic).rule == "size"
+    assert sizes([size(125), size(126, "of a stranger", "a FIN")]).rule == "size"
 
 
 def test_a_path_on_which_no_message_passes_has_no_limit() -> None:
