@@ -58,7 +58,7 @@ def judge(measured: Measured) -> list[Finding]:
         found.append(_labRefused(refused))
     found += _headers(handshake)
     found += _offers(handshake)
-    found += _limits(handshake)
+    found += _limits(handshake, hops)
     found += _http2(handshake)
     found += cuts.judge(measured.get("idle", []), hops)
     found += _sizes(measured.get("sizes", []), hops)
@@ -335,10 +335,10 @@ _HEADS = (
     (16_000, "HAProxy: tune.bufsize, 16 KB for all headers by default"),
     (8_000, "Tomcat: maxHttpHeaderSize, 8 KB for all headers by default"),
 )
-"""Which of the sizes that are tried these do not take."""
+"""The least of the sizes that are tried which these do not take."""
 
 
-def _limits(handshake: Handshake) -> Iterator[Finding]:
+def _limits(handshake: Handshake, hops: Sequence[Hop]) -> Iterator[Finding]:
     refused = [each for each in handshake.get("limits", []) if not each["passed"]]
     for what in ("cookie", "query"):
         sizes = [each for each in refused if each["what"] == what]
@@ -346,12 +346,13 @@ def _limits(handshake: Handshake) -> Iterator[Finding]:
             continue
         least = min(sizes, key=lambda each: each["size"])
         isSmall = what == "cookie" and least["size"] <= 4_000
+        suspects = [product for size, product in _HEADS if size <= least["size"] < 2 * size]
         yield Finding(
             f"large-{what}",
             "problem" if isSmall else "note",
             f"a handshake with a {what} of {least['size']:,} bytes is refused",
             [f"{each['size']:,} bytes: {each['answer']}" for each in sizes],
-            [product for size, product in _HEADS if size <= least["size"]],
+            _shownFirst(suspects, hops),
             ["keep it below, or raise the limit of the hop that answers"],
         )
 
@@ -407,8 +408,8 @@ def _sizeLimit(sizes: Sequence[Size], hops: Sequence[Hop]) -> Finding:
             ["look whether there is a server behind it that echoes"],
         )
     whole, pieces = _limit(sizes, "whole"), _limit(sizes, "fragments")
-    shapes = {each["shape"] for each in failed}
-    if ("whole" in shapes and whole is None) or ("fragments" in shapes and pieces is None):
+    limited = {"whole": whole, "fragments": pieces}
+    if any(limited.get(each["shape"]) is None for each in failed):
         return Finding(
             "size",
             "problem",
@@ -431,8 +432,9 @@ def _bounds(sizes: Sequence[Size], whole: int | None, pieces: int | None) -> tup
     """What does not pass, and the cure. Of `whole` and `pieces`, one is a limit."""
     raiseIt = "raise the limit of the hop, or of the server, that cuts it"
     if whole is None:
-        title = f"a message above {_size(pieces or 0)} in fragments does not pass"
-        if _most(sizes, "whole") > (pieces or 0):
+        assert pieces is not None
+        title = f"a message above {_size(pieces)} in fragments does not pass"
+        if _most(sizes, "whole") > pieces:
             return (
                 f"{title}, and whole it does",
                 f"have clients and server send it whole, or {raiseIt}",
@@ -465,16 +467,19 @@ def _limit(sizes: Sequence[Size], shape: str) -> int | None:
 
 
 def _knownSizes(whole: int | None, pieces: int | None, hops: Sequence[Hop]) -> list[str]:
-    """Those that show themselves first."""
     fitting = [
-        each
+        f"{each.product} ({each.source})"
         for each in known.SIZES
         if (each.frame is not None and each.frame == whole)
         or (each.message is not None and each.message in (whole, pieces))
     ]
+    return _shownFirst(fitting, hops)
+
+
+def _shownFirst(suspects: Sequence[str], hops: Sequence[Hop]) -> list[str]:
+    """Those of hops that show themselves before the others. (Cloudflare's Workers do by its.)"""
     shown = tuple(hop.product for hop in hops)
-    fitting.sort(key=lambda each: not each.product.startswith(shown))  # Cloudflare's Workers.
-    return [f"{each.product} ({each.source})" for each in fitting]
+    return sorted(suspects, key=lambda suspect: not suspect.startswith(shown))
 
 
 def _size(size: int) -> str:

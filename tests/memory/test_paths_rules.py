@@ -124,9 +124,11 @@ def test_a_redirect_is_told_with_where_to_connect() -> None:
     assert "Cookie" in login.cures[1]
 
 
-@pytest.mark.parametrize("status", [304, 301])
-def test_an_answer_without_a_location_redirects_nowhere(status: int) -> None:
-    assert refused(status).rule == "refused"
+def test_an_answer_that_sends_nobody_elsewhere_is_no_redirect() -> None:
+    assert refused(301).rule == "refused"
+    for status in (200, 299, 400):
+        assert refused(status, location="/elsewhere").rule == "refused"
+    assert refused(300, location="/elsewhere").rule == "redirect"
 
 
 def test_a_long_answer_is_not_told_whole() -> None:
@@ -152,7 +154,8 @@ def test_an_upgrade_that_was_stripped_is_told_with_what_the_server_saw() -> None
 def test_without_a_header_of_a_hop_each_cure_of_an_upgrade_is_told() -> None:
     products = [each.partition(":")[0] for each in refused(426, arrived=STRIPPED).cures]
     assert products == ["nginx", "Apache", "Varnish"]
-    assert refused(400).cures == refused(426, arrived=STRIPPED).cures
+    for status in (200, 400, 426):
+        assert refused(status).cures == refused(426, arrived=STRIPPED).cures
 
 
 @pytest.mark.parametrize(
@@ -202,7 +205,7 @@ def test_who_is_not_let_in_needs_no_upgrade_cured() -> None:
     assert "--proxy" in refused(407).cures[0]
 
 
-@pytest.mark.parametrize("status", [502, 503, 504, 522])
+@pytest.mark.parametrize("status", [502, 503, 504, 520, 527])
 def test_a_gateway_without_a_server_is_told(status: int) -> None:
     finding = refused(status)
     assert (finding.rule, finding.level) == ("unreachable", "problem")
@@ -216,7 +219,7 @@ def test_a_server_that_answers_elsewhere_does_run() -> None:
     assert "whether the server runs" not in finding.cures[0]
 
 
-@pytest.mark.parametrize("status", [None, 404, 500])
+@pytest.mark.parametrize("status", [None, 404, 500, 528])
 def test_any_other_answer_is_a_refusal(status: int | None) -> None:
     finding = refused(status)
     assert (finding.rule, finding.level) == ("refused", "problem")
@@ -299,7 +302,12 @@ def offer(arrived: str | None, answered: str | None, received: str | None) -> di
 def test_an_offer_that_does_not_arrive_is_a_limit(key: str) -> None:
     finding = only(withHandshake(**{key: offer(None, None, None)}))
     assert (finding.rule, finding.level) == (f"{key}-stripped", "limit")
-    assert finding.evidence[:2] == ["offered x", "arrived: nothing"]
+    assert finding.evidence == [
+        "offered x",
+        "arrived: nothing",
+        "answered: nothing",
+        "came back: nothing",
+    ]
     assert ("ZAP" in finding.consistentWith[0]) == (key == "extensions")
     assert finding.cures
 
@@ -346,6 +354,9 @@ def test_a_large_handshake_that_is_refused_is_told_with_its_least_size() -> None
     assert finding.title == "a handshake with a cookie of 16,000 bytes is refused"
     assert finding.evidence == ["16,000 bytes: HTTP/1.1 400"]
     assert finding.consistentWith[0].startswith("nginx: large_client_header_buffers")
+    assert not any("Tomcat" in each for each in finding.consistentWith)  # It took 8,000.
+    measured = withHandshake(limits=limits, response={"headers": [["Server", "Apache"]]})
+    assert only(measured).consistentWith[0].startswith("Apache: LimitRequestFieldSize")
     assert finding.cures
     finding = only(withHandshake(limits=[limit("query", 8_000, "HTTP/1.1 414 URI Too Long")]))
     assert (finding.rule, finding.level) == ("large-query", "note")
@@ -357,6 +368,8 @@ def test_a_usual_cookie_that_is_refused_is_a_problem() -> None:
     assert finding.level == "problem"
     assert "4,000 bytes" in finding.title
     assert finding.consistentWith == []  # All that are known take as much.
+    finding = only(withHandshake(limits=[limit("cookie", 8_000, "no")]))
+    assert finding.level == "note"
 
 
 def test_no_websocket_over_http_2_is_a_note() -> None:
@@ -454,6 +467,7 @@ def test_sizes_that_do_not_pass_while_larger_ones_do_are_no_limit() -> None:
     assert finding.cures
     erratic = [size(125, "fragments"), size(126, "fragments", "a FIN"), size(127, "fragments")]
     assert sizes([size(125)], erratic).rule == "size"
+    assert sizes([size(125), size(126, "of a stranger", "a FIN")]).rule == "size"
 
 
 def test_a_path_on_which_no_message_passes_has_no_limit() -> None:
