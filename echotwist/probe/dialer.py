@@ -228,7 +228,9 @@ class Dialer:
     def _request(self, path: str, *, deflate: bool, key: bytes, more: Headers | None) -> bytes:
         target = self.target
         scheme = "https" if target.isSecure else "http"
-        headers = [
+        given = [*target.headers, *(more or [])]
+        names = {name.lower() for name, _ in given}
+        usual = [
             ("Host", target.authority),
             ("User-Agent", AGENT),
             ("Origin", f"{scheme}://{target.authority}"),
@@ -237,9 +239,9 @@ class Dialer:
             ("Sec-WebSocket-Key", key.decode()),
             ("Sec-WebSocket-Version", "13"),
             *([("Sec-WebSocket-Extensions", DEFLATE)] if deflate else []),
-            *target.headers,
-            *(more or []),
         ]
+        # A user may have an Origin, or a User-Agent, of his own.
+        headers = [*(each for each in usual if each[0].lower() not in names), *given]
         lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
@@ -290,8 +292,7 @@ def _dechunked(raw: bytes) -> bytes:
 
 def _words(error: Exception) -> str:
     """What Twisted says of a failed connection, in short."""
-    cause = getattr(error, "osError", None) or error
-    number = getattr(cause, "errno", None)
+    number = getattr(error, "osError", None)
     if isinstance(number, int):
         return os.strerror(number).lower()
     return {

@@ -119,11 +119,14 @@ class _Watch:
     async def run(self, until: float) -> None:
         """Talk, or be silent, until then; see whether it is alive; and ask what the server saw."""
         row, connection = self.row, self._connection
+        isAsked = False
         try:
             await self._talk(until)
-            row["alive"] = False  # Unless it shows.
+            isAsked = True
             row["alive"] = await self._isAlive()
         except Ended as ended:
+            if isAsked:
+                row["alive"] = False  # It had died before, and nobody was told.
             row["ended"] = ended.end.time - connection.opened
             row["client"] = {
                 "how": ended.end.how,

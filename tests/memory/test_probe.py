@@ -1,7 +1,7 @@
 """The probe on paths in memory: at full length, at a clock of their own."""
 
 import pytest
-from support.path import Hop, Path
+from support.path import HeadHop, Hop, Path
 
 from echotwist.paths.finding import Finding
 from echotwist.probe.report import Report
@@ -138,6 +138,67 @@ def test_a_forgotten_connection_is_found_in_the_end() -> None:
     assert (row["alive"], row["server"], row["isServerKnown"]) == (False, None, True)
 
 
+class Deaf(Hop):
+    """Passes nothing any more after 20 s, and ends nothing."""
+
+    def began(self) -> None:
+        self.reactor.callLater(20.0, self.cut, "fin", client=False, server=False)
+
+
+def test_a_path_that_passes_nothing_any_more_is_noticed_before_the_end() -> None:
+    report = Path(Deaf).probe(only=["idle"])
+    watched = {row["row"]: row["watched"] for row in report.measured["idle"]}
+    assert watched["both"] < 60
+    assert watched["serverData"] < 60
+    assert {row["alive"] for row in report.measured["idle"]} == {False}
+    assert report.status == 1
+
+
+class Late(HeadHop, Idle):
+    """Cuts what is silent, and has no traces."""
+
+    def began(self) -> None:
+        HeadHop.began(self)
+        Idle.began(self)
+
+    def toServer(self, data: bytes) -> None:
+        self._heard("client")
+        HeadHop.toServer(self, data)
+
+    def request(self, head: bytes) -> bytes | None:
+        return head.replace(b"GET /trace/", b"GET /nothing/")
+
+
+def test_without_a_trace_nothing_is_said_of_the_server() -> None:
+    report = Path(Late).probe(only=["idle"])
+    (row,) = [row for row in report.measured["idle"] if row["row"] == "silent"]
+    assert (row["server"], row["isServerKnown"]) == (None, False)
+    assert only(report).rule == "idle-timeout"
+
+
+class ToldLate(Idle):
+    """Forgets, and resets whoever comes again, as some firewalls do."""
+
+    def cut(self, how: str = "fin", *, client: bool = True, server: bool = True) -> None:
+        self._isForgotten = True
+
+    _isForgotten = False
+
+    def toServer(self, data: bytes) -> None:
+        if self._isForgotten:
+            super().cut("rst")
+        else:
+            super().toServer(data)
+
+
+def test_a_reset_of_who_comes_again_is_no_end_that_was_told() -> None:
+    report = Path(ToldLate).probe(only=["idle"])
+    (row,) = [row for row in report.measured["idle"] if row["row"] == "silent"]
+    assert row["alive"] is False
+    assert row["ended"] == pytest.approx(150, abs=1)
+    assert "half-open" in rules(report)
+
+
 # Interrupted.
 
 
@@ -151,6 +212,11 @@ def test_an_interrupted_probe_says_nothing_of_what_it_did_not_see() -> None:
     """Only one connection is old enough to be cut by its age: that is no silence."""
     report = Path(Age).probe(until=31, only=["idle"])
     assert "idle-timeout" not in rules(report)
+
+
+def test_a_probe_that_is_interrupted_while_it_asks_holds_nobody_for_dead() -> None:
+    report = Path(Forgets).probe(until=155, only=["idle"])
+    assert {row["alive"] for row in report.measured["idle"]} <= {True, None}
 
 
 def test_an_interrupted_probe_of_a_clean_path_is_not_clean() -> None:

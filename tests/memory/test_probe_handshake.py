@@ -5,6 +5,7 @@ from support.path import HeadHop, Hop, Path
 
 from echotwist.paths.finding import Finding
 from echotwist.probe.report import Report
+from echotwist.probe.target import parseProxy
 
 
 def found(report: Report) -> dict[str, Finding]:
@@ -203,6 +204,79 @@ def test_large_cookies_and_queries_are_notes() -> None:
     assert "a reset" in found(handshake(Resets))["large-cookie"].evidence[0]
 
 
+class EchoIsRefused(HeadHop):
+    """Refuses /echo alone."""
+
+    def request(self, head: bytes) -> bytes | None:
+        if not head.startswith(b"GET /echo"):
+            return head
+        self.sendToClient(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        return None
+
+
+def test_a_refusal_is_told_from_an_upgrade_that_does_not_arrive() -> None:
+    report = handshake(EchoIsRefused)
+    (finding,) = report.findings
+    assert finding.rule == "refused"
+    refused = report.measured["handshake"]["refused"]
+    assert refused is not None
+    assert refused["arrived"] is not None
+    assert ["Upgrade", "websocket"] in refused["arrived"]["headers"]
+    assert any("/lab/inspect" in each for each in finding.evidence)
+
+
+class InspectIsMute(EchoIsRefused):
+    """Upgrades at /lab/inspect, and then says nothing; or no JSON."""
+
+    mute = True
+
+    def down(self, data: bytes) -> None:
+        self.cut("rst", server=False)
+
+
+def test_what_cannot_be_inspected_is_not_told() -> None:
+    refused = handshake(InspectIsMute).measured["handshake"]["refused"]
+    assert refused is not None
+    assert refused["arrived"] is None
+
+
+class Last(HeadHop):
+    """After the first handshake no connection is accepted any more."""
+
+    def response(self, head: bytes) -> bytes | None:
+        if self.sawRequest.startswith(b"GET /echo"):
+            self.path.refuses = True
+        return head
+
+
+def test_a_server_that_goes_away_meanwhile_is_said_to() -> None:
+    report = Path(Last).probe(5)
+    assert "lab-refused" in found(report)
+    limits = report.measured["handshake"]["limits"]
+    assert {limit["answer"] for limit in limits} == {"connection refused"}
+    assert report.incomplete == dict.fromkeys(
+        ("idle", "bytes", "sizes", "flow"), "tcp: connection refused"
+    )
+
+
+class Refusing(HeadHop):
+    """After the first handshakes each one is refused."""
+
+    def request(self, head: bytes) -> bytes | None:
+        if b"fragment=" in head or b"compress=" in head or b"push=" in head:
+            self.sendToClient(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n")
+            return None
+        return head
+
+
+def test_an_area_whose_handshakes_are_refused_is_not_finished() -> None:
+    report = Path(Refusing).probe(5)
+    assert report.incomplete == dict.fromkeys(
+        ("idle", "bytes", "sizes", "flow"), "the answer is 'HTTP/1.1 429 Too Many Requests'"
+    )
+    assert report.status == 2
+
+
 # What cannot be reached.
 
 
@@ -217,6 +291,26 @@ def test_a_refused_connection_is_not_run() -> None:
         "why": "connection refused",
     }
     assert set(report.incomplete) == {"handshake", "bytes", "sizes", "flow", "idle"}
+
+
+def test_a_proxy_that_does_not_connect_is_not_reached() -> None:
+    proxy = parseProxy("http://127.0.0.1:3128")
+    report = Path().probe(5, proxy=proxy)
+    notReached = report.measured["handshake"]["notReached"]
+    assert notReached is not None
+    assert notReached["stage"] == "proxy"
+    assert "answers CONNECT with" in notReached["why"]
+
+    class Mute(HeadHop):
+        def request(self, head: bytes) -> bytes | None:
+            self.cut(client=False)
+            return None
+
+    report = Path(Mute).probe(5, proxy=proxy, url="ws://[::1]:8080/echo")
+    assert report.measured["handshake"]["notReached"] == {
+        "stage": "proxy",
+        "why": "no answer to CONNECT in 15 s",
+    }
 
 
 class LabIsPlain(HeadHop):
@@ -312,6 +406,34 @@ def test_a_url_with_a_query_keeps_it() -> None:
     assert b"GET /echo?token=a" in lines
     assert any(line.startswith(b"GET /echo?token=a&probe=qqq") for line in lines)
     assert b"GET /lab" in lines
+
+
+def test_an_origin_of_the_user_replaces_that_of_the_probe() -> None:
+    class Sees(HeadHop):
+        heads: list[bytes] = []
+
+        def request(self, head: bytes) -> bytes | None:
+            self.heads.append(head)
+            return head
+
+    Path(Sees).probe(5, only=["handshake"], headers=(("origin", "https://mine.example"),))
+    upgrades = [head for head in Sees.heads if b"Upgrade" in head]
+    assert all(head.lower().count(b"\norigin: ") == 1 for head in upgrades)
+    assert b"origin: https://mine.example\r\n" in upgrades[0]
+
+
+class LabIsMute(HeadHop):
+    """Takes the question whether there is a lab, and does not answer."""
+
+    def request(self, head: bytes) -> bytes | None:
+        if head.startswith(b"GET /lab "):
+            self.cut(client=False)
+            return None
+        return head
+
+
+def test_a_plain_answer_that_never_comes_is_waited_for_in_vain() -> None:
+    assert handshake(LabIsMute).measured["farEnd"]["why"] == "no answer in 15 s"
 
 
 def test_headers_of_the_user_are_sent() -> None:

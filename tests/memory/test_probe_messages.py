@@ -280,6 +280,17 @@ def test_without_traces_what_they_would_tell_is_not_seen() -> None:
     assert report.findings == []
 
 
+class LimitWithoutTraces(FrameLimit):
+    def request(self, head: bytes) -> bytes | None:
+        return head.replace(b"GET /trace/", b"GET /nothing/")
+
+
+def test_without_traces_a_size_may_have_arrived_or_not() -> None:
+    report = Path(LimitWithoutTraces).probe(5, only=["sizes"])
+    failed = [size for size in report.measured["sizes"] if not size["passed"]]
+    assert {size["arrived"] for size in failed} == {None}
+
+
 # Speed.
 
 

@@ -2,10 +2,12 @@
 
 import asyncio
 from base64 import b64encode
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
+import trustme
 from twisted.internet import reactor as globalReactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
@@ -70,11 +72,18 @@ async def test_a_certificate_that_is_not_trusted_is_a_finding_with_its_issuer() 
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_certificate_for_another_name_is_not_trusted() -> None:
-    service = await startInReactor(tls=True)
-    url = service.url.replace("127.0.0.1", "127.0.0.2")
-    report = await probe(url, **QUICK, cacert=str(service.caFile))
-    assert "tls-distrust" in [finding.rule for finding in report.findings] or report.status == 2
+async def test_a_certificate_for_another_name_is_not_trusted(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    key, certificate, trusted = (tmp_path / name for name in ("key.pem", "cert.pem", "ca.pem"))
+    issued = authority.issue_cert("other.example")
+    issued.private_key_pem.write_to_path(str(key))
+    issued.cert_chain_pems[0].write_to_path(str(certificate))
+    authority.cert_pem.write_to_path(str(trusted))
+    where = f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
+    service = await startInReactor(f"--listen={where}")
+    (finding,) = (await probe(service.url, **QUICK, cacert=str(trusted))).findings
+    assert finding.rule == "tls-distrust"
+    assert "the certificate is for another name" in finding.title
     await service.stop()
 
 
