@@ -182,8 +182,9 @@ export class Path {
       element(
         "p",
         { className: "hint" },
-        "A page does not see the request that its browser sends: what arrived was compared with " +
-          "what every browser sends.",
+        "A page sees neither the request that its browser sends nor the answer: what arrived was " +
+          "compared with what every browser sends, and of the answer the extensions and the " +
+          "subprotocol are known.",
       ),
     );
     this._result.hidden = false;
@@ -195,7 +196,7 @@ function findingOf(finding) {
   const style = { problem: "bad", limit: "warn", note: "" }[finding.level];
   return element(
     "article",
-    { className: "finding" },
+    { className: "finding", "data-rule": finding.rule },
     element("h4", {}, element("span", { className: style }, `${finding.level}: `), finding.title),
     ...partsOf(finding).flatMap(([label, values]) => [
       element("p", { className: "label" }, label),
