@@ -72,7 +72,13 @@ WHOLE: dict[str, Any] = {
         "extensions": OFFER,
         "subprotocols": OFFER,
         "limits": [{"what": "query", "size": 8000, "answer": "HTTP/1.1 414", "passed": False}],
-        "http2": {"status": 200, "why": "refused"},
+        "http2": {
+            "alpn": "h2",
+            "connectProtocol": True,
+            "status": 502,
+            "echoed": False,
+            "why": "refused",
+        },
     },
     "idle": [row("silent", 0.0, 60.0), row("serverData", 2.0, None), row("both", 4.0, None)],
     "sizes": [
