@@ -58,10 +58,11 @@ def test_a_path_that_does_nothing(visit: Callable[..., Page], service: ServicePr
     page = opened(visit, service.page)
     click(page, "Probe this path")
     stop = page.get_by_role("button", name="Stop, and judge what is known")
-    expect(stop).to_be_visible()
+    expect(stop).to_be_focused()
     expect(page.locator("#path .left")).to_contain_text("left")
     says(page, CLEAN)
     expect(stop).to_be_hidden()
+    expect(page.get_by_role("button", name="Probe this path")).to_be_focused()
     expect(page.locator("#path article")).to_have_count(0)
     for area, what, words in [
         ("handshake", "far end", "echotwist, with its lab"),

@@ -75,6 +75,7 @@ export class Path {
 
   async _run() {
     if (this._probe !== undefined) return;
+    const hadFocus = this._start === document.activeElement; // Of which a disabled one is no place.
     this._start.disabled = true;
     this._say("");
     try {
@@ -91,16 +92,17 @@ export class Path {
       this._probe = new Probe(duration, (area, what) => this._onTry(area, what));
       this._result.hidden = true;
       this._stop.hidden = this._progress.hidden = false;
+      if (hadFocus) this._stop.focus();
       this._say("The probe runs");
       await this._finish(this._probe, duration);
     } catch (error) {
       this._say(`The probe failed: ${/** @type {Error} */ (error).message}`);
     } finally {
       this._probe = undefined;
-      const hadFocus = this._stop === document.activeElement;
+      const isFocused = this._stop === document.activeElement;
       this._stop.hidden = this._progress.hidden = true;
       this._start.disabled = false;
-      if (hadFocus) this._start.focus();
+      if (isFocused) this._start.focus();
     }
   }
 
