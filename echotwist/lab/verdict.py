@@ -71,14 +71,6 @@ class _Burst(TypedDict):
     inOrder: bool
 
 
-class _Http2(TypedDict):
-    alpn: NotRequired[str | None]
-    connectProtocol: NotRequired[bool | None]
-    status: NotRequired[int | None]
-    echoed: NotRequired[bool | None]
-    why: str | None
-
-
 _INNER: dict[str, Any] = {
     "client": _ClientEnd | None,
     "server": _ServerEnd | None,
@@ -86,7 +78,6 @@ _INNER: dict[str, Any] = {
     "response": _Response,
     "arrived": _Arrived | None,
     "burst": _Burst,
-    "http2": _Http2,
 }
 """What is in the fields of which `measured` says no more than one of _VAGUE."""
 

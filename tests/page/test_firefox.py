@@ -59,3 +59,20 @@ def test_the_tools_of_the_workbench_work(browser: Firefox, service: ServiceProce
     browser.errors.clear()  # It reports the answer 400 to the question whether that is a script.
     browser.evaluate("document.getElementById('tab-snippets').click()")
     assert "new WebSocket" in browser.evaluate("snippets.textContent")
+
+
+def test_a_path_that_does_nothing_has_no_findings(
+    browser: Firefox, service: ServiceProcess
+) -> None:
+    """It sends other headers, and tells less of extensions."""
+    browser.open(f"{service.page}workbench.html#tab=path")
+    browser.evaluate("path.querySelector('input').value = 5; path.querySelector('button').click()")
+    browser.until("path.querySelector('[role=status]').textContent.startsWith('Nothing')")
+    assert browser.evaluate("path.querySelectorAll('article').length") == 0
+    assert "not finished" not in browser.evaluate("path.textContent")
+    assert (
+        browser.evaluate("""[...path.querySelectorAll("tr")].find(
+        row => row.cells[0].textContent === "the request arrives").cells[1].textContent
+    """)
+        == "as it was sent"
+    )

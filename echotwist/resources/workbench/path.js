@@ -75,6 +75,7 @@ export class Path {
 
   async _run() {
     if (this._probe !== undefined) return;
+    const hadFocus = this._start === document.activeElement; // Of which a disabled one is no place.
     this._start.disabled = true;
     this._say("");
     try {
@@ -91,16 +92,17 @@ export class Path {
       this._probe = new Probe(duration, (area, what) => this._onTry(area, what));
       this._result.hidden = true;
       this._stop.hidden = this._progress.hidden = false;
+      if (hadFocus) this._stop.focus();
       this._say("The probe runs");
       await this._finish(this._probe, duration);
     } catch (error) {
       this._say(`The probe failed: ${/** @type {Error} */ (error).message}`);
     } finally {
       this._probe = undefined;
-      const hadFocus = this._stop === document.activeElement;
+      const isFocused = this._stop === document.activeElement;
       this._stop.hidden = this._progress.hidden = true;
       this._start.disabled = false;
-      if (hadFocus) this._start.focus();
+      if (isFocused) this._start.focus();
     }
   }
 
@@ -182,8 +184,9 @@ export class Path {
       element(
         "p",
         { className: "hint" },
-        "A page does not see the request that its browser sends: what arrived was compared with " +
-          "what every browser sends.",
+        "A page sees neither the request that its browser sends nor the answer: what arrived was " +
+          "compared with what every browser sends, and of the answer the extensions and the " +
+          "subprotocol are known.",
       ),
     );
     this._result.hidden = false;
@@ -195,7 +198,7 @@ function findingOf(finding) {
   const style = { problem: "bad", limit: "warn", note: "" }[finding.level];
   return element(
     "article",
-    { className: "finding" },
+    { className: "finding", "data-rule": finding.rule },
     element("h4", {}, element("span", { className: style }, `${finding.level}: `), finding.title),
     ...partsOf(finding).flatMap(([label, values]) => [
       element("p", { className: "label" }, label),

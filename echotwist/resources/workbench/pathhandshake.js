@@ -12,6 +12,9 @@ const SUBPROTOCOLS = ["echotwist-probe", "echotwist-probe-2"];
 /** Bytes of a query. */
 const QUERY = 8000;
 
+const EXTENSIONS = "Sec-WebSocket-Extensions";
+const PROTOCOL = "Sec-WebSocket-Protocol";
+
 /** What every browser offers; its parameters differ. */
 const DEFLATE = "permessage-deflate";
 
@@ -78,28 +81,52 @@ async function compare(near, far, facts) {
   if (request === undefined) return;
   const { line = "", headers = [] } = request;
   facts.toServer = changesThere(line, headers, { url, subprotocols: SUBPROTOCOLS });
+  // Of an answer that it does not take, this browser tells nothing.
+  if (dialog === undefined || response === undefined) return;
   const arrived = headers.map(({ name, value }) => /** @type {const} */ ([name, value ?? ""]));
-  const answered = headersIn(response?.head ?? "");
-  const { extensions = "", protocol = "" } = dialog?.socket ?? {};
-  const agreed = valueOf(answered, "Sec-WebSocket-Extensions");
+  const answered = headersIn(response.head ?? "");
+  const { extensions, protocol } = dialog.socket;
+  const agreed = valueOf(answered, EXTENSIONS);
   facts.extensions = {
     offered: DEFLATE,
-    arrived: valueOf(arrived, "Sec-WebSocket-Extensions"),
+    arrived: valueOf(arrived, EXTENSIONS),
     answered: agreed,
     // Firefox leaves out the parameters.
     received: (agreed !== null && extensions === nameIn(agreed) ? agreed : extensions) || null,
   };
   facts.subprotocols = {
     offered: SUBPROTOCOLS.join(", "),
-    arrived: valueOf(arrived, "Sec-WebSocket-Protocol"),
-    answered: valueOf(answered, "Sec-WebSocket-Protocol"),
+    arrived: valueOf(arrived, PROTOCOL),
+    answered: valueOf(answered, PROTOCOL),
     received: protocol || null,
   };
-  if (dialog === undefined) {
-    // What this browser has had is not known: it tells nothing of an answer that it does not take.
-    delete facts.extensions;
-    delete facts.subprotocols;
-  }
+  facts.toClient = changesBack([
+    [EXTENSIONS, facts.extensions],
+    [PROTOCOL, facts.subprotocols],
+  ]);
+}
+
+/**
+ * What became of the answer: of the two headers of it that a page can know of.
+ *
+ * @param {[string, {answered: string | null, received: string | null}][]} offers
+ */
+function changesBack(offers) {
+  return {
+    line: null,
+    isReordered: false,
+    added: offers.flatMap(([name, { answered, received }]) =>
+      answered === null && received !== null ? [[name, received]] : [],
+    ),
+    removed: offers.flatMap(([name, { answered, received }]) =>
+      answered !== null && received === null ? [[name, answered]] : [],
+    ),
+    rewritten: offers.flatMap(([name, { answered, received }]) =>
+      answered !== null && received !== null && answered !== received
+        ? [{ name, sent: answered, arrived: received }]
+        : [],
+    ),
+  };
 }
 
 /**
