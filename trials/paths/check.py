@@ -1,0 +1,204 @@
+"""What each box and each hop does, by hand and by eye.
+
+    PYTHONPATH=tests:trials python -m paths.check [--idle SECONDS] [NAME...]
+
+Prints a table in Markdown: the answer to an upgrade, what the server sees of the request, and with
+--idle how a silent connection ends, and what keeps it. Exits with 1 if a box that is right does not
+echo.
+"""
+
+import argparse
+import base64
+import json
+import secrets
+import ssl
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from paths.boxes import BOXES, Box, Running, missing, running, version
+
+from echotwist.testing import ServiceProcess
+from echotwist.testing.frames import CLOSE, PING, frame, text
+from echotwist.testing.raw import UPGRADE, RawClient, request
+
+OPTIONS = ("--ping-interval=0",)
+"""No ping of the service keeps a connection."""
+
+
+@contextmanager
+def shaken(box: Running, target: str) -> Iterator[RawClient]:
+    """A client that has sent a request to upgrade, and got the head of an answer: in `head`."""
+    url = urlsplit(box.url)
+    context = ssl.create_default_context(cafile=box.caFile) if url.scheme == "wss" else None
+    near = box.url if box.proxy is None else f"ws://127.0.0.1:{box.port}/"
+    with RawClient(near, upgrade=False, context=context, timeout=10) as client:
+        if box.proxy is not None:
+            credentials = urlsplit(box.proxy).netloc.rpartition("@")[0]
+            head = f"CONNECT {url.netloc} HTTP/1.1\r\nHost: {url.netloc}\r\n"
+            if credentials:
+                encoded = base64.b64encode(credentials.encode()).decode()
+                head += f"Proxy-Authorization: Basic {encoded}\r\n"
+            client.send(f"{head}\r\n".encode())
+            client.head = client.until(b"\r\n\r\n")
+            if b" 200 " not in client.head.partition(b"\r\n")[0]:
+                yield client
+                return
+        client.send(request(target, Host=url.netloc))
+        client.head = client.until(b"\r\n\r\n")
+        yield client
+
+
+def opened(client: RawClient) -> bool:
+    return b" 101 " in client.head.partition(b"\r\n")[0]
+
+
+def answer(box: Running) -> tuple[str, bool]:
+    """The head of the answer, and whether a message comes back."""
+    try:
+        with shaken(box, "/echo") as client:
+            head = client.head.decode("latin-1").strip().replace("\r\n", "; ")
+            if not opened(client):
+                return head, False
+            client.send(text("hello"))
+            return head, client.frame().payload == b"hello"
+    except (OSError, EOFError) as e:
+        return f"{type(e).__name__}: {e}", False
+
+
+def arrived(box: Running) -> str:
+    """What the way of a request has changed in it."""
+    try:
+        with shaken(box, "/lab/inspect") as client:
+            if opened(client):
+                body = client.frame().payload
+            elif b" 200 " in client.head:
+                # With a length or chunked: it is one object in any case.
+                while not (body := client.rest).rstrip(b"0\r\n").endswith(b"}"):
+                    client.read(len(body) + 1)
+                body = body[body.index(b"{") : body.rindex(b"}") + 1]
+            else:
+                return "nothing arrives"
+    except (OSError, EOFError, ValueError) as e:
+        return f"{type(e).__name__}: {e}"
+    seen = json.loads(body)
+    sent = {name.lower(): value for name, value in UPGRADE.items()}
+    sent["host"] = urlsplit(box.url).netloc
+    got: dict[str, str] = {}
+    for header in seen["headers"]:
+        name, value = header[0].lower(), header[1]
+        got[name] = f"{got[name]}, {value}" if name in got else value
+    isLower = all(name.islower() for name, _ in seen["headers"])
+    parts = ["all names in lower case"] if isLower else []
+    parts += [f"+{name}: {value}" for name, value in got.items() if name not in sent]
+    parts += [f"-{name}" for name in sent if name not in got]
+    parts += [
+        f"{name}: {got[name]} (was {value})"
+        for name, value in sent.items()
+        if name in got and got[name] != value
+    ]
+    return "; ".join([seen["version"], *parts])
+
+
+IDLE = {
+    "nothing is sent": ("/lab?ignore=600s", b""),
+    "client sends messages": ("/lab?ignore=600s", text("x")),
+    "client sends pings": ("/lab?pong=no&ignore=600s", frame(PING)),
+    "client's pings are answered": ("/lab?ignore=600s", frame(PING)),
+    "server sends messages": ("/lab?push=1s&ignore=600s", b""),
+}
+
+
+def idle(box: Running, page: str, seconds: int, what: str) -> str:
+    """When and how it ends, on both sides."""
+    target, data = IDLE[what]
+    trace = secrets.token_urlsafe(18)
+    with shaken(box, f"{target}&trace={trace}") as client:
+        if not opened(client):
+            return "no WebSocket"
+        client.socket.settimeout(0.5)
+        began, sent = time.monotonic(), 0.0
+        end = "kept"
+        while time.monotonic() < began + 3 * seconds:
+            try:
+                if data and time.monotonic() > sent + seconds / 3:
+                    client.send(data)
+                    sent = time.monotonic()
+                if client.frame().opcode == CLOSE:
+                    end = "close frame"
+                    break
+            except TimeoutError:
+                continue
+            except EOFError:
+                end = "FIN"
+                break
+            except OSError as e:
+                end = "RST" if isinstance(e, ConnectionResetError) else type(e).__name__
+                break
+        took = time.monotonic() - began
+        if end == "kept":
+            return "kept"
+        return f"{end} after {took:.1f} s; server: {_ended(page, trace)}"
+
+
+def _ended(page: str, trace: str) -> str:
+    deadline = time.monotonic() + 5
+    found: Any = None
+    while found is None and time.monotonic() < deadline:
+        with urllib.request.urlopen(f"{page}trace/{trace}") as response:
+            found = json.load(response).get("end")
+        time.sleep(0.05)
+    return "still open 5 s later" if found is None else json.dumps(found)
+
+
+def checked(box: Box, service: ServiceProcess, seconds: int | None) -> bool:
+    print(f"\n### {box.name}\n\n| | |\n|---|---|", flush=True)
+
+    def row(name: str, value: str) -> None:
+        print(f"| {name} | {value.replace('|', chr(92) + '|')} |", flush=True)
+
+    if (why := missing(box)) is not None:
+        row("missing", why)
+        return True
+    row("version", version(box))
+    try:
+        with running(box, service.port):
+            pass
+    except RuntimeError as e:
+        row("fails", str(e)[-600:].replace("\n", " "))
+        return False
+    with running(box, service.port) as its:
+        head, echoes = answer(its)
+        row("answer to an upgrade", head)
+        row("echoes", "yes" if echoes else "no")
+        row("what arrives", arrived(its))
+    if seconds is not None and echoes and box.shorten is not None:
+        with running(box, service.port, seconds) as its, ThreadPoolExecutor() as threads:
+            ends = {what: threads.submit(idle, its, service.page, seconds, what) for what in IDLE}
+            for what, end in ends.items():
+                row(f"{seconds} s, {what}", end.result())
+    return echoes or not box.isRight
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--idle", type=int, metavar="SECONDS", help="and cut idle ones after so many"
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="of boxes; all of them without one"
+    )
+    options = parser.parse_args()
+    with ServiceProcess(*OPTIONS) as service:
+        boxes = [BOXES[name] for name in options.names or BOXES]
+        failed = [box.name for box in boxes if not checked(box, service, options.idle)]
+    print(f"\ndo not echo, and should: {', '.join(failed) or 'none'}")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
