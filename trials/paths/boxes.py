@@ -94,6 +94,7 @@ class Running:
 _NGINX = ("nginx", "-p", ".", "-e", "stderr", "-c", "{config}")
 _HAPROXY = ("haproxy", "-db", "-f", "{config}")
 _APACHE = ("apache2", "-DFOREGROUND", "-d", ".", "-f", "{config}")
+_APACHE_IDLE = "Timeout {seconds}\nProxyTimeout {seconds}"
 _VARNISH = (
     *(
         "varnishd",
@@ -145,8 +146,10 @@ def _apache(name: str, *cure: str, isRight: bool = False) -> Box:
     return Box(
         name, "Apache", _APACHE, "apt-get install apache2", ("apache2", "-v"),
         (f"{name}.conf",), cure, isRight=isRight,
-        shorten=("ProxyTimeout 3600", "ProxyTimeout {seconds}") if isRight
-        else ("ProxyPass", "ProxyTimeout {seconds}\nProxyPass"),
+        # The longer of both counts, of a tunnel's two sides.
+        shorten=("ProxyTimeout 3600", _APACHE_IDLE)
+        if isRight
+        else ("ProxyPass", f"{_APACHE_IDLE}\nProxyPass"),
     )  # fmt: skip
 
 

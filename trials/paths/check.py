@@ -14,6 +14,8 @@ import secrets
 import ssl
 import time
 import urllib.request
+import zlib
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,13 +23,27 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from paths.boxes import BOXES, Box, Running, missing, running, version
+from paths.hops import HOPS, Hop
 
 from echotwist.testing import ServiceProcess
-from echotwist.testing.frames import CLOSE, PING, frame, text
+from echotwist.testing.frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    close,
+    frame,
+    text,
+)
 from echotwist.testing.raw import UPGRADE, RawClient, request
 
 OPTIONS = ("--ping-interval=0",)
 """No ping of the service keeps a connection."""
+
+
+NAMES = {CONTINUATION: "continuation", TEXT: "text", BINARY: "binary", CLOSE: "close", PONG: "pong"}
 
 
 @contextmanager
@@ -150,9 +166,9 @@ def _ended(page: str, trace: str) -> str:
     found: Any = None
     while found is None and time.monotonic() < deadline:
         with urllib.request.urlopen(f"{page}trace/{trace}") as response:
-            found = json.load(response).get("end")
+            found = json.load(response)["ended"]
         time.sleep(0.05)
-    return "still open 5 s later" if found is None else json.dumps(found)
+    return "still open 5 s later" if found is None else f"{found['how']} by the {found['by']}"
 
 
 def checked(box: Box, service: ServiceProcess, seconds: int | None) -> bool:
@@ -184,18 +200,85 @@ def checked(box: Box, service: ServiceProcess, seconds: int | None) -> bool:
     return echoes or not box.isRight
 
 
+HELLO = zlib.compressobj(wbits=-15)
+COMPRESSED = (HELLO.compress(b"hello") + HELLO.flush(zlib.Z_SYNC_FLUSH))[:-4]
+DEFLATE = "permessage-deflate; client_no_context_takeover; server_no_context_takeover"
+
+SENT = {
+    "a message": text("hello"),
+    "a compressed one": frame(TEXT, COMPRESSED, rsv=4),
+    "40,000 bytes": frame(BINARY, bytes(40_000)),
+    "200,000 in 10 frames": b"".join(
+        frame(CONTINUATION if n else BINARY, bytes(20_000), fin=n == 9) for n in range(10)
+    ),
+    "a ping": frame(PING, b"hello"),
+    "a close with 3000": close(3000, "bye"),
+    "silence": b"",
+}
+
+
+def hopped(hop: Hop, what: str) -> str:
+    """What comes back of this, within 8 s."""
+    began = time.monotonic()
+    got = []
+    try:
+        with RawClient(hop.url, upgrade=False, timeout=8) as client:
+            client.send(request(Host="localhost", Sec_WebSocket_Extensions=DEFLATE))
+            client.head = client.until(b"\r\n\r\n")
+            got.append(client.head.split(b" ", 2)[1].decode())
+            agreed = b"sec-websocket-extensions" in client.head.lower()
+            if not agreed:
+                got.append("no extension")
+            if not opened(client):
+                return ", ".join(got)
+            if b"\r\nupgrade:" not in client.head.lower():
+                got.append("no Upgrade")
+            if not agreed and what == "a compressed one":
+                return ", ".join(got)
+            client.send(SENT[what])
+            isDone = False
+            while not isDone:
+                came = client.frame()
+                kind = NAMES.get(came.opcode, str(came.opcode))
+                if came.opcode == CLOSE:
+                    kind += f" {int.from_bytes(came.payload[:2])}"
+                got.append(f"{kind} of {len(came.payload):,} bytes")
+                isDone = came.fin and came.opcode != CLOSE
+    except TimeoutError:
+        got.append("nothing in 8 s")
+    except EOFError:
+        got.append("FIN")
+    except OSError as e:
+        got.append("RST" if isinstance(e, ConnectionResetError) else type(e).__name__)
+    if got[-1] in ("FIN", "RST"):
+        got[-1] += f" after {time.monotonic() - began:.1f} s"
+    frames = Counter(got)
+    return ", ".join(f"{count} × {each}" if count > 1 else each for each, count in frames.items())
+
+
+def checkHop(name: str, service: ServiceProcess) -> None:
+    print(f"\n### {name}\n\n| | |\n|---|---|", flush=True)
+    with HOPS[name](service.port) as hop, ThreadPoolExecutor() as threads:
+        found = {what: threads.submit(hopped, hop, what) for what in SENT}
+        for what, came in found.items():
+            print(f"| {what} | {came.result()} |", flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--idle", type=int, metavar="SECONDS", help="and cut idle ones after so many"
     )
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="of boxes; all of them without one"
+        "names", nargs="*", metavar="NAME", help="of boxes and hops; all without one"
     )
     options = parser.parse_args()
     with ServiceProcess(*OPTIONS) as service:
-        boxes = [BOXES[name] for name in options.names or BOXES]
+        boxes = [BOXES[name] for name in options.names or BOXES if name in BOXES]
         failed = [box.name for box in boxes if not checked(box, service, options.idle)]
+        for name in options.names or HOPS:
+            if name in HOPS:
+                checkHop(name, service)
     print(f"\ndo not echo, and should: {', '.join(failed) or 'none'}")
     return bool(failed)
 
