@@ -4,10 +4,10 @@ WebSockets, and as it is right.
 with running(BOXES["nginx-right"], echotwist.port) as box:
     connect(box.url + "echo")
 
-Their configurations are files in config/, complete but for two ports.
+A box is there when the /healthz of the service comes through it. Their configurations are files in
+config/, complete but for two ports.
 """
 
-import base64
 import os
 import shutil
 import signal
@@ -337,13 +337,6 @@ def running(box: Box, upstream: int, seconds: int | None = None) -> Iterator[Run
 def _proxyOf(box: Box, port: int) -> str:
     credentials = "" if box.credentials is None else f"{box.credentials}@"
     return f"http://{credentials}127.0.0.1:{port}"
-
-
-def authorization(box: Box) -> str | None:
-    """The value of Proxy-Authorization."""
-    if box.credentials is None:
-        return None
-    return f"Basic {base64.b64encode(box.credentials.encode()).decode()}"
 
 
 def _shortened(box: Box, text: str, seconds: int | None) -> str:

@@ -20,9 +20,6 @@ from typing import ClassVar, NamedTuple, Self
 
 from echotwist.testing.frames import CLOSE, CONTINUATION, PING, PONG, length, masked
 
-HEAD = 65536
-"""Bytes of a head at most."""
-
 TUNNELLED = 1.0
 """Seconds until a hop that cannot tunnel is gone."""
 
@@ -150,7 +147,6 @@ class Hop:
 
     def __init__(self, upstream: int) -> None:
         self.upstream = upstream
-        self.relayed: set[Relayed] = set()
 
     # What a hop that misbehaves overrides.
 
@@ -177,6 +173,9 @@ class Hop:
         """Is run for as long as the connection lasts."""
 
     # How it runs.
+
+    proxy: ClassVar[None] = None
+    caFile: ClassVar[None] = None
 
     @property
     def url(self) -> str:
@@ -217,6 +216,8 @@ class Hop:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # Transports close their sockets in the next iteration.
+        await asyncio.sleep(0)
 
     async def _relay(self, client: Side) -> None:
         try:
@@ -225,17 +226,19 @@ class Hop:
             client.end("rst")
             return
         its = Relayed(client, server)
-        self.relayed.add(its)
         ways = [self._upwards(its), self._downwards(its)]
         tasks = [asyncio.ensure_future(way) for way in (*ways, self.beside(its))]
         try:
             await asyncio.gather(*tasks[:2])
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             its.cut("rst")  # What one side lost, the other is told.
+        except asyncio.CancelledError:
+            its.cut("rst")
+            raise
         finally:
             for task in tasks:
                 task.cancel()
-            self.relayed.discard(its)
+            await asyncio.gather(*tasks, return_exceptions=True)
             client.writer.close()
             server.writer.close()
 
