@@ -1,0 +1,5 @@
+const httpProxy = require("http-proxy");
+
+httpProxy
+    .createProxyServer({target: "http://127.0.0.1:@UPSTREAM@", ws: true})
+    .listen(@PORT@, "127.0.0.1");
