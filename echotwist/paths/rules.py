@@ -29,6 +29,7 @@ _UPGRADE_CURES = {
     'proxy_set_header Connection "upgrade";` in the location',
     "Apache": "Apache: `ProxyPass /echo http://backend/echo upgrade=websocket`",
     "Varnish": "Varnish: `return (pipe)` in vcl_recv, and pass Upgrade on in vcl_pipe",
+    "Envoy": "Envoy: `upgrade_configs: [{upgrade_type: websocket}]` in the connection manager",
 }
 """By product, as `hops` has it."""
 
@@ -143,6 +144,9 @@ def _refused(refused: Refusal, hops: Sequence[Hop]) -> Finding:
         title = "the handshake is refused with 407: a proxy wants credentials"
         cures = ["give the proxy as --proxy http://USER:PASSWORD@HOST:PORT"]
         return Finding("refused", "problem", title, evidence, cures=cures)
+    if status == 403 and any(hop.product == "Envoy" for hop in hops):
+        title = "an Envoy refuses the handshake with 403: so it does on a route without upgrades"
+        return Finding("refused", "problem", title, evidence, cures=_upgradeCures(hops))
     if status in (401, 403):
         title = f"the handshake is refused with {status}: somebody wants credentials, or an Origin"
         cures = [
@@ -168,8 +172,11 @@ def _refused(refused: Refusal, hops: Sequence[Hop]) -> Finding:
         cures = _upgradeCures(hops)
     else:
         cures = ["look at the path, and whether there is a WebSocket server behind it"]
+    suspects = []
+    if status is None and arrived is None:
+        suspects.append("a proxy that takes no upgrades, such as Node's http-proxy without `ws`")
     title = f"the handshake is refused: {refused['why']}"
-    return Finding("refused", "problem", title, evidence, cures=cures)
+    return Finding("refused", "problem", title, evidence, suspects, cures)
 
 
 _GATEWAY = (502, 503, 504, *range(520, 528))

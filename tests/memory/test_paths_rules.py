@@ -153,7 +153,7 @@ def test_an_upgrade_that_was_stripped_is_told_with_what_the_server_saw() -> None
 
 def test_without_a_header_of_a_hop_each_cure_of_an_upgrade_is_told() -> None:
     products = [each.partition(":")[0] for each in refused(426, arrived=STRIPPED).cures]
-    assert products == ["nginx", "Apache", "Varnish"]
+    assert products == ["nginx", "Apache", "Varnish", "Envoy"]
     for status in (200, 400, 426):
         assert refused(status).cures == refused(426, arrived=STRIPPED).cures
 
@@ -634,3 +634,22 @@ def test_pings_that_are_a_little_quicker_say_nothing(
 ) -> None:
     measured = withFlow(pingRoundTrips=pings, messageRoundTrips=messages)
     assert ids(withoutLab(measured)) == []
+
+
+def test_an_envoy_that_was_not_told_of_upgrades_wants_no_credentials() -> None:
+    refused = withHandshake(refused=refusal(403))
+    envoy = {"line": "HTTP/1.1 403 Forbidden", "headers": [["server", "envoy"]]}
+    refused["handshake"]["response"] = envoy
+    finding = only(refused)
+    assert (finding.rule, finding.level) == ("refused", "problem")
+    assert "Envoy" in finding.title
+    assert "upgrade_configs" in finding.cures[0]
+    refused["handshake"]["response"] = {**envoy, "headers": [["server", "nginx"]]}
+    assert "credentials" in only(refused).title
+
+
+def test_no_answer_at_all_may_be_a_proxy_that_takes_no_upgrades() -> None:
+    finding = only(withHandshake(refused=refusal(None)))
+    assert "http-proxy" in finding.consistentWith[0]
+    refused = withHandshake(refused=refusal(None, arrived=arrived()))
+    assert all("http-proxy" not in each for each in only(refused).consistentWith)
