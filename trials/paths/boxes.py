@@ -172,8 +172,8 @@ def _squid(name: str, *cure: str, **more: Any) -> Box:
 
 def _mitmproxy(name: str, kind: str, *mode: str) -> Box:
     return Box(
-        name, "mitmproxy", (*_MITMPROXY, *mode), "apt-get install mitmproxy", ("mitmdump", "--version"),
-        kind=kind, isRight=True, isOurs=True,
+        name, "mitmproxy", (*_MITMPROXY, *mode), "apt-get install mitmproxy",
+        ("mitmdump", "--version"), kind=kind, isRight=True, isOurs=True,
     )  # fmt: skip
 
 
