@@ -5,7 +5,7 @@ the probe calls them, and the service for the page of a browser, which measures 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
 from echotwist.paths import cuts, known
@@ -52,6 +52,7 @@ def judge(measured: Measured) -> list[Finding]:
     hops = hopsOf(measured)
     handshake: Handshake = measured.get("handshake", {})
     found: list[Finding] = []
+    found += _proxy(handshake.get("notReached"))
     found += _tls(handshake.get("tls"))
     if (refused := handshake.get("refused")) is not None:
         found.append(_refused(refused, hops))
@@ -75,6 +76,26 @@ def _isLab(measured: Measured) -> bool:
 
 
 # The handshake.
+
+
+def _proxy(notReached: Mapping[str, str] | None) -> Iterator[Finding]:
+    """A proxy that was asked to CONNECT, and answered; nothing is judged of one that did not."""
+    if notReached is None or notReached["stage"] != "proxy":
+        return
+    answer = re.search(r"HTTP/1\.\d (\d{3})", notReached["why"])
+    if answer is None:
+        return
+    if answer[1] == "407":
+        title, suspects = "the proxy wants credentials", []
+        cures = ["give them as --proxy http://USER:PASSWORD@HOST:PORT, percent-encoded"]
+    elif answer[1] in ("403", "405"):
+        title = f"the proxy does not let CONNECT through to this port: {answer[1]}"
+        suspects = ["Squid: `http_access deny CONNECT !SSL_ports`, which are 443 alone by default"]
+        cures = ["serve WebSockets on port 443, or have the proxy allow this one"]
+    else:
+        title, suspects = f"the proxy answers CONNECT with {answer[1]}", []
+        cures = ["look whether the proxy reaches the server, and knows its name"]
+    yield Finding("proxy-refused", "problem", title, [notReached["why"]], suspects, cures)
 
 
 def _tls(tls: Tls | None) -> Iterator[Finding]:

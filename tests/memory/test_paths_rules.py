@@ -653,3 +653,32 @@ def test_no_answer_at_all_may_be_a_proxy_that_takes_no_upgrades() -> None:
     assert "http-proxy" in finding.consistentWith[0]
     refused = withHandshake(refused=refusal(None, arrived=arrived()))
     assert all("http-proxy" not in each for each in only(refused).consistentWith)
+
+
+@pytest.mark.parametrize(
+    ("line", "words", "cure"),
+    [
+        ("HTTP/1.1 407 Proxy Authentication Required", "wants credentials", "USER:PASSWORD@"),
+        ("HTTP/1.1 403 Forbidden", "does not let CONNECT through", "443"),
+        ("HTTP/1.0 503 Service Unavailable", "answers CONNECT with 503", "reaches the server"),
+    ],
+)
+def test_a_proxy_that_refuses_to_connect_is_a_finding(line: str, words: str, cure: str) -> None:
+    notReached = {"stage": "proxy", "why": f"the proxy answers CONNECT with {line!r}"}
+    finding = only({"handshake": {"notReached": notReached}})
+    assert (finding.rule, finding.level) == ("proxy-refused", "problem")
+    assert words in finding.title
+    assert cure in finding.cures[0]
+
+
+@pytest.mark.parametrize(
+    ("stage", "why"),
+    [
+        ("proxy", "connection refused"),
+        ("proxy", "no answer to CONNECT in 15 s"),
+        ("tcp", "HTTP/1.1 403 is none of TCP's"),
+        ("dns", "the name has no address"),
+    ],
+)
+def test_what_is_not_reached_for_another_reason_is_none(stage: str, why: str) -> None:
+    assert judge({"handshake": {"notReached": {"stage": stage, "why": why}}}) == []

@@ -90,10 +90,10 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
-def told(findings: list[Finding]) -> str:
-    """With the likeliest candidate, to see whether it is the right one."""
+def told(measured: Measured) -> str:
+    """The findings with the likeliest candidate, to see whether it is the right one."""
     parts = []
-    for each in findings:
+    for each in rules.judge(measured):
         first = f" ({each.consistentWith[0]})" if each.consistentWith else ""
         parts.append(f"{each.level}: {cell(each.title)}{cell(first)}")
     return "<br>".join(parts) or "nothing"
@@ -123,7 +123,7 @@ def document(boxes: dict[str, Measured], hops: dict[str, Measured], seconds: flo
     lines = [
         f"Measured on {day}, on loopback, idle connections for {seconds:.0f} s.", "",
         "| product | version |", "|---|---|",
-        *(f"| {product} | {cell(told)} |" for product, told in versions.items()), "",
+        *(f"| {product} | {cell(words)} |" for product, words in versions.items()), "",
         "## Real middleboxes", "",
         "| configuration | what the probe says, with its likeliest candidate "
         "| the lines that make it right | headers on their way to the server |",
@@ -132,14 +132,14 @@ def document(boxes: dict[str, Measured], hops: dict[str, Measured], seconds: flo
     for name, measured in boxes.items():
         box = BOXES[name]
         cure = "<br>".join(f"`{cell(line)}`" for line in box.cure)
-        found = told(rules.judge(measured))
-        lines.append(f"| {configuration(box)} | {found} | {cure} | {changed(measured)} |")
+        said, headers = told(measured), changed(measured)
+        lines.append(f"| {configuration(box)} | {said} | {cure} | {headers} |")
     lines += [
         "", "## Hops that misbehave on purpose", "",
         "For what none of these does on request: [small relays](../trials/paths/hops.py), "
         "with timers of 5 s.", "",
         "| hop | what the probe says |", "|---|---|",
-        *(f"| {name} | {told(rules.judge(measured))} |" for name, measured in hops.items()),
+        *(f"| {name} | {told(measured)} |" for name, measured in hops.items()),
     ]  # fmt: skip
     return "\n".join(lines)
 
