@@ -1,12 +1,7 @@
 """A head as it was sent, beside the same as it arrived."""
 
-import re
-
-from echotwist.paths.head import Head
+from echotwist.paths.head import Head, sizeOfHidden
 from echotwist.paths.measured import Change, Changes
-
-_HIDDEN = re.compile(r"([0-9]{1,3}(?:,[0-9]{3}){0,4}) bytes, not shown")
-"""A value that the lab keeps to itself (`farend.hidden`): its size is compared."""
 
 
 def compare(sent: Head, arrived: Head) -> Changes:
@@ -37,7 +32,6 @@ def _lists(head: Head) -> dict[str, tuple[str, str]]:
 
 
 def _change(name: str, sent: str, arrived: str) -> Change | None:
-    if hidden := _HIDDEN.fullmatch(arrived):
-        size = int(hidden[1].replace(",", ""))
-        return None if size == len(sent) else Change(name=name, sent=sent, arrived=arrived)
-    return None if sent == arrived else Change(name=name, sent=sent, arrived=arrived)
+    """None if it is as it was; of a value that the lab keeps to itself, the size is compared."""
+    isSame = sent == arrived or sizeOfHidden(arrived) == len(sent)
+    return None if isSame else Change(name=name, sent=sent, arrived=arrived)

@@ -1,5 +1,6 @@
 """The head of a request or of an answer, as it was on the wire."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,3 +50,17 @@ class Head:
         """Whether a header that is a list has this word in it."""
         words = (self.get(name) or "").split(",")
         return token in [word.strip().lower() for word in words]
+
+
+_HIDDEN = re.compile(r"([0-9]{1,3}(?:,[0-9]{3}){0,4}) bytes, not shown")
+
+
+def hidden(size: int) -> str:
+    """What stands for a value of so many bytes that is not shown."""
+    return f"{size:,} bytes, not shown"
+
+
+def sizeOfHidden(value: str) -> int | None:
+    """The size that `hidden` was given; None if this is a value itself."""
+    found = _HIDDEN.fullmatch(value)
+    return None if found is None else int(found[1].replace(",", ""))

@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.internet.task import deferLater
 
-from echotwist.paths.head import Head, Headers
+from echotwist.paths.head import Head, Headers, hidden
 from echotwist.probe.connection import Ended, Late
 from echotwist.probe.dialer import Dialer, NotReached, Refused
 
@@ -100,11 +100,6 @@ def requestOf(trace: Mapping[str, Any] | None) -> Head | None:
 
 def _hidden(header: Mapping[str, Any]) -> str:
     return hidden(header.get("redacted", 0))
-
-
-def hidden(size: int) -> str:
-    """What stands for a value that the lab does not show."""
-    return f"{size:,} bytes, not shown"
 
 
 def responseOf(trace: Mapping[str, Any] | None) -> Head | None:

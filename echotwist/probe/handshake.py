@@ -8,8 +8,8 @@ from twisted.internet.interfaces import IResolutionReceiver
 from zope.interface import implementer
 
 from echotwist.paths.comparison import compare
-from echotwist.paths.head import Head, Headers
-from echotwist.paths.measured import Handshake, Limit, Refusal, Tls
+from echotwist.paths.head import Head, Headers, hidden, sizeOfHidden
+from echotwist.paths.measured import Changes, Handshake, Limit, Refusal, Tls
 from echotwist.probe.connection import Connection
 from echotwist.probe.dialer import DEFLATE, Dialer, NotReached, Reached, Refused
 from echotwist.probe.farend import FarEnd, requestOf, responseOf
@@ -41,10 +41,10 @@ async def measure(near: Dialer, far: FarEnd, facts: Handshake) -> None:
     except Refused as refused:
         facts["refused"] = await _refusal(far, refused)
         if refused.response is not None:
-            facts["response"] = _shown(refused.response)
+            facts["response"] = _shown(near, refused.response)
     else:
         facts["took"]["upgrade"] = upgrade.duration
-        facts["response"] = _shown(upgrade.response)
+        facts["response"] = _shown(near, upgrade.response)
         await upgrade.connection.close(1000)
         if far.isLab:
             await _compare(near, far, facts)
@@ -149,9 +149,9 @@ async def _compare(near: Dialer, far: FarEnd, facts: Handshake) -> None:
     seen = await far.trace(trace)
     request, response = requestOf(seen), responseOf(seen)
     if request is not None:
-        facts["toServer"] = compare(upgrade.request, request)
+        facts["toServer"] = _discreet(near, compare(upgrade.request, request))
     if response is not None:
-        facts["toClient"] = compare(response, upgrade.response)
+        facts["toClient"] = _discreet(near, compare(response, upgrade.response))
     for name, header, offered in (
         ("extensions", "sec-websocket-extensions", DEFLATE),
         ("subprotocols", "sec-websocket-protocol", SUBPROTOCOLS),
@@ -193,5 +193,24 @@ async def _try(near: Dialer, what: str, size: int, path: str, more: Headers) -> 
     return {"what": what, "size": size, "answer": upgrade.response.line, "passed": True}
 
 
-def _shown(head: Head) -> dict[str, Any]:
-    return {"line": head.line, "headers": [list(each) for each in head.headers]}
+def _shown(near: Dialer, head: Head) -> dict[str, Any]:
+    headers = [[name, _value(near, name, value)] for name, value in head.headers]
+    return {"line": head.line, "headers": headers}
+
+
+def _discreet(near: Dialer, changes: Changes) -> Changes:
+    """Without the values that `_value` hides."""
+    for pair in (*changes["added"], *changes["removed"]):
+        pair[1] = _value(near, *pair)
+    for change in changes["rewritten"]:
+        change["sent"] = _value(near, change["name"], change["sent"])
+        change["arrived"] = _value(near, change["name"], change["arrived"])
+    return changes
+
+
+def _value(near: Dialer, name: str, value: str) -> str:
+    """A header's, for a report, which others may get to see: not what the user gave, and no
+    cookies."""
+    given = {each.lower() for each, _ in near.target.headers} - {"origin", "user-agent"}
+    isSecret = name.lower() in given or name.lower() in ("set-cookie", "cookie", "authorization")
+    return hidden(len(value)) if isSecret and sizeOfHidden(value) is None else value

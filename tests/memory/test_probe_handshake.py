@@ -408,6 +408,33 @@ def test_a_url_with_a_query_keeps_it() -> None:
     assert b"GET /lab" in lines
 
 
+class Swaps(HeadHop):
+    """Removes one header of the user, rewrites another, and sets a cookie."""
+
+    def request(self, head: bytes) -> bytes | None:
+        return without(head, b"authorization").replace(b"one-secret", b"two-secret-2")
+
+    def response(self, head: bytes) -> bytes | None:
+        return head.replace(b"\r\n", b"\r\nSet-Cookie: session=three-secret\r\n", 1)
+
+
+def test_no_secret_is_in_a_report() -> None:
+    headers = (("Authorization", "Bearer one-secret"), ("X-Token", "one-secret"))
+    report = Path(Swaps).probe(5, only=["handshake"], headers=headers)
+    assert "secret" not in report.asJson()
+    there = report.measured["handshake"]["toServer"]
+    assert there is not None
+    assert ["Authorization", "17 bytes, not shown"] in there["removed"]
+    (rewritten,) = [each for each in there["rewritten"] if each["name"] == "X-Token"]
+    assert rewritten["sent"] == "10 bytes, not shown"
+    back = report.measured["handshake"]["toClient"]
+    assert back is not None
+    assert ["Set-Cookie", "20 bytes, not shown"] in back["added"]
+    assert ["Set-Cookie", "20 bytes, not shown"] in report.measured["handshake"]["response"][
+        "headers"
+    ]
+
+
 def test_an_origin_of_the_user_replaces_that_of_the_probe() -> None:
     class Sees(HeadHop):
         heads: list[bytes] = []
