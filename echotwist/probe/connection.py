@@ -43,6 +43,9 @@ MOST_WAITING = 64 << 20
 """Bytes that have come and nobody has asked for; then the connection is not read. Four times the
 largest message of the probe."""
 
+_OVERHEAD = 300
+"""Bytes of memory that a frame takes beside its payload."""
+
 _MESSAGE = {TEXT, BINARY, CONTINUATION}
 
 _RTT = 68
@@ -118,19 +121,14 @@ class Connection(Protocol):
         self.heard = 0.0
         """When the last frame came that was no close frame; before it, when the 101 did."""
 
-        self.pings = 0
-        """That have come."""
-
-        self.answersPings = True
-        self.segments: list[tuple[float, int]] | None = None
-        """When bytes came, and how many, if somebody wants to know."""
-
         self._lost = lost
         self._buffer = bytearray()
         self._frames: deque[Arrived] = deque()
         self._waiting = self._start = 0
         self._isOpen = self._isPaused = self._isTls = self._isSecured = self._hasSaidClose = False
         self._waiter: Deferred[None] | None = None
+        self._unanswered: bytes | None = None
+        self._isFull = False
 
     # What Twisted calls.
 
@@ -138,6 +136,7 @@ class Connection(Protocol):
         transport: Any = self.transport
         self.socket = transport.getHandle()
         transport.setTcpNoDelay(True)
+        transport.registerProducer(self, True)
 
     def handshakeCompleted(self) -> None:
         self._isSecured = True
@@ -145,8 +144,6 @@ class Connection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         now = self.reactor.seconds()
-        if self.segments is not None:
-            self.segments.append((now, len(data)))
         self._buffer += data
         if self._isOpen:
             self._parse(now)
@@ -155,6 +152,20 @@ class Connection(Protocol):
             self._isPaused = True
             self._transport.pauseProducing()
         self._wake()
+
+    def pauseProducing(self) -> None:
+        """The other end does not read: its pings are not answered, or pongs would pile up here."""
+        self._isFull = True
+
+    def resumeProducing(self) -> None:
+        """It reads again, and gets one pong, for the last of its pings (RFC 6455, 5.5.3)."""
+        self._isFull = False
+        payload, self._unanswered = self._unanswered, None
+        if payload is not None:
+            self.send(PONG, payload)
+
+    def stopProducing(self) -> None:
+        pass
 
     def readConnectionLost(self) -> None:
         self._ends("fin")
@@ -214,7 +225,7 @@ class Connection(Protocol):
         while not self._frames:
             await self._wait(deadline)
         arrived = self._frames.popleft()
-        self._waiting -= len(arrived.frame.payload)
+        self._waiting -= len(arrived.frame.payload) + _OVERHEAD
         if self._isPaused and self._waiting < MOST_WAITING // 2:
             self._isPaused = False
             self._transport.resumeProducing()
@@ -224,7 +235,7 @@ class Connection(Protocol):
         """The next message: when it was whole, its opcode, its payload as it was sent (deflated,
         if it was), and the number of its frames. Other frames are passed over. Raises Ended and
         Late."""
-        opcode, pieces = 0, list[bytes]()
+        opcode, pieces, size = 0, list[bytes](), 0
         while True:
             arrived = await self.frame(deadline)
             found = arrived.frame
@@ -233,6 +244,9 @@ class Connection(Protocol):
             if found.opcode != CONTINUATION:
                 opcode = found.opcode | found.rsv << 4
             pieces.append(found.payload)
+            size += len(found.payload) + _OVERHEAD
+            if size > MOST_WAITING:
+                raise Ended(self._ends("broken", None, "a message does not end"))
             if found.fin:
                 return arrived.time, opcode, b"".join(pieces), len(pieces)
 
@@ -302,8 +316,9 @@ class Connection(Protocol):
         if found.opcode != CLOSE:
             self.heard = arrived.time
         if found.opcode == PING:
-            self.pings += 1
-            if self.answersPings:
+            if self._isFull:
+                self._unanswered = found.payload
+            else:
                 self.send(PONG, found.payload)
             return
         if found.opcode == CLOSE:
@@ -313,14 +328,14 @@ class Connection(Protocol):
                 self.send(CLOSE, found.payload[:2])
             self._ends("close", code, found.payload[2:].decode("utf-8", "replace"))
             return
-        self._waiting += len(found.payload)
+        self._waiting += len(found.payload) + _OVERHEAD
         self._frames.append(arrived)
 
-    def _ends(self, how: str, code: int | None = None, reason: str = "") -> None:
+    def _ends(self, how: str, code: int | None = None, reason: str = "") -> End:
         """Only the first counts."""
-        if self.end is None:
-            self.end = End(self.reactor.seconds(), how, code, reason)
+        end = self.end = self.end or End(self.reactor.seconds(), how, code, reason)
         self._wake()
+        return end
 
     async def _wait(self, deadline: float) -> None:
         """Until something has come. Raises Ended and Late."""

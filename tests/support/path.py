@@ -90,7 +90,7 @@ class Transport:
         self.protocol: Any = None
         self.written = bytearray()
         self.isDone = False
-        self._isEnded = self._isPaused = False
+        self._isEnded = self.isPaused = False
 
     def write(self, data: bytes) -> None:
         if not self.isDone:
@@ -127,11 +127,14 @@ class Transport:
             self._isEnded = True
             self.protocol.connectionLost(Failure(why))
 
+    def registerProducer(self, producer: object, streaming: bool) -> None:
+        pass
+
     def pauseProducing(self) -> None:
-        self._isPaused = True
+        self.isPaused = True
 
     def resumeProducing(self) -> None:
-        self._isPaused = False
+        self.isPaused = False
 
     def setTcpNoDelay(self, enabled: bool) -> None:
         pass
