@@ -11,6 +11,9 @@ from echotwist.paths.measured import Row
 _AT_ONCE = 3.0
 """Seconds of age below which an end has nothing to do with a timeout that somebody would choose."""
 
+_HARMLESS = 90.0
+"""Seconds of silence that pings of every library prevent: they come each 20 to 60 s."""
+
 _INSTANT = 1.0
 """Seconds within which ends are one event: a timer of a proxy ticks each second."""
 
@@ -319,7 +322,7 @@ def _tooShort(
         f"cut after {_seconds(age)}: by silence or by age, the probe was too short to tell",
         evidence,
         [*_closing(seen), *_timeouts(kinds, [age], hops)],
-        [f"probe again, for {_seconds(2 * age + 10)} or more"],
+        [f"probe again, with --for {2 * age + 10:.0f}s or more"],
     )
 
 
@@ -374,7 +377,10 @@ def _byIdle(
     if len(ages) > 1 and kept != known.BOTH:
         suspects.insert(0, "two hops, each with a timeout of its own")
     cures = [*_cures(kinds, ages, hops), cure]
-    return Finding("idle-timeout", "problem", words, evidence, suspects, cures)
+    # Whoever pings does so each 20 to 60 s, and keeps it.
+    isHarmless = bool(counting) and False not in pings and silence > _HARMLESS
+    level = "note" if isHarmless else "problem"
+    return Finding("idle-timeout", level, words, evidence, suspects, cures)
 
 
 def _fitting(
@@ -415,5 +421,5 @@ def _cures(kinds: Sequence[str], ages: Sequence[float], hops: Sequence[Hop]) -> 
     """Of those that a header speaks for; else of the first few. Each once."""
     fitting = _fitting(kinds, ages, hops)
     shown = [timeout for timeout, _, evidence in fitting if evidence is not None]
-    chosen = shown or [timeout for timeout, _, _ in fitting][:3]
+    chosen = shown or [timeout for timeout, _, _ in fitting][:5]
     return list(dict.fromkeys(timeout.cure for timeout in chosen))

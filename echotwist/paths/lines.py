@@ -22,9 +22,10 @@ def linesOf(measured: Measured, incomplete: Mapping[str, str]) -> Iterator[Line]
         if sizes:
             yield "sizes", shape, _ofSizes(sizes)
     for check in measured.get("bytes", []):
-        words = {True: "as sent", False: check["why"], None: f"not seen: {check['why']}"}
+        good = "the far end" if check["check"] == "who answers pings" else "as sent"
+        words = {True: good, False: check["why"], None: f"not seen: {check['why']}"}
         yield "bytes", check["check"], words[check["passed"]]
-    yield from _ofFlow(measured.get("flow", {}))
+    yield from _ofFlow(measured.get("flow", {}), measured.get("farEnd", {}).get("isLab", True))
     for area, why in incomplete.items():
         yield "not finished", area, why
 
@@ -100,10 +101,10 @@ def _ofSizes(sizes: Sequence[Size]) -> str:
     return ", ".join(f"{each['size']:,} bytes: {each['why']}" for each in failed)
 
 
-def _ofFlow(flow: Flow) -> Iterator[Line]:
+def _ofFlow(flow: Flow, isLab: bool) -> Iterator[Line]:
     area = "speed"
     for key, what in (
-        ("toClient", "trickle from the server"),
+        ("toClient", f"trickle {'from the server' if isLab else 'there and back'}"),
         ("toServer", "trickle to the server"),
     ):
         trickle: Any = flow.get(key)
@@ -128,7 +129,8 @@ def _ofFlow(flow: Flow) -> Iterator[Line]:
     if (burst := flow.get("burst")) is not None:
         order = "in order" if burst["inOrder"] else "not in order"
         yield area, "burst", f"{burst['count']} messages in {_ms(burst['seconds'])}, {order}"
-    for key, what in (("down", "from the server"), ("up", "to the server")):
+    ways = (("down", "from the server"), ("up", "to the server"), ("echo", "there and back"))
+    for key, what in ways:
         rate = _any(flow, key)
         if rate is not None:
             yield area, f"rate {what}", f"{rate / 1e6:.1f} MB/s"

@@ -209,6 +209,9 @@ class Flow(TypedDict, total=False):
     """Bytes a second."""
 
     up: float
+    echo: float
+    """There and back together, without a lab."""
+
     loadedRoundTrips: list[float]
     """Of messages on one connection while another one carries the bulk."""
 

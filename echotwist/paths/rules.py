@@ -157,7 +157,7 @@ def _refused(refused: Refusal, hops: Sequence[Hop]) -> Finding:
                 "a gate that wants a login first",
             ],
             [
-                f"connect to {_asWebSocket(shown)}",
+                f"connect to {_asWebSocket(shown)}, or have this path not redirected",
                 "or, if that is a login, give what it sets as --header 'Cookie: …'",
             ],
         )
@@ -175,6 +175,9 @@ def _refused(refused: Refusal, hops: Sequence[Hop]) -> Finding:
             "or have the server allow the Origin: the probe sends that of the URL",
         ]
         return Finding("refused", "problem", title, evidence, cures=cures)
+    if _WANTS_TLS.search(refused["body"]):
+        title = "this port speaks TLS: the handshake came without"
+        return Finding("wants-tls", "problem", title, evidence, cures=["connect to wss://"])
     arrived = refused["arrived"]
     if status in _GATEWAY:
         title = f"{status} is answered: the server is not ready, or a proxy gets no answer from it"
@@ -189,7 +192,9 @@ def _refused(refused: Refusal, hops: Sequence[Hop]) -> Finding:
             return stripped
         evidence.append("the same request does arrive in order at /lab/inspect")
         cures = ["have this path treated as /lab is, by each proxy and by the server"]
-    elif status in _NOT_UPGRADED:
+        if status == 404:
+            cures = ["look at the path of the URL: the answer may say which one it is"]
+    elif status in _NOT_UPGRADED or (status is None and hops):
         cures = _upgradeCures(hops)
     else:
         cures = ["look at the path, and whether there is a WebSocket server behind it"]
@@ -199,6 +204,9 @@ def _refused(refused: Refusal, hops: Sequence[Hop]) -> Finding:
     title = f"the handshake is refused: {refused['why']}"
     return Finding("refused", "problem", title, evidence, suspects, cures)
 
+
+_WANTS_TLS = re.compile(r"HTTPS port|speaks TLS|SSL-enabled server port", re.IGNORECASE)
+"""What nginx, we and Apache answer to plain HTTP there."""
 
 _GATEWAY = (502, 503, 504, *range(520, 528))
 """What proxies answer for a server that does not; from 520 on, Cloudflare's."""
@@ -258,7 +266,7 @@ def _labRefused(refused: Refusal) -> Finding:
         "lab-refused",
         "note",
         "the URL can be reached by a WebSocket, and /lab beside it cannot: only one side was seen",
-        [refused["why"]],
+        [f"at /lab {refused['why']}, where it should be a 101"],
         ["a proxy that was told of WebSockets for one path only"],
         ["have it treat /lab as it does the URL, to learn more"],
     )
@@ -316,7 +324,10 @@ def _offers(handshake: Handshake) -> Iterator[Finding]:
     there, back = handshake.get("toServer"), handshake.get("toClient")
     if there is None or back is None:
         return
-    for key, what in (("extensions", "compression"), ("subprotocols", "a subprotocol")):
+    for key, what, header in (
+        ("extensions", "compression", "Sec-WebSocket-Extensions"),
+        ("subprotocols", "a subprotocol", "Sec-WebSocket-Protocol"),
+    ):
         offer: Offer | None = handshake.get(key)  # type: ignore[assignment]
         if offer is None:
             continue
@@ -335,7 +346,7 @@ def _offers(handshake: Handshake) -> Iterator[Finding]:
                 f"what the server agreed to is not what the client hears: {what} is misunderstood",
                 evidence,
                 ["a proxy that strips extensions or subprotocols of answers alone"],
-                ["have it pass Sec-WebSocket-Extensions and Sec-WebSocket-Protocol on, both ways"],
+                [f"have it pass {header} on, both ways"],
             )
         elif offer["arrived"] is None:
             yield Finding(
@@ -346,9 +357,10 @@ def _offers(handshake: Handshake) -> Iterator[Finding]:
                 [
                     "a proxy that inspects messages (ZAP strips extensions by default)"
                     if key == "extensions"
-                    else "a proxy that passes on only the headers that it knows"
+                    else "a proxy that passes on only the headers that it knows",
+                    f'a line that empties it, such as nginx\'s `proxy_set_header {header} "";`',
                 ],
-                ["have it pass Sec-WebSocket-Extensions and Sec-WebSocket-Protocol on"],
+                [f"have it pass {header} on"],
             )
 
 
@@ -358,12 +370,13 @@ def _dense(value: str | None) -> str:
 
 
 _HEADS = (
-    (16_000, "nginx: large_client_header_buffers, 8 KB a line by default"),
-    (16_000, "Apache: LimitRequestFieldSize and LimitRequestLine, 8,190 bytes by default"),
-    (16_000, "HAProxy: tune.bufsize, 16 KB for all headers by default"),
-    (8_000, "Tomcat: maxHttpHeaderSize, 8 KB for all headers by default"),
+    ("nginx", 16_000, "large_client_header_buffers", "8 KB a line", " 4 32k;"),
+    ("Apache", 16_000, "LimitRequestFieldSize, LimitRequestLine", "8,190 bytes", ""),
+    ("HAProxy", 16_000, "tune.bufsize", "16 KB for all headers", ""),
+    ("Tomcat", 8_000, "maxHttpHeaderSize", "8 KB for all headers", ""),
 )
-"""The least of the sizes that are tried which these do not take."""
+"""Products; the least of the sizes that are tried which they do not take by default; the setting,
+its default, and another value."""
 
 
 def _limits(handshake: Handshake, hops: Sequence[Hop]) -> Iterator[Finding]:
@@ -374,14 +387,22 @@ def _limits(handshake: Handshake, hops: Sequence[Hop]) -> Iterator[Finding]:
             continue
         least = min(sizes, key=lambda each: each["size"])
         isSmall = what == "cookie" and least["size"] <= 4_000
-        suspects = [product for size, product in _HEADS if size <= least["size"] < 2 * size]
+        shown = {hop.product for hop in hops}
+        suspects, cures = [], []
+        for product, size, setting, default, value in _HEADS:
+            if size <= least["size"] < 2 * size:
+                suspects.append(f"{product}: {setting}, {default} by default")
+            elif product in shown:
+                suspects.append(f"{product}: {setting}, if it is set to less than {default}")
+            if product in shown:
+                cures.append(f"{product}: raise `{setting}{value}`")
         yield Finding(
             f"large-{what}",
             "problem" if isSmall else "note",
             f"a handshake with a {what} of {least['size']:,} bytes is refused",
             [f"{each['size']:,} bytes: {each['answer']}" for each in sizes],
             _shownFirst(suspects, hops),
-            ["keep it below, or raise the limit of the hop that answers"],
+            cures or ["keep it below, or raise the limit of the hop that answers"],
         )
 
 
@@ -475,7 +496,7 @@ def _bounds(sizes: Sequence[Size], whole: int | None, pieces: int | None) -> tup
         return title, f"have clients and server send larger messages in fragments, or {raiseIt}"
     title = f"a message above {_size(whole)} does not pass"
     if pieces == whole:
-        title += ", in fragments neither"
+        title += ", neither whole nor in fragments"
     elif pieces is not None:
         title += f", and in fragments none above {_size(pieces)}"
     return title, f"{raiseIt}, or send less at a time"

@@ -8,6 +8,7 @@ docs/probe.md has the command, and the use in tests.
 """
 
 import asyncio
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -78,6 +79,7 @@ async def _inReactor(
     from echotwist.probe.target import targetOf
 
     target = targetOf(url, **options)
+    only = [only] if isinstance(only, str) else only
     return await Probing(reactor, target, seconds, AREAS if only is None else tuple(only)).run()
 
 
@@ -90,6 +92,7 @@ def _command(
     targetOf(url, **options)  # What is wrong with them is told at once.
     command = [sys.executable, "-m", "echotwist.probe", "--json", f"--for={seconds}s"]
     if only is not None:
+        only = [only] if isinstance(only, str) else only
         command.append(f"--only={','.join(only)}")
     for name, value in (options.get("headers") or {}).items():
         command.append(f"--header={name}: {value}")
@@ -105,5 +108,6 @@ def _report(out: bytes, err: bytes) -> "Report":
     from echotwist.probe.report import Report
 
     if not out:
-        raise ValueError(err.decode(errors="replace").strip().rpartition("error: ")[2])
+        words = err.decode(errors="replace").strip().rpartition("error: ")[2]
+        raise ValueError(re.sub(r"^argument --\S+: ", "", words))
     return Report.fromJson(out.decode())

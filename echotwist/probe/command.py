@@ -24,6 +24,9 @@ exit status: 0, nothing was found; 1, something was; 2, it could not be run.
 docs/probe.md says what is measured, and what each verdict means."""
 
 
+_EVERY = 300.0
+"""Seconds between two probes of --serve."""
+
 _CLEAR = "\r\x1b[K"
 
 
@@ -37,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     if options.http2 and find_spec("h2") is None:
         parser.error("--http2 needs the library h2: pip install 'echotwist[http2]'")
+    if options.every is not None and options.serve is None:
+        parser.error("--every is for --serve")
     if options.serve is not None and (options.json or options.markdown):
         parser.error("--serve has the report as text at /, and as JSON at /?format=json")
     react(_probe if options.serve is None else _serve, (target, options))
@@ -94,7 +99,6 @@ def _parser() -> argparse.ArgumentParser:
         "--every",
         metavar="TIME",
         type=_seconds,
-        default=300.0,
         help="with --serve: from the beginning of one probe to that of the next, 5m by default; "
         "if one takes longer, the next begins at the next multiple",
     )
@@ -145,7 +149,7 @@ async def _serve(reactor: Any, target: Target, options: argparse.Namespace) -> N
         return _probing(reactor, target, options)
 
     try:
-        await exporter.serve(reactor, begin, options.serve, options.every)
+        await exporter.serve(reactor, begin, options.serve, options.every or _EVERY)
     except Fatal as error:
         print(error, file=sys.stderr)
         raise SystemExit(NOT_RUN) from None

@@ -363,7 +363,10 @@ def whyTls(failure: Failure) -> str:
     """Why a TLS handshake failed, as OpenSSL or the check of the certificate's name says it."""
     error = failure.value
     if isinstance(error, SSL.Error) and error.args and error.args[0]:
-        return ", ".join(each[2] for each in error.args[0])
+        words = ", ".join(each[2] for each in error.args[0])
+        # What OpenSSL takes for a version of TLS is the beginning of another protocol.
+        isPlain = "wrong version number" in words
+        return f"this port does not speak TLS ({words}): try ws://" if isPlain else words
     if type(error).__name__ == "VerificationError":
         return "the certificate is for another name"
     return "the connection ended" if isinstance(error, ConnectionDone) else str(error)

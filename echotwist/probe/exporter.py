@@ -176,7 +176,7 @@ def _ofFlow(flow: Flow) -> Iterator[Metric]:
         {(kind,): median(seconds) for kind, seconds in trips.items() if seconds},
         "kind",
     )
-    rates = {("down",): flow.get("down"), ("up",): flow.get("up")}
+    rates = {("down",): flow.get("down"), ("up",): flow.get("up"), ("echo",): flow.get("echo")}
     yield _gauge(
         "rate_bytes_per_second",
         "Payload of large messages, from the server (down) and to it (up).",

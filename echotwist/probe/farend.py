@@ -22,7 +22,7 @@ class FarEnd:
     def __init__(self, near: Dialer) -> None:
         self._near = near
         self.isLab = False
-        self.why = "nobody has looked"
+        self.why = "it was not reached"
         self.server: str | None = None
 
     async def look(self) -> None:

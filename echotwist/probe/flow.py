@@ -132,7 +132,7 @@ async def _rates(near: Dialer, far: FarEnd, other: Connection, facts: Flow) -> N
             facts["down"] = await _down(near, far)
             facts["up"] = await _up(near, far)
         else:
-            facts["down"] = facts["up"] = await _there(near)
+            facts["echo"] = await _there(near)
     finally:
         disturbing.cancel()
 
@@ -159,7 +159,7 @@ async def _up(near: Dialer, far: FarEnd) -> float:
 
 
 async def _there(near: Dialer) -> float:
-    """There and back."""
+    """There and back, of both together."""
     connection = (await near.upgrade(near.target.path)).connection
     began: float = near.reactor.seconds()
     connection.send(BINARY, bytes(_BULK))

@@ -30,6 +30,12 @@ class Report:
     duration: float = 0.0
     """Seconds."""
 
+    def __str__(self) -> str:
+        """As the command prints it."""
+        from echotwist.probe.show import asText  # Which shows reports.
+
+        return asText(self)
+
     @property
     def isClean(self) -> bool:
         """Whether nothing was found that breaks a WebSocket, and all was run. Notes are allowed."""

@@ -1,11 +1,12 @@
 """A report for people: in a terminal, and as Markdown."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from textwrap import wrap
 from typing import Any
 
-from echotwist.paths.finding import Finding
+from echotwist.paths.finding import LEVELS, Finding
 from echotwist.paths.lines import linesOf
 from echotwist.probe.report import Report
 
@@ -25,7 +26,8 @@ def asText(report: Report, *, width: int = 100, isColored: bool = False) -> str:
     lines = [paint(f"{report.url}, {report.began}, {report.duration:.0f} s", "strong"), ""]
     for finding in report.findings:
         lines += _finding(finding, width, paint)
-    lines += [paint(_summary(report), "good" if report.isClean else "strong"), ""]
+    color = "good" if report.isClean else "strong"
+    lines += [*(paint(line, color) for line in wrap(_summary(report), width)), ""]
     area = ""
     for name, what, result in linesOf(report.measured, report.incomplete):
         if name != area:
@@ -53,14 +55,19 @@ def _finding(finding: Finding, width: int, paint: Any) -> Iterator[str]:
 
 
 def _summary(report: Report) -> str:
-    problems = sum(finding.level != "note" for finding in report.findings)
-    if problems:
-        return f"{problems} finding{'s' * (problems > 1)}."
+    counts = Counter(finding.level for finding in report.findings)
+    if counts["problem"] or counts["limit"]:
+        told = [
+            f"{counts[each]} {each}{'s' * (counts[each] > 1)}" for each in LEVELS if counts[each]
+        ]
+        return f"{', '.join(told)}."
     if (notReached := report.measured.get("handshake", {}).get("notReached")) is not None:
         return f"It could not be run: {notReached['stage']}: {_clean(notReached['why'])}."
     if report.incomplete:
         return "Nothing was found, and not all could be run."
-    return "Nothing was found that breaks a WebSocket on this path."
+    rows = report.measured.get("idle", [])
+    watched = f"; silence was watched for {rows[0]['watched']:.0f} s" if rows else ""
+    return f"Nothing was found that breaks a WebSocket on this path{watched}."
 
 
 def asMarkdown(report: Report) -> str:

@@ -38,32 +38,54 @@ async def measure(
 async def _climb(
     near: Dialer, far: FarEnd, shape: str, found: list[Size], say: Callable[[str], object]
 ) -> None:
-    connection: Connection | None = None
-    trace = ""
+    way = _Way(near, far, shape)
     failed = 0
     for size in LADDER:
         if failed == _GIVEN_UP:
             break
-        if connection is None:
-            if far.isLab:
-                steps = [f"fragment={FRAGMENT}"] if shape == "fragments" else []
-                path, trace = far.script(*steps)
-            else:
-                path = near.target.path
-            connection = (await near.upgrade(path)).connection
         say(f"{size:,} bytes, {shape}")
-        result = await _echo(connection, size, shape)
-        if not result["passed"]:
-            failed += 1
-            connection.abort()
-            connection = None
-            if far.isLab:
-                await _ask(far, trace, result)
-        else:
-            failed = 0
+        result, wasCut = await way.echo(size)
+        if wasCut:
+            # Once more: it may be that everything was cut just then, by a reload say.
+            result, _ = await way.echo(size)
+        failed = 0 if result["passed"] else failed + 1
         found.append(result)
-    if connection is not None:
-        await connection.close(1000)
+    await way.close()
+
+
+class _Way:
+    """There and back, on one connection for as long as it lives."""
+
+    def __init__(self, near: Dialer, far: FarEnd, shape: str) -> None:
+        self._near, self._far, self._shape = near, far, shape
+        self._connection: Connection | None = None
+        self._trace = ""
+
+    async def echo(self, size: int) -> tuple[Size, bool]:
+        """What became of a message of this size, and whether the connection was cut."""
+        if self._connection is None:
+            self._connection = await self._open()
+        connection = self._connection
+        result = await _echo(connection, size, self._shape)
+        if result["passed"]:
+            return result, False
+        wasCut = connection.end is not None
+        connection.abort()
+        self._connection = None
+        if self._far.isLab:
+            await _ask(self._far, self._trace, result)
+        return result, wasCut
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            await self._connection.close(1000)
+
+    async def _open(self) -> Connection:
+        path = self._near.target.path
+        if self._far.isLab:
+            steps = [f"fragment={FRAGMENT}"] if self._shape == "fragments" else []
+            path, self._trace = self._far.script(*steps)
+        return (await self._near.upgrade(path)).connection
 
 
 async def _echo(connection: Connection, size: int, shape: str) -> Size:

@@ -149,6 +149,8 @@ def targetOf(
     insecure: bool = False,
 ) -> Target:
     """From what a user gives. Raises BadTarget."""
+    if headers is not None and not isinstance(headers, Mapping):
+        raise BadTarget("headers are a mapping of names to values")
     return Target.parse(
         url,
         headers=tuple(parseHeader(f"{name}: {value}") for name, value in (headers or {}).items()),

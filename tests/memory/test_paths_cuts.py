@@ -186,7 +186,7 @@ def test_a_row_that_was_not_watched_for_long_enough_keeps_nothing_open() -> None
     assert (
         finding.title == "cut after 60.1 s: by silence or by age, the probe was too short to tell"
     )
-    assert finding.cures == ["probe again, for 130 s or more"]
+    assert finding.cures == ["probe again, with --for 130s or more"]
     products = " ".join(finding.consistentWith)
     assert "nginx" in products
     finding = lab(*(cut(name, 30) for name in LAB[:4]), seconds=38.0)
@@ -412,3 +412,11 @@ def test_what_became_of_a_connection_is_told(found: Row, words: str) -> None:
 
 def _found(*special: Row) -> list[Finding]:
     return judge(clean(idle=rows(LAB, *special)))
+
+
+def test_a_long_silence_that_pings_prevent_is_a_note() -> None:
+    long = only(clean(idle=rows(LAB, cut("silent", 120))))
+    assert (long.rule, long.level) == ("idle-timeout", "note")
+    assert only(clean(idle=rows(LAB, cut("silent", 60)))).level == "problem"
+    mute = only(clean(idle=rows(LAB, cut("silent", 120), cut("serverPings", 120))))
+    assert mute.level == "problem"

@@ -116,10 +116,10 @@ def test_a_redirect_is_told_with_where_to_connect() -> None:
     finding = refused(301, location="HTTPS://canary.example/echo/")
     assert (finding.rule, finding.level) == ("redirect", "problem")
     assert "redirected to HTTPS://canary.example/echo/" in finding.title
-    assert finding.cures[0] == "connect to wss://canary.example/echo/"
-    assert refused(302, location="http://x/").cures[0] == "connect to ws://x/"
+    assert finding.cures[0].startswith("connect to wss://canary.example/echo/, ")
+    assert refused(302, location="http://x/").cures[0].startswith("connect to ws://x/, ")
     login = refused(307, location="/login?next=/echo")
-    assert login.cures[0] == "connect to /login?next=/echo"
+    assert login.cures[0].startswith("connect to /login?next=/echo, ")
     assert "login" in login.consistentWith[1]
     assert "Cookie" in login.cures[1]
 
@@ -229,7 +229,7 @@ def test_any_other_answer_is_a_refusal(status: int | None) -> None:
 def test_a_lab_that_no_websocket_reaches_is_a_note() -> None:
     finding = only(withHandshake(labRefused=refusal(404)))
     assert (finding.rule, finding.level) == ("lab-refused", "note")
-    assert finding.evidence == ["the answer is 'HTTP/1.1 404 …'"]
+    assert finding.evidence == ["at /lab the answer is 'HTTP/1.1 404 …', where it should be a 101"]
     assert finding.consistentWith
     assert finding.cures
     assert ids(withHandshake(labRefused=None)) == []
@@ -402,7 +402,10 @@ def test_a_limit_of_frames_and_one_of_messages_are_told_apart() -> None:
 
 def test_a_limit_of_messages_is_that_of_fragments_too() -> None:
     finding = sizes(ladder("whole", 1_048_576), ladder("fragments", 1_048_576))
-    assert finding.title == "a message above 1,048,576 bytes does not pass, in fragments neither"
+    assert (
+        finding.title
+        == "a message above 1,048,576 bytes does not pass, neither whole nor in fragments"
+    )
     assert finding.consistentWith[0].startswith("Cloudflare Workers")
     assert "raise the limit" in finding.cures[0]
 
@@ -682,3 +685,27 @@ def test_a_proxy_that_refuses_to_connect_is_a_finding(line: str, words: str, cur
 )
 def test_what_is_not_reached_for_another_reason_is_none(stage: str, why: str) -> None:
     assert judge({"handshake": {"notReached": {"stage": stage, "why": why}}}) == []
+
+
+def test_plain_http_on_a_port_of_tls_is_told_to_use_it() -> None:
+    body = "400 The plain HTTP request was sent to HTTPS port"
+    finding = only(withHandshake(refused=refusal(400, body=body)))
+    assert (finding.rule, finding.level) == ("wants-tls", "problem")
+    assert finding.cures == ["connect to wss://"]
+    assert only(withHandshake(refused=refusal(400, body="bad"))).rule == "refused"
+
+
+def test_a_404_asks_for_the_path() -> None:
+    upgraded = arrived("HTTP/1.1", ("Upgrade", "websocket"), ("Connection", "Upgrade"))
+    finding = only(withHandshake(refused=refusal(404, body="try /echo", arrived=upgraded)))
+    assert "path of the URL" in finding.cures[0]
+
+
+def test_the_limit_of_headers_is_that_of_the_hop_that_shows_itself() -> None:
+    small = [limit("cookie", 4_000, "HTTP/1.1 400 Bad Request")]
+    alone = only(withHandshake(limits=small))
+    assert alone.consistentWith == []
+    response = {"line": "HTTP/1.1 101 …", "headers": [["Server", "nginx/1.22.1"]]}
+    shown = only(withHandshake(limits=small, response=response))
+    assert "large_client_header_buffers, if it is set to less" in shown.consistentWith[0]
+    assert shown.cures == ["nginx: raise `large_client_header_buffers 4 32k;`"]

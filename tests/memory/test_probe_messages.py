@@ -95,6 +95,25 @@ def test_a_limit_on_the_way_back_is_told_from_one_there() -> None:
     assert "on its way back" in found(report)["size-limit"].title
 
 
+class CutsOnce(FrameHop):
+    """Cuts everything once, as a reload does."""
+
+    hasCut = False
+
+    def frameUp(self, found: Frame) -> None:
+        if len(found.payload) == 65_536 and not CutsOnce.hasCut:
+            CutsOnce.hasCut = True
+            self.cut("rst")
+        else:
+            super().frameUp(found)
+
+
+def test_a_connection_that_was_cut_once_has_no_limit() -> None:
+    report = Path(CutsOnce).probe(5, only=["sizes"])
+    assert CutsOnce.hasCut
+    assert report.findings == []
+
+
 def test_the_limit_of_the_server_is_none_of_the_path() -> None:
     report = Path(Hop, "--max-message=1M").probe(5, only=["sizes"])
     assert set(found(report)) == {"server-limit"}

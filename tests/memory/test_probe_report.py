@@ -80,6 +80,8 @@ def test_each_report_can_be_read(name: str) -> None:
     report = REPORTS[name]()
     for text in (asText(report), asMarkdown(report)):
         assert report.url in text
+    assert str(report) == asText(report)
+    for text in (asText(report), asMarkdown(report)):
         for finding in report.findings:
             assert finding.title[:40] in text
     assert all(len(line) <= 80 for line in asText(report, width=80).splitlines())

@@ -94,6 +94,7 @@ async def test_tls_with_what_speaks_none_is_not_reached() -> None:
     notReached = report.measured["handshake"]["notReached"]
     assert notReached is not None
     assert notReached["stage"] == "tls"
+    assert notReached["why"].startswith("this port does not speak TLS")
     assert report.status == 2
     await service.stop()
 
@@ -279,5 +280,9 @@ def test_what_is_no_url_is_told_at_once() -> None:
         run("ftp://example/")
     with pytest.raises(ValueError, match="'nothing' is none of"):
         run("ws://127.0.0.1/", only=["nothing"])
-    with pytest.raises(ValueError, match="takes a time"):
+    with pytest.raises(ValueError, match=r"^takes a time"):
         run("ws://127.0.0.1/", seconds=-1)
+    headers: Any = ["A: b"]
+    with pytest.raises(ValueError, match="headers are a mapping"):
+        run("ws://127.0.0.1/", headers=headers)
+    assert run("ws://127.0.0.1:1/", only="handshake", seconds=1).status == 2

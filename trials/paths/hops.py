@@ -645,7 +645,6 @@ HOPS: dict[str, Callable[[int], Hop]] = {
     "half-open": lambda upstream: HalfOpen(upstream, 5),
     "blackhole": lambda upstream: Blackhole(upstream, 5),
     "buffers-time": lambda upstream: Buffers(upstream, seconds=2),
-    "buffers-size": lambda upstream: Buffers(upstream, size=16_384),
     "strips-extensions": lambda upstream: Strips(upstream, request="Sec-WebSocket-Extensions"),
     "strips-agreement": lambda upstream: Strips(upstream, response="Sec-WebSocket-Extensions"),
     "strips-upgrade": lambda upstream: Strips(upstream, response="Upgrade"),

@@ -60,7 +60,7 @@ export class Path {
       element(
         "p",
         { className: "hint" },
-        "Finds out what stands between this browser and the service does to WebSockets: " +
+        "Finds out what the proxies between this browser and the service do to WebSockets: " +
           "what cuts, strips, buffers or limits them. It opens connections to the lab, and compares " +
           "what the page sees with what the server saw. It takes as long as idle connections are " +
           "watched, half a minute at least on a slow line, and transfers some 50 MB.",
