@@ -8,7 +8,7 @@ docs/probe.md has the command, and the use in tests.
 """
 
 import asyncio
-import re
+import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from echotwist.probe.report import Report
+
+_COMMAND = [sys.executable, "-m", "echotwist.probe", "-"]
 
 __all__ = ["probe", "run"]
 
@@ -28,11 +30,12 @@ async def probe(url: str, **options: Any) -> "Report":
     """
     if not _isInTask():
         return await _inReactor(url, **options)
+    arguments = _arguments(url, **options)
     process = await asyncio.create_subprocess_exec(
-        *_command(url, **options), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        *_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     try:
-        out, err = await process.communicate()
+        out, err = await process.communicate(arguments)
     except asyncio.CancelledError:
         process.kill()
         await process.wait()
@@ -57,8 +60,8 @@ def run(
     one of these is none.
     """
     target: dict[str, Any] = {"headers": headers, "proxy": proxy, "cacert": cacert}
-    command = _command(url, seconds=seconds, only=only, insecure=insecure, **target)
-    done = subprocess.run(command, capture_output=True)
+    arguments = _arguments(url, seconds=seconds, only=only, insecure=insecure, **target)
+    done = subprocess.run(_COMMAND, input=arguments, capture_output=True)
     return _report(done.stdout, done.stderr)
 
 
@@ -78,22 +81,30 @@ async def _inReactor(
     from echotwist.probe.probing import AREAS, Probing
     from echotwist.probe.target import targetOf
 
-    target = targetOf(url, **options)
-    only = [only] if isinstance(only, str) else only
-    return await Probing(reactor, target, seconds, AREAS if only is None else tuple(only)).run()
+    target, areas = targetOf(url, **options), _checked(seconds, only)
+    return await Probing(reactor, target, seconds, areas or AREAS).run()
 
 
-def _command(
+def _checked(seconds: float, only: Sequence[str] | None) -> Sequence[str]:
+    """The areas; none are all. Raises ValueError."""
+    from echotwist.limits import parseSeconds
+    from echotwist.probe.probing import areasOf
+
+    parseSeconds(f"{seconds}s")
+    return () if only is None else areasOf([only] if isinstance(only, str) else only)
+
+
+def _arguments(
     url: str, *, seconds: float = 150.0, only: Sequence[str] | None = None, **options: Any
-) -> list[str]:
-    """The command with these options. Raises ValueError."""
+) -> bytes:
+    """Those of the command, as it takes them on stdin. Raises ValueError."""
     from echotwist.probe.target import targetOf
 
     targetOf(url, **options)  # What is wrong with them is told at once.
-    command = [sys.executable, "-m", "echotwist.probe", "--json", f"--for={seconds}s"]
-    if only is not None:
-        only = [only] if isinstance(only, str) else only
-        command.append(f"--only={','.join(only)}")
+    areas = _checked(seconds, only)
+    command = ["--json", f"--for={seconds}s"]
+    if areas:
+        command.append(f"--only={','.join(areas)}")
     for name, value in (options.get("headers") or {}).items():
         command.append(f"--header={name}: {value}")
     for name in ("proxy", "cacert"):
@@ -101,13 +112,12 @@ def _command(
             command.append(f"--{name}={options[name]}")
     if options.get("insecure"):
         command.append("--insecure")
-    return [*command, "--", url]
+    return json.dumps([*command, "--", url]).encode()
 
 
 def _report(out: bytes, err: bytes) -> "Report":
     from echotwist.probe.report import Report
 
     if not out:
-        words = err.decode(errors="replace").strip().rpartition("error: ")[2]
-        raise ValueError(re.sub(r"^argument --\S+: ", "", words))
+        raise ValueError(err.decode(errors="replace").strip())
     return Report.fromJson(out.decode())

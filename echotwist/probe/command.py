@@ -14,7 +14,7 @@ from twisted.internet.task import LoopingCall, react
 
 from echotwist.fatal import Fatal
 from echotwist.limits import parseSeconds
-from echotwist.probe.probing import AREAS, Probing, Say
+from echotwist.probe.probing import AREAS, Probing, Say, areasOf
 from echotwist.probe.report import NOT_RUN, Report
 from echotwist.probe.show import asMarkdown, asText, progressOf
 from echotwist.probe.target import BadTarget, Target, parseHeader, parseProxy
@@ -116,11 +116,10 @@ def _seconds(text: str) -> float:
 
 
 def _areas(text: str) -> tuple[str, ...]:
-    areas = tuple(each.strip() for each in text.split(","))
-    unknown = [each for each in areas if each not in AREAS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(AREAS)}")
-    return areas
+    try:
+        return areasOf([each.strip() for each in text.split(",")])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _target(options: argparse.Namespace) -> Target:

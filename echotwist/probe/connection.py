@@ -36,6 +36,9 @@ PATIENCE = 15.0
 """Seconds for a connection, an answer, or an echo. Proxies that hold back an answer, and servers
 far away, take a few."""
 
+GRACE = 2.0
+"""Seconds; see `echoOf`."""
+
 MOST_HEAD = 256 << 10
 """Bytes of the head of an answer."""
 
@@ -143,6 +146,8 @@ class Connection(Protocol):
         self._wake()
 
     def dataReceived(self, data: bytes) -> None:
+        if self._isOpen and self.end is not None:
+            return  # Whatever comes behind its end is nothing that counts.
         now = self.reactor.seconds()
         self._buffer += data
         if self._isOpen:
@@ -206,6 +211,11 @@ class Connection(Protocol):
         del self._buffer[: at + 4]
         return head
 
+    @property
+    def hasMore(self) -> bool:
+        """Whether something has come that was not taken."""
+        return bool(self._buffer)
+
     async def more(self, deadline: float) -> bytes:
         """What has come, at least a byte. Raises Ended and Late."""
         while not self._buffer:
@@ -249,6 +259,24 @@ class Connection(Protocol):
                 raise Ended(self._ends("broken", None, "a message does not end"))
             if found.fin:
                 return arrived.time, opcode, b"".join(pieces), len(pieces)
+
+    async def echoOf(self, opcode: int, payload: bytes, deadline: float) -> tuple[int, bytes]:
+        """The opcode and the payload of what comes back. Some servers say something of their own
+        first: if another message comes, the right one has GRACE seconds more, before it counts.
+        Raises Ended and Late."""
+        first: tuple[int, bytes] | None = None
+        try:
+            while True:
+                _, found, echo, _ = await self.message(deadline)
+                if (found, echo) == (opcode, payload):
+                    return found, echo
+                if first is None:
+                    first = found, echo
+                    deadline = min(deadline, self.reactor.seconds() + GRACE)
+        except (Ended, Late):
+            if first is None:
+                raise
+            return first
 
     async def pong(self, payload: bytes, deadline: float) -> float:
         """When the pong with this payload came; other frames are passed over. Raises Ended and

@@ -1,6 +1,7 @@
 """Opens connections to a target: TCP, a proxy, TLS, and then a WebSocket or a plain answer."""
 
 import os
+import re
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ MOST_BODY = 4 << 20
 """Bytes of an answer that is no upgrade; a trace has up to a megabyte."""
 
 AGENT = f"echotwist-probe/{__version__}"
+
+_LENGTH = re.compile(r"[0-9]{1,9}")
 
 _LAST = b"0\r\n\r\n"
 """The end of a chunked body that has no trailers."""
@@ -134,8 +137,8 @@ class Dialer:
         began = self.reactor.seconds()
         connection.write(request)
         try:
-            response = Head.parse(await connection.head(began + PATIENCE))
-            if (why := _whyNot(response, key)) is not None:
+            response = await _final(connection, began + PATIENCE)
+            if (why := _whyNot(sent, response, key)) is not None:
                 refused = Refused(why, sent, response)
                 refused.body = await self._body(connection, response)
                 raise refused
@@ -169,7 +172,7 @@ class Dialer:
         request = "\r\n".join([*lines, "", ""]).encode("latin-1")
         connection.write(request)
         try:
-            head = Head.parse(await connection.head(self.reactor.seconds() + PATIENCE))
+            head = await _final(connection, self.reactor.seconds() + PATIENCE)
             return head, await self._body(connection, head)
         except Late:
             raise Refused(f"no answer in {PATIENCE:.0f} s", Head.parse(request)) from None
@@ -220,6 +223,9 @@ class Dialer:
             head = Head.parse(await connection.head(self.reactor.seconds() + PATIENCE))
             if not 200 <= head.status < 300:
                 raise NotReached("proxy", f"the proxy answers CONNECT with {head.line!r}")
+            if connection.hasMore:
+                # Taken for the server's, it would be believed as if TLS had brought it.
+                raise NotReached("proxy", "the proxy sends more behind its answer to CONNECT")
         except Late:
             raise NotReached("proxy", f"no answer to CONNECT in {PATIENCE:.0f} s") from None
         except Ended as ended:
@@ -249,7 +255,9 @@ class Dialer:
         """As much of it as comes in time, up to MOST_BODY."""
         deadline = self.reactor.seconds() + PATIENCE
         length = head.get("content-length") or ""
-        least = int(length) if length.isdecimal() else MOST_BODY
+        least = int(length) if _LENGTH.fullmatch(length) else MOST_BODY
+        if head.status in (204, 304):
+            least = 0
         isChunked = head.has("transfer-encoding", "chunked")
         raw = bytearray()
         try:
@@ -262,7 +270,16 @@ class Dialer:
         return _dechunked(bytes(raw)) if isChunked else bytes(raw)
 
 
-def _whyNot(response: Head, key: bytes) -> str | None:
+async def _final(connection: Connection, deadline: float) -> Head:
+    """The head of the answer, behind those of interim ones (RFC 9110, 15.2). Raises Ended and
+    Late."""
+    while True:
+        head = Head.parse(await connection.head(deadline))
+        if not 100 <= head.status < 200 or head.status == 101:
+            return head
+
+
+def _whyNot(request: Head, response: Head, key: bytes) -> str | None:
     """Why a client must not take this answer; None if it is a 101 in order (RFC 6455, 4.1)."""
     if response.status != 101:
         return f"the answer is {response.line!r}" if response.line else "the answer is no HTTP"
@@ -273,21 +290,32 @@ def _whyNot(response: Head, key: bytes) -> str | None:
     accept = b64encode(sha1(key + _GUID, usedforsecurity=False).digest()).decode()
     if response.get("sec-websocket-accept") != accept:
         return "the Sec-WebSocket-Accept of the 101 does not belong to the key"
+    for what, header in (
+        ("an extension", "sec-websocket-extensions"),
+        ("a subprotocol", "sec-websocket-protocol"),
+    ):
+        if not _names(response.get(header)) <= _names(request.get(header)):
+            return f"the 101 has {what} that was not offered"
     return None
+
+
+def _names(value: str | None) -> set[str]:
+    """Of extensions or subprotocols, without their parameters."""
+    names = {each.partition(";")[0].strip().lower() for each in (value or "").split(",")}
+    return names - {""}
+
+
+_CHUNK = re.compile(rb"([0-9a-fA-F]{1,8})(?:;[^\r\n]*)?\r\n")
 
 
 def _dechunked(raw: bytes) -> bytes:
     """RFC 9112, 7.1; as much as is there."""
-    body = bytearray()
-    while raw:
-        size, _, raw = raw.partition(b"\r\n")
-        try:
-            length = int(size.partition(b";")[0], 16)
-        except ValueError:
-            break
-        body += raw[:length]
-        raw = raw[length + 2 :]
-    return bytes(body)
+    pieces, at = [], 0
+    while (size := _CHUNK.match(raw, at)) is not None:
+        end = size.end() + int(size[1], 16)
+        pieces.append(raw[size.end() : end])
+        at = end + len(b"\r\n")
+    return b"".join(pieces)
 
 
 def _words(error: Exception) -> str:

@@ -110,7 +110,8 @@ def _line(report: Report) -> str:
     what = ", ".join(dict.fromkeys(rules)) or _RESULTS[report.status]
     if report.incomplete:
         what += f"; not finished: {', '.join(report.incomplete)}"
-    return f"{report.began} {report.url}: {what}, in {report.duration:.0f} s"
+    url = report.url.partition("?")[0]  # A query may have a token, and this is a log.
+    return f"{report.began} {url}: {what}, in {report.duration:.0f} s"
 
 
 def _ofReport(report: Report) -> Iterator[Metric]:

@@ -1,6 +1,5 @@
 """The far end of the path: what a service with a lab can be asked, and what it saw."""
 
-import json
 import os
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from twisted.internet.task import deferLater
 from echotwist.paths.head import Head, Headers, hidden
 from echotwist.probe.connection import Ended, Late
 from echotwist.probe.dialer import Dialer, NotReached, Refused
+from echotwist.probe.wellformed import inspectedOf, parsed, traceOf
 
 _SETTLED = 3.0
 """Seconds that the other end of a connection may take to see its end, too."""
@@ -33,10 +33,8 @@ class FarEnd:
             self.why = str(error)
             return
         self.server = head.get("server")
-        try:
-            self.isLab = head.status == 200 and "steps" in json.loads(body)
-        except (ValueError, TypeError):
-            self.isLab = False
+        found = parsed(body) if head.status == 200 else None
+        self.isLab = isinstance(found, dict) and "steps" in found
         beside = self._near.target.beside("lab")
         self.why = "" if self.isLab else f"GET {beside} is answered {head.line!r}, and no script"
 
@@ -53,15 +51,15 @@ class FarEnd:
             try:
                 upgrade = await self._near.upgrade(path, more=headers)
             except Refused as refused:
-                found = json.loads(refused.body)
+                found = inspectedOf(refused.body)
             else:
                 deadline = self._near.reactor.seconds() + _SETTLED
                 _, _, payload, _ = await upgrade.connection.message(deadline)
-                found = json.loads(payload)
+                found = inspectedOf(payload)
                 upgrade.connection.abort()
-        except (NotReached, Ended, Late, ValueError):
+        except (NotReached, Ended, Late):
             return None
-        return found if isinstance(found, dict) and "headers" in found else None
+        return found
 
     async def trace(self, traceId: str, *, isEnded: bool = True) -> dict[str, Any] | None:
         """What the server saw; None if it cannot be told. With `isEnded`, as soon as it has seen
@@ -71,10 +69,10 @@ class FarEnd:
         while True:
             try:
                 head, body = await self._near.get(path)
-                found = json.loads(body) if head.status == 200 else None
-            except (NotReached, Refused, ValueError):
+            except (NotReached, Refused):
                 return None
-            if not isinstance(found, dict) or "events" not in found:
+            found = traceOf(body) if head.status == 200 else None
+            if found is None:
                 return None
             isLate = self._near.reactor.seconds() > deadline
             if not isEnded or found["ended"] is not None or isLate:
@@ -91,15 +89,11 @@ def requestOf(trace: Mapping[str, Any] | None) -> Head | None:
     """The request as it arrived. A value that the lab does not show is told by its size."""
     for event in eventsOf(trace, "requested"):
         headers = [
-            (each["name"], _hidden(each) if each["value"] is None else each["value"])
+            (each["name"], hidden(each["redacted"]) if each["value"] is None else each["value"])
             for each in event["headers"]
         ]
         return Head(event["line"], headers)
     return None
-
-
-def _hidden(header: Mapping[str, Any]) -> str:
-    return hidden(header.get("redacted", 0))
 
 
 def responseOf(trace: Mapping[str, Any] | None) -> Head | None:

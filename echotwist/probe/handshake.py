@@ -1,17 +1,20 @@
 """The handshake: every stage of it, and what became of its headers both ways."""
 
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
+from cryptography.x509 import Certificate
 from OpenSSL import SSL
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IResolutionReceiver
 from zope.interface import implementer
 
 from echotwist.paths.comparison import compare
 from echotwist.paths.head import Head, Headers, hidden, sizeOfHidden
 from echotwist.paths.measured import Changes, Handshake, Limit, Refusal, Tls
-from echotwist.probe.connection import Connection
-from echotwist.probe.dialer import DEFLATE, Dialer, NotReached, Reached, Refused
+from echotwist.probe.connection import PATIENCE, Connection
+from echotwist.probe.dialer import DEFLATE, Dialer, NotReached, Refused
 from echotwist.probe.farend import FarEnd, requestOf, responseOf
 
 SUBPROTOCOLS = "echotwist-probe, echotwist-probe-2"
@@ -32,14 +35,16 @@ _BODY = 400
 
 async def measure(near: Dialer, far: FarEnd, facts: Handshake) -> None:
     """Fill in `facts`, as far as the path lets it."""
-    reached = await _reach(near, facts)
-    if reached is None:
+    if not await _reach(near, facts):
         return
     await far.look()
     try:
-        upgrade = await near.upgraded(reached.connection, near.target.path, deflate=True)
+        # Anew: a server has no patience with a connection that has said nothing for so long.
+        upgrade = await near.upgrade(near.target.path, deflate=True)
+    except NotReached as error:
+        facts["notReached"] = {"stage": error.stage, "why": str(error)}
     except Refused as refused:
-        facts["refused"] = await _refusal(far, refused)
+        facts["refused"] = await _refusal(near, far, refused)
         if refused.response is not None:
             facts["response"] = _shown(near, refused.response)
     else:
@@ -51,7 +56,8 @@ async def measure(near: Dialer, far: FarEnd, facts: Handshake) -> None:
         await _limits(near, far, facts.setdefault("limits", []))
 
 
-async def _reach(near: Dialer, facts: Handshake) -> Reached | None:
+async def _reach(near: Dialer, facts: Handshake) -> bool:
+    """Each stage below HTTP; whether there is a connection."""
     target = near.target
     facts["took"] = {}
     if target.proxy is None:
@@ -64,12 +70,13 @@ async def _reach(near: Dialer, facts: Handshake) -> Reached | None:
         facts["notReached"] = {"stage": error.stage, "why": str(error)}
         if error.stage == "tls":
             await _lookAtCertificate(near, facts, str(error))
-        return None
+        return False
     facts["address"] = reached.address
     facts["took"].update(reached.took)
     if target.isSecure:
         facts["tls"] = tlsOf(reached.connection, None)
-    return reached
+    reached.connection.abort()
+    return True
 
 
 async def _resolve(reactor: Any, host: str) -> list[str]:
@@ -89,7 +96,8 @@ async def _resolve(reactor: Any, host: str) -> list[str]:
             done.callback(None)
 
     reactor.nameResolver.resolveHostName(Receiver(), host)
-    await done
+    with suppress(TimeoutError):
+        await done.addTimeout(PATIENCE, reactor)
     return found
 
 
@@ -117,19 +125,29 @@ def tlsOf(connection: Connection, distrust: str | None) -> Tls:
         "subject": certificate.subject.rfc4514_string(),
         "issuer": certificate.issuer.rfc4514_string(),
         "notAfter": certificate.not_valid_after_utc.isoformat(),
-        "distrust": distrust,
+        "distrust": None if distrust is None else f"{distrust}{_more(certificate)}",
     }
 
 
-async def _refusal(far: FarEnd, refused: Refused) -> Refusal:
+def _more(certificate: Certificate) -> str:
+    """What OpenSSL does not say of a certificate that it does not trust."""
+    if certificate.not_valid_after_utc < datetime.now(UTC):
+        return ": it has expired"
+    return ": it has signed itself" if certificate.subject == certificate.issuer else ""
+
+
+async def _refusal(near: Dialer, far: FarEnd, refused: Refused) -> Refusal:
     """What was answered, and what the server saw of a request like it."""
     response = refused.response
+    arrived = await far.inspect([]) if far.isLab else None
+    for pair in () if arrived is None else arrived["headers"]:
+        pair[1] = _value(near, *pair)
     return {
         "why": str(refused),
         "status": None if response is None else response.status or None,
         "location": None if response is None else response.get("location"),
         "body": refused.body[:_BODY].decode("utf-8", "replace"),
-        "arrived": await far.inspect([]) if far.isLab else None,
+        "arrived": arrived,
     }
 
 
@@ -143,7 +161,7 @@ async def _compare(near: Dialer, far: FarEnd, facts: Handshake) -> None:
         facts["labRefused"] = _plain(str(error))
         return
     except Refused as refused:
-        facts["labRefused"] = await _refusal(far, refused)
+        facts["labRefused"] = await _refusal(near, far, refused)
         return
     await upgrade.connection.close(1000)
     seen = await far.trace(trace)
@@ -172,12 +190,11 @@ async def _limits(near: Dialer, far: FarEnd, found: list[Limit]) -> None:
     """Handshakes with a cookie, and with a query, that are large."""
     target = near.target
     mark = "&" if "?" in target.path else "?"
+    given = sum(len(f"{name}: {value}\r\n") for name, value in target.headers)
     for size in _COOKIES:
-        found.append(
-            await _try(
-                near, "cookie", size, target.path, [("Cookie", f"probe={'c' * size}"[:size])]
-            )
-        )
+        # With the user's own headers it is as much as the service takes without.
+        cookie = [("Cookie", f"probe={'c' * size}"[: max(size - given, 10)])]
+        found.append(await _try(near, "cookie", size, target.path, cookie))
     found.append(await _try(near, "query", _QUERY, f"{target.path}{mark}probe={'q' * _QUERY}", []))
 
 

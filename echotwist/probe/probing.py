@@ -1,6 +1,6 @@
 """One probe: all areas, in their order, and the verdicts."""
 
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +18,15 @@ from echotwist.probe.target import Target
 
 AREAS = ("handshake", "bytes", "sizes", "flow", "idle")
 """What can be chosen. Without the handshake there is nothing, so that is always run."""
+
+
+def areasOf(names: Sequence[str]) -> tuple[str, ...]:
+    """Raises ValueError if one is none of AREAS."""
+    for name in names:
+        if name not in AREAS:
+            raise ValueError(f"{name!r} is none of {', '.join(AREAS)}")
+    return tuple(names)
+
 
 Say = Callable[[str, str], object]
 """Is told the area, and what is tried; empty once it is done."""

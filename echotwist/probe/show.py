@@ -82,7 +82,7 @@ def asMarkdown(report: Report) -> str:
         ):
             if values:
                 lines += [f"{label}:", "", *(f"- {_escaped(value)}" for value in values), ""]
-    lines += [_summary(report), "", "| | | |", "|---|---|---|"]
+    lines += [_escaped(_summary(report)), "", "| | | |", "|---|---|---|"]
     lines += [
         f"| {' | '.join(_escaped(each) for each in line)} |"
         for line in linesOf(report.measured, report.incomplete)

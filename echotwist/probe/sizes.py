@@ -21,7 +21,10 @@ FRAGMENT = 16_384
 """Bytes: below every limit of a frame that is known."""
 
 PATIENCE = 60.0
-"""Seconds for an echo: 16 MB there and back take as long at 4.5 Mbit/s."""
+"""Seconds for an echo, beside what it takes at _SLOWEST."""
+
+_SLOWEST = 100_000
+"""Bytes a second each way: on a slower line larger messages do not pass, whoever stands there."""
 
 _GIVEN_UP = 3
 """Sizes in a row that do not pass, after which larger ones are not tried."""
@@ -105,13 +108,14 @@ async def _echo(connection: Connection, size: int, shape: str) -> Size:
         for start in range(0, size, step):
             opcode = CONTINUATION if start else BINARY
             connection.send(opcode, payload[start : start + step], fin=start + step >= size)
-        deadline = connection.reactor.seconds() + PATIENCE
-        _, opcode, echo, _ = await connection.message(deadline)
+        patience = PATIENCE + 2 * size / _SLOWEST
+        deadline = connection.reactor.seconds() + patience
+        opcode, echo = await connection.echoOf(BINARY, payload, deadline)
         result["passed"] = echo == payload and opcode == BINARY
         if not result["passed"]:
             result["why"] = f"another message came: {len(echo):,} bytes, opcode {opcode & 15}"
     except Late:
-        result["why"] = f"no echo in {PATIENCE:.0f} s"
+        result["why"] = f"no echo in {patience:.0f} s"
     except Ended as ended:
         result["why"], result["code"] = ended.end.words(), ended.end.code
     return result

@@ -56,7 +56,7 @@ def parseProxy(url: str) -> Proxy:
     credentials = None
     if parts.username is not None:
         credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return Proxy(parts.hostname, port or 8080, credentials)
+    return Proxy(_ascii(parts.hostname), port or 8080, credentials)
 
 
 def parseHeader(text: str) -> tuple[str, str]:
@@ -64,7 +64,7 @@ def parseHeader(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     value = value.strip(" \t")
     if not colon or not _TOKEN.fullmatch(name):
-        raise BadTarget(f"a header is NAME: VALUE, not {name[:40]!r}")
+        raise BadTarget("a header is NAME: VALUE")
     if not value.isprintable() or not value.isascii():
         raise BadTarget(f"the value of the header {name} must be printable ASCII")
     if name.lower() in _OURS:
@@ -106,7 +106,7 @@ class Target:
         if parts.query:
             path += "?" + quote(parts.query, safe="/?%:@!$&'()*+,;=~-._")
         port = port or _PORTS[scheme]
-        host = parts.hostname
+        host = _ascii(parts.hostname)
         at = f"[{host}]" if ":" in host else host
         shown = f"{scheme}://{at}{'' if port == _PORTS[scheme] else f':{port}'}{path}"
         target = cls(shown, host, port, scheme == "wss", path, **options)
@@ -171,7 +171,7 @@ class _Untrusting:
         context.set_alpn_protos(list(self._protocols))
         connection = SSL.Connection(context, None)
         if not isIPAddress(self._host) and not isIPv6Address(self._host):
-            connection.set_tlsext_host_name(self._host.encode("idna"))
+            connection.set_tlsext_host_name(self._host.encode())
         return connection
 
 
@@ -192,8 +192,8 @@ def _split(url: str, what: str) -> tuple[Any, int | None]:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        raise BadTarget(f"{_shown(url)} is not {what}: {error}") from None
+    except ValueError:  # Its words may have a part of the password.
+        raise BadTarget(f"{_shown(url)} is not {what}: its host or port is none") from None
     if not parts.hostname:
         raise BadTarget(f"{_shown(url)} is not {what}: it names no host")
     if parts.fragment:
@@ -201,6 +201,14 @@ def _split(url: str, what: str) -> tuple[Any, int | None]:
     return parts, port
 
 
+def _ascii(host: str) -> str:
+    """The name of a host as DNS has it (IDNA). Raises BadTarget."""
+    try:
+        return host.encode("idna").decode()
+    except UnicodeError:
+        raise BadTarget(f"{host[:100]!r} is no name of a host") from None
+
+
 def _shown(url: str) -> str:
     """Without credentials."""
-    return repr(re.sub(r"//[^/@]*@", "//…@", url)[:200])
+    return repr(re.sub(r"^(\w+://)?.*@", r"\1…@", url)[:200])

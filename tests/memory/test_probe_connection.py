@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from echotwist.probe.connection import MOST_WAITING, Connection, Ended
-from echotwist.testing.frames import BINARY, CONTINUATION, PING, PONG, TEXT, Frame
+from echotwist.testing.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Frame
 
 
 @pytest.fixture
@@ -87,3 +87,12 @@ def test_a_message_that_does_not_end_is_broken(connection: Connection) -> None:
     assert isinstance(failure, Failure)
     assert isinstance(failure.value, Ended)
     assert failure.value.end.reason == "a message does not end"
+
+
+def test_what_comes_behind_a_close_frame_is_not_kept(connection: Connection) -> None:
+    connection.dataReceived(unmasking(Frame(CLOSE, b"\x03\xe8")))
+    flood = bytes(1 << 20)
+    for _ in range(10):
+        connection.dataReceived(flood)
+    assert not connection.hasMore
+    assert not wire(connection).isPaused

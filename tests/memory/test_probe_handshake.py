@@ -460,7 +460,9 @@ class LabIsMute(HeadHop):
 
 
 def test_a_plain_answer_that_never_comes_is_waited_for_in_vain() -> None:
-    assert handshake(LabIsMute).measured["farEnd"]["why"] == "no answer in 15 s"
+    report = handshake(LabIsMute)
+    assert report.measured["farEnd"]["why"] == "no answer in 15 s"
+    assert report.findings == [], "no connection was left waiting meanwhile"
 
 
 def test_headers_of_the_user_are_sent() -> None:
@@ -473,3 +475,110 @@ def test_headers_of_the_user_are_sent() -> None:
 
     Path(Sees).probe(5, only=["handshake"], headers=(("X-Token", "secret"),))
     assert all(b"X-Token: secret\r\n" in head for head in Sees.heads)
+
+
+class LabSays(HeadHop):
+    """Answers the question whether there is a lab."""
+
+    answer = b""
+
+    def request(self, head: bytes) -> bytes | None:
+        if not head.startswith(b"GET /lab "):
+            return head
+        self.sendToClient(self.answer)
+        return None
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        CHUNKED + b"-2\r\n" * 200_000 + b"0\r\n\r\n",
+        CHUNKED + b"1\r\nx\r\n" * 600_000 + b"0\r\n\r\n",
+        CHUNKED + b"ffffffff\r\nx",
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5_000 + b"\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"[" * 200_000,
+        b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n["steps"]',
+        b"HTTP/1.1 204 No Content\r\n\r\n",
+    ],
+    ids=["negative", "many chunks", "a huge chunk", "digits", "nested", "a list", "204"],
+)
+def test_an_odd_answer_is_no_lab_and_holds_nothing_up(answer: bytes) -> None:
+    class This(LabSays):
+        pass
+
+    This.answer = answer
+    report = handshake(This)
+    assert report.findings == []
+    assert not report.measured["farEnd"]["isLab"]
+
+
+class Early(HeadHop):
+    """Sends an interim answer first."""
+
+    def response(self, head: bytes) -> bytes | None:
+        return b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n" + head
+
+
+def test_an_interim_answer_is_none() -> None:
+    assert Path(Early, "--no-lab").probe(5, only=["handshake"]).findings == []
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (b"Sec-WebSocket-Extensions: x-other", "an extension that was not offered"),
+        (b"Sec-WebSocket-Protocol: chat", "a subprotocol that was not offered"),
+    ],
+)
+def test_a_101_with_what_was_not_offered_must_be_refused(header: bytes, words: str) -> None:
+    class Adds(HeadHop):
+        def response(self, head: bytes) -> bytes | None:
+            return head.replace(b"\r\n", b"\r\n" + header + b"\r\n", 1)
+
+    assert words in found(Path(Adds, "--no-lab").probe(5))["answer-stripped"].title
+
+
+def test_what_a_proxy_sends_behind_its_answer_is_not_the_servers() -> None:
+    class Injects(HeadHop):
+        def request(self, head: bytes) -> bytes | None:
+            self.sendToClient(b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 200 OK\r\nServer: forged\r\n\r\n")
+            return None
+
+    report = Path(Injects).probe(5, proxy=parseProxy("http://127.0.0.1:3128"))
+    assert report.incomplete["handshake"] == "the proxy sends more behind its answer to CONNECT"
+
+
+def test_the_users_own_headers_count_among_the_large_ones() -> None:
+    report = Path().probe(5, only=["handshake"], headers=(("X-Long", "x" * 1200),))
+    assert report.findings == []
+
+
+def test_a_refused_request_hides_what_the_user_gave() -> None:
+    headers = (("X-Request-Id", "secret"),)
+    report = Path(Strips).probe(5, headers=headers)
+    refused = report.measured["handshake"]["refused"]
+    assert refused is not None
+    assert refused["arrived"] is not None
+    assert ["X-Request-Id", "6 bytes, not shown"] in refused["arrived"]["headers"]
+    assert "secret" not in report.asJson()
+
+
+class LastLook(HeadHop):
+    """No connection is accepted any more once it was asked for a lab."""
+
+    def response(self, head: bytes) -> bytes | None:
+        if self.sawRequest.startswith(b"GET /lab "):
+            self.path.refuses = True
+        return head
+
+
+def test_a_server_that_goes_away_before_the_handshake_is_not_reached() -> None:
+    report = Path(LastLook).probe(5)
+    assert report.measured["handshake"]["notReached"] == {
+        "stage": "tcp",
+        "why": "connection refused",
+    }
+    assert report.status == 2

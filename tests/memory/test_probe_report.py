@@ -121,6 +121,12 @@ def test_what_others_wrote_is_no_markup() -> None:
             assert line.replace("\\|", "").count("|") == 4, line
 
 
+def test_what_keeps_it_from_being_run_is_no_markup_either() -> None:
+    report = Report("ws://example/", "2026-01-01T00:00:00+00:00", "1")
+    report.measured = {"handshake": {"notReached": {"stage": "tls", "why": HOSTILE}}}
+    assert "<img" not in asMarkdown(report).replace("\\<", "")
+
+
 def test_what_is_no_report_is_refused() -> None:
     broken: Any
     for broken in ("", "[]", "{}", '{"status": 0, "findings": [{}]}'):

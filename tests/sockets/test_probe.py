@@ -1,7 +1,12 @@
 """The probe on real sockets: TLS, a proxy, resets, names; and its command, in this process."""
 
 import asyncio
+import socket
+import ssl
+import subprocess
 from base64 import b64encode
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +74,38 @@ async def test_a_certificate_that_is_not_trusted_is_a_finding_with_its_issuer() 
     byName = service.url.replace("127.0.0.1", "localhost")
     assert (await probe(byName, **QUICK, insecure=True)).findings == []
     await service.stop()
+
+
+@pytest.mark.parametrize("wrong", [{"only": ["idel"]}, {"seconds": -5}, {"only": "idel"}])
+@pytest_twisted.ensureDeferred
+async def test_a_mistake_in_an_option_is_told_in_the_reactor_too(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"is none of|takes a time"):
+        await probe("ws://127.0.0.1/", **wrong)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_expired_certificate_is_said_to_be(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    key, certificate, trusted = (tmp_path / name for name in ("key.pem", "cert.pem", "ca.pem"))
+    ended = datetime.now(UTC) - timedelta(days=1)
+    issued = authority.issue_cert("127.0.0.1", not_before=ended - timedelta(1), not_after=ended)
+    issued.private_key_pem.write_to_path(str(key))
+    issued.cert_chain_pems[0].write_to_path(str(certificate))
+    authority.cert_pem.write_to_path(str(trusted))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+
+    def shake(listening: socket.socket) -> None:
+        for _ in range(2):
+            with suppress(OSError), listening.accept()[0] as accepted:
+                context.wrap_socket(accepted, server_side=True).close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        shaking = deferToThread(shake, listening)
+        url = f"wss://127.0.0.1:{listening.getsockname()[1]}/"
+        (finding,) = (await probe(url, **QUICK, cacert=str(trusted))).findings
+        assert finding.title.endswith("certificate verify failed: it has expired")
+        await shaking
 
 
 @pytest_twisted.ensureDeferred
@@ -273,6 +310,20 @@ def test_it_can_be_waited_for() -> None:
         assert run(service.url, **options, seconds=1).isClean
         assert not run(service.url, only=["handshake"], seconds=1).isClean
         assert run(service.url, only=["handshake"], seconds=1, insecure=True).isClean
+
+
+def test_no_secret_is_among_the_arguments_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def started(command: list[str], **options: Any) -> Any:
+        given.append(command)
+        assert b"secret" in options["input"]
+        return subprocess.CompletedProcess(command, 2, b"", b"not run")
+
+    monkeypatch.setattr(subprocess, "run", started)
+    with pytest.raises(ValueError, match="not run"):
+        run("ws://127.0.0.1/", headers={"A": "secret"}, proxy="http://me:secret@127.0.0.1:1")
+    assert "secret" not in str(given)
 
 
 def test_what_is_no_url_is_told_at_once() -> None:
