@@ -226,9 +226,7 @@ def test_a_refusal_is_told_from_an_upgrade_that_does_not_arrive() -> None:
 
 
 class InspectIsMute(EchoIsRefused):
-    """Upgrades at /lab/inspect, and then says nothing; or no JSON."""
-
-    mute = True
+    """Upgrades at /lab/inspect, and then resets."""
 
     def down(self, data: bytes) -> None:
         self.cut("rst", server=False)
@@ -377,6 +375,14 @@ class TracesAreBroken(HeadHop):
         return None
 
 
+class TracesAreReset(HeadHop):
+    def request(self, head: bytes) -> bytes | None:
+        if head.startswith(b"GET /trace/"):
+            self.cut("rst")
+            return None
+        return head
+
+
 class TracesAreOther(TracesAreBroken):
     body = b"[]"
 
@@ -385,7 +391,7 @@ class TracesAreEmpty(TracesAreBroken):
     body = b'{"events": [], "ended": {"time": 1, "by": "client", "how": "fin", "tcp": "fin"}}'
 
 
-@pytest.mark.parametrize("hop", [TracesAreBroken, TracesAreOther, TracesAreEmpty])
+@pytest.mark.parametrize("hop", [TracesAreBroken, TracesAreReset, TracesAreOther, TracesAreEmpty])
 def test_a_trace_that_is_none_tells_nothing(hop: type[Hop]) -> None:
     report = handshake(hop)
     assert report.findings == []

@@ -397,6 +397,15 @@ class Deaf(FrameHop):
             super().frameUp(found)
 
 
+def test_an_area_can_be_interrupted() -> None:
+    class Mute(FrameHop):
+        def frameUp(self, found: Frame) -> None:
+            pass
+
+    report = Path(Mute).probe(5, only=["bytes"], until=130)
+    assert report.incomplete == {"bytes": "interrupted"}
+
+
 def test_an_answer_that_never_comes_is_named() -> None:
     report = Path(Deaf).probe(5, only=["flow"])
     assert report.incomplete == {"flow": "no answer in time"}
