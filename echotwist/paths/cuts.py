@@ -388,7 +388,6 @@ def _fitting(
 ) -> list[tuple[known.Timeout, bool, str | None]]:
     """Those that do the same; whether by default after such a time; and the header that speaks for
     them. The likeliest first."""
-    shown = {hop.product: hop.evidence for hop in hops}
     found = []
     for timeout in known.TIMEOUTS:
         if timeout.kept not in kinds:
@@ -396,7 +395,9 @@ def _fitting(
         isDefault = any(
             abs(each - seconds) <= _tolerance(each) for each in timeout.seconds for seconds in ages
         )
-        evidence = shown.get(timeout.product)
+        # As `isShown` has it.
+        named = (hop.evidence for hop in hops if timeout.product in hop.product)
+        evidence = next(named, None)
         isSet = evidence is not None and not timeout.isFixed
         if isDefault or isSet or not timeout.seconds:
             found.append((timeout, isDefault, evidence))

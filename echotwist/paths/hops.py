@@ -1,7 +1,7 @@
 """Who is on the way, by what they write into headers."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from echotwist.paths.head import pairsOf
@@ -96,3 +96,8 @@ def _toServer(handshake: Handshake) -> Iterator[tuple[str, str]]:
     for refusal in (handshake.get("refused"), handshake.get("labRefused")):
         if refusal is not None and refusal["arrived"] is not None:
             yield from pairsOf(refusal["arrived"].get("headers"))
+
+
+def isShown(product: str, hops: Iterable[Hop]) -> bool:
+    """Whether it may be one of these. One header may be that of several: "Apache or Traefik"."""
+    return any(product in hop.product for hop in hops)

@@ -59,6 +59,22 @@ TIMEOUTS = (
         "nginx.org, WebSocket proxying; that data from the client counts, too: measured, 1.22",
     ),
     Timeout(
+        "Varnish",
+        "pipe_timeout, 60 s by default",
+        (60,),
+        EITHER,
+        "Varnish: start it with `-p pipe_timeout=3600`",
+        "varnishd's manual; measured, 7.1",
+    ),
+    Timeout(
+        "Squid",
+        "read_timeout, 15 min by default",
+        (900,),
+        EITHER,
+        "Squid: `read_timeout 1 hour`",
+        "Squid's configuration manual; measured, 5.7, with a shorter one",
+    ),
+    Timeout(
         "Apache",
         "ProxyTimeout, or else Timeout, 60 s by default",
         (60,),

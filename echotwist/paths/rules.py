@@ -11,7 +11,7 @@ from statistics import median
 from echotwist.paths import cuts, known
 from echotwist.paths.finding import LEVELS, Finding
 from echotwist.paths.head import Head, pairsOf
-from echotwist.paths.hops import Hop, hopsOf
+from echotwist.paths.hops import Hop, hopsOf, isShown
 from echotwist.paths.measured import (
     Changes,
     Check,
@@ -63,10 +63,16 @@ def judge(measured: Measured) -> list[Finding]:
     found += _limits(handshake, hops)
     found += _http2(handshake)
     found += cuts.judge(measured.get("idle", []), hops)
+    if any(finding.rule == "dead-at-once" for finding in found):
+        return sorted(found, key=_rank)  # Whatever is sent dies with it.
     found += _sizes(measured.get("sizes", []), hops)
     found += _checks(measured.get("bytes", []), isLab=_isLab(measured))
     found += _flow(measured)
-    return sorted(found, key=lambda finding: LEVELS.index(finding.level))
+    return sorted(found, key=_rank)
+
+
+def _rank(finding: Finding) -> int:
+    return LEVELS.index(finding.level)
 
 
 def _isLab(measured: Measured) -> bool:
@@ -217,7 +223,7 @@ _NOT_UPGRADED = (200, 400, 426)
 
 def _upgradeCures(hops: Sequence[Hop]) -> list[str]:
     """Of those that show themselves; else all."""
-    shown = [_UPGRADE_CURES[hop.product] for hop in hops if hop.product in _UPGRADE_CURES]
+    shown = [cure for product, cure in _UPGRADE_CURES.items() if isShown(product, hops)]
     return shown or list(_UPGRADE_CURES.values())
 
 
@@ -387,14 +393,13 @@ def _limits(handshake: Handshake, hops: Sequence[Hop]) -> Iterator[Finding]:
             continue
         least = min(sizes, key=lambda each: each["size"])
         isSmall = what == "cookie" and least["size"] <= 4_000
-        shown = {hop.product for hop in hops}
         suspects, cures = [], []
         for product, size, setting, default, value in _HEADS:
             if size <= least["size"] < 2 * size:
                 suspects.append(f"{product}: {setting}, {default} by default")
-            elif product in shown:
+            elif isShown(product, hops):
                 suspects.append(f"{product}: {setting}, if it is set to less than {default}")
-            if product in shown:
+            if isShown(product, hops):
                 cures.append(f"{product}: raise `{setting}{value}`")
         yield Finding(
             f"large-{what}",

@@ -7,6 +7,8 @@ from support.paths import (
     LAB,
     ONE_SIDED,
     RST,
+    changes,
+    check,
     clean,
     cut,
     dead,
@@ -14,6 +16,7 @@ from support.paths import (
     only,
     row,
     rows,
+    size,
     withoutLab,
 )
 
@@ -87,7 +90,7 @@ def test_pings_that_keep_a_connection_are_the_cure(
 def test_a_default_that_several_share_is_told_of_all_that_do_the_same() -> None:
     either = lab(cut("silent", 60)).consistentWith
     products = [each.partition(":")[0] for each in either]
-    assert products == ["nginx", "Apache", "AWS ALB", "HAProxy"]
+    assert products == ["nginx", "Varnish", "Apache", "AWS ALB", "HAProxy"]
     assert "if it is set to 60.0 s" in either[-1]
     assert "if it is set" not in either[0]
     both = lab(*(cut(name, 60) for name in ("silent", "serverData", "clientData"))).consistentWith
@@ -420,3 +423,20 @@ def test_a_long_silence_that_pings_prevent_is_a_note() -> None:
     assert only(clean(idle=rows(LAB, cut("silent", 60)))).level == "problem"
     mute = only(clean(idle=rows(LAB, cut("silent", 120), cut("serverPings", 120))))
     assert mute.level == "problem"
+
+
+def test_a_header_of_two_products_speaks_for_each() -> None:
+    measured = clean(idle=rows(LAB, cut("silent", 60)))
+    measured["handshake"]["toServer"] = changes(added=[["X-Forwarded-Server", "front"]])
+    assert only(measured).consistentWith[0].startswith("Apache: ProxyTimeout")
+    measured["handshake"]["toServer"] = changes(added=[["X-Varnish", "7"]])
+    finding = only(measured)
+    assert finding.consistentWith[0].startswith("Varnish: pipe_timeout")
+    assert "pipe_timeout=3600" in finding.cures[0]
+
+
+def test_what_dies_at_once_is_not_blamed_for_its_messages() -> None:
+    dead = [cut(name, 0.5) for name in LAB]
+    failed = size(125, why="a FIN")
+    measured = clean(idle=dead, sizes=[failed], bytes=[check("text", "a FIN")])
+    assert ids(measured) == ["dead-at-once"]
