@@ -202,7 +202,8 @@ class Dialer:
         connected: Deferred[Any] = Deferred(cancel)
         connecting.addBoth(tell)
         try:
-            made: Connection = await connected
+            # The endpoint's own timeout does not count the lookup of the name.
+            made: Connection = await connected.addTimeout(2 * PATIENCE, self.reactor)
         except CancelledError:
             raise
         except Exception as error:  # Whatever a resolver and a socket raise.

@@ -588,3 +588,16 @@ def test_a_server_that_goes_away_before_the_handshake_is_not_reached() -> None:
         "why": "connection refused",
     }
     assert report.status == 2
+
+
+@pytest.mark.parametrize(
+    ("isMute", "stage", "why"),
+    [(False, "dns", "the name has no address"), (True, "tcp", "no connection in 15 s")],
+)
+def test_a_name_without_an_address_is_not_reached(isMute: bool, stage: str, why: str) -> None:
+    path = Path()
+    path.forgetNames(isMute=isMute)
+    report = path.probe(5, url="ws://nobody.example/echo")
+    assert report.measured["handshake"]["notReached"] == {"stage": stage, "why": why}
+    assert report.status == 2
+    assert report.duration < 60

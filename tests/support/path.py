@@ -10,7 +10,9 @@ from typing import Any
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
+from twisted.internet.interfaces import IHostnameResolver
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from echotwist.probe.probing import AREAS, Probing
 from echotwist.probe.report import Report
@@ -159,6 +161,10 @@ class Path:
         self._hop = hop
         self._hops: list[Hop] = []
 
+    def forgetNames(self, *, isMute: bool) -> None:
+        """No name has an address any more; or the resolver never says so."""
+        self.reactor.nameResolver = Resolver(isMute)
+
     def probe(
         self,
         seconds: float = 150,
@@ -213,6 +219,24 @@ class Path:
         transport.protocol.makeConnection(transport)
         hop.began()
         return connector
+
+
+@implementer(IHostnameResolver)
+class Resolver:
+    def __init__(self, isMute: bool) -> None:
+        self._isMute = isMute
+
+    def resolveHostName(
+        self,
+        resolutionReceiver: Any,
+        hostName: str,
+        portNumber: int = 0,
+        addressTypes: Any = None,
+        transportSemantics: str = "TCP",
+    ) -> Any:
+        resolutionReceiver.resolutionBegan(None)
+        if not self._isMute:
+            resolutionReceiver.resolutionComplete()
 
 
 class Connector:
