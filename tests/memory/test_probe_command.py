@@ -1,8 +1,8 @@
 """`echotwist probe`: its options, what it prints, and with what status it ends."""
 
+import importlib
 import io
 import json
-import runpy
 import sys
 from pathlib import Path as File
 from typing import Any
@@ -221,11 +221,13 @@ def test_a_file_of_authorities_must_have_some(tmp_path: File) -> None:
 def test_python_m_is_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[object] = []
     monkeypatch.setattr(command, "main", given.append)
-    monkeypatch.setattr(sys, "argv", ["probe", URL, "--json"])
-    # As runpy.run_module does, which pytest's own loader cannot be asked to.
-    runpy.run_path(str(File(command.__file__).with_name("__main__.py")), run_name="__main__")
-    assert given == [["probe", URL, "--json"]]
-    monkeypatch.setattr(sys, "argv", ["probe", "-"])
+
+    def run(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["probe", *arguments])
+        monkeypatch.delitem(sys.modules, "echotwist.probe.__main__", raising=False)
+        importlib.import_module("echotwist.probe.__main__")
+
+    run(URL, "--json")
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(["--header=A: secret", URL])))
-    runpy.run_path(str(File(command.__file__).with_name("__main__.py")), run_name="__main__")
-    assert given[1] == ["probe", "--header=A: secret", URL]
+    run("-")
+    assert given == [["probe", URL, "--json"], ["probe", "--header=A: secret", URL]]
