@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from echotwist.paths.finding import Finding
 from echotwist.paths.measured import Measured
+from echotwist.probe.show import asText
 
 CLEAN, FOUND, NOT_RUN = 0, 1, 2
 """Exit statuses."""
@@ -32,8 +33,6 @@ class Report:
 
     def __str__(self) -> str:
         """As the command prints it."""
-        from echotwist.probe.show import asText  # Which shows reports.
-
         return asText(self)
 
     @property

@@ -4,11 +4,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from textwrap import wrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from echotwist.paths.finding import LEVELS, Finding
 from echotwist.paths.lines import linesOf
-from echotwist.probe.report import Report
+
+if TYPE_CHECKING:
+    from echotwist.probe.report import Report
 
 _COLORS = {"problem": "31", "limit": "33", "note": "36", "good": "32", "faint": "2", "strong": "1"}
 """SGR (ECMA-48): red, yellow, cyan, green, faint, bold."""
@@ -17,7 +19,7 @@ _COLUMN = 42
 """Where the results begin."""
 
 
-def asText(report: Report, *, width: int = 100, isColored: bool = False) -> str:
+def asText(report: "Report", *, width: int = 100, isColored: bool = False) -> str:
     """The verdicts, and then a table of what was measured."""
 
     def paint(text: str, color: str) -> str:
@@ -54,7 +56,7 @@ def _finding(finding: Finding, width: int, paint: Any) -> Iterator[str]:
     yield ""
 
 
-def _summary(report: Report) -> str:
+def _summary(report: "Report") -> str:
     counts = Counter(finding.level for finding in report.findings)
     if counts["problem"] or counts["limit"]:
         told = [
@@ -70,7 +72,7 @@ def _summary(report: Report) -> str:
     return f"Nothing was found that breaks a WebSocket on this path{watched}."
 
 
-def asMarkdown(report: Report) -> str:
+def asMarkdown(report: "Report") -> str:
     """The same, to be pasted into an issue."""
     lines = [f"# {_escaped(report.url)}", "", f"{report.began}, {report.duration:.0f} s.", ""]
     for finding in report.findings:

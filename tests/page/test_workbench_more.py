@@ -198,12 +198,12 @@ def test_enter_does_not_send_while_a_word_is_composed(page: Page) -> None:
 
 
 def test_tabs_are_walked_with_the_keyboard(page: Page) -> None:
-    names = ["Lab", "What the server saw", "Latency", "Snippets"]
-    panels = ["lab", "server", "latency", "snippets"]
+    names = ["Lab", "What the server saw", "Latency", "Snippets", "Path"]
+    panels = ["lab", "server", "latency", "snippets", "path"]
     page.focus("#tab-lab")
     for key, wanted in (
-        *(("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", 3), ("ArrowRight", 0)),
-        *(("ArrowLeft", 3), ("Home", 0), ("ArrowUp", 0)),
+        *(("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", 4), ("ArrowRight", 0)),
+        *(("ArrowLeft", 4), ("Home", 0), ("ArrowUp", 0)),
     ):
         page.keyboard.press(key)
         tab = page.get_by_role("tab", name=names[wanted])
