@@ -55,7 +55,8 @@ export function asMarkdown(report) {
 }
 
 /** @param {string} text which others may have written */
-const escaped = (text) => text.replace(/([\\`*_[\]<>#])/g, "\\$1").replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, "\ufffd");
+const escaped = (text) =>
+  text.replace(/([\\`*_[\]<>#])/g, "\\$1").replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, "\ufffd");
 
 /** @param {string} text */
 const cellOf = (text) => escaped(text).replaceAll("|", "\\|");
