@@ -119,18 +119,7 @@ class Dialer:
     ) -> Upgrade:
         """A WebSocket; `more` are headers beside those that each has. Raises NotReached and
         Refused."""
-        reached = await self.reach()
-        return await self.upgraded(reached.connection, path, deflate=deflate, more=more)
-
-    async def upgraded(
-        self,
-        connection: Connection,
-        path: str,
-        *,
-        deflate: bool = False,
-        more: Headers | None = None,
-    ) -> Upgrade:
-        """As `upgrade`, on a connection that has been reached."""
+        connection = (await self.reach()).connection
         key = b64encode(os.urandom(16))
         request = self._request(path, deflate=deflate, key=key, more=more)
         sent = Head.parse(request)
@@ -160,16 +149,11 @@ class Dialer:
             self.reactor.seconds() - began,
         )
 
-    async def get(self, path: str, more: Headers | None = None) -> tuple[Head, bytes]:
+    async def get(self, path: str) -> tuple[Head, bytes]:
         """A plain answer, and its body. Raises NotReached and Refused."""
         connection = (await self.reach()).connection
-        lines = [
-            f"GET {path} HTTP/1.1",
-            f"Host: {self.target.authority}",
-            "Connection: close",
-            *(f"{name}: {value}" for name, value in [*self.target.headers, *(more or [])]),
-        ]
-        request = "\r\n".join([*lines, "", ""]).encode("latin-1")
+        usual = [("Host", self.target.authority), ("Connection", "close")]
+        request = _written(f"GET {path} HTTP/1.1", [*usual, *self.target.headers])
         connection.write(request)
         try:
             head = await _final(connection, self.reactor.seconds() + PATIENCE)
@@ -213,13 +197,12 @@ class Dialer:
 
     async def _tunnel(self, connection: Connection, credentials: str | None) -> None:
         """CONNECT (RFC 9110, 9.3.6). Raises NotReached, and the connection is not to be used."""
-        target = self.target
-        host = f"[{target.host}]" if ":" in target.host else target.host
-        lines = [f"CONNECT {host}:{target.port} HTTP/1.1", f"Host: {host}:{target.port}"]
+        authority = f"{self.target.bracketed}:{self.target.port}"
+        headers = [("Host", authority)]
         if credentials is not None:
             encoded = b64encode(credentials.encode()).decode()
-            lines.append(f"Proxy-Authorization: Basic {encoded}")
-        connection.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+            headers.append(("Proxy-Authorization", f"Basic {encoded}"))
+        connection.write(_written(f"CONNECT {authority} HTTP/1.1", headers))
         try:
             head = Head.parse(await connection.head(self.reactor.seconds() + PATIENCE))
             if not 200 <= head.status < 300:
@@ -249,8 +232,7 @@ class Dialer:
         ]
         # A user may have an Origin, or a User-Agent, of his own.
         headers = [*(each for each in usual if each[0].lower() not in names), *given]
-        lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
-        return "\r\n".join([*lines, "", ""]).encode("latin-1")
+        return _written(f"GET {path} HTTP/1.1", headers)
 
     async def _body(self, connection: Connection, head: Head) -> bytes:
         """As much of it as comes in time, up to MOST_BODY."""
@@ -269,6 +251,12 @@ class Dialer:
         finally:
             connection.abort()
         return _dechunked(bytes(raw)) if isChunked else bytes(raw)
+
+
+def _written(line: str, headers: Headers) -> bytes:
+    """The head of a request."""
+    lines = [line, *(f"{name}: {value}" for name, value in headers)]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 async def _final(connection: Connection, deadline: float) -> Head:

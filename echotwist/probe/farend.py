@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.task import deferLater
 
-from echotwist.paths.head import Head, Headers, hidden
+from echotwist.paths.head import Head, hidden
 from echotwist.probe.connection import Ended, Late
 from echotwist.probe.dialer import Dialer, NotReached, Refused
 from echotwist.probe.wellformed import inspectedOf, parsed, traceOf
@@ -44,12 +44,16 @@ class FarEnd:
         query = "&".join([*steps, f"trace={trace}"])
         return f"{self._near.target.beside('lab')}?{query}", trace
 
-    async def inspect(self, headers: Headers) -> dict[str, Any] | None:
+    def way(self, *steps: str) -> tuple[str, str]:
+        """As `script`; without a lab the path of the URL, and no ID."""
+        return self.script(*steps) if self.isLab else (self._near.target.path, "")
+
+    async def inspect(self) -> dict[str, Any] | None:
         """A request that asks for an upgrade, as the server saw it. None if it cannot be told."""
         path = self._near.target.beside("lab/inspect")
         try:
             try:
-                upgrade = await self._near.upgrade(path, more=headers)
+                upgrade = await self._near.upgrade(path)
             except Refused as refused:
                 found = inspectedOf(refused.body)
             else:
@@ -61,9 +65,9 @@ class FarEnd:
             return None
         return found
 
-    async def trace(self, traceId: str, *, isEnded: bool = True) -> dict[str, Any] | None:
-        """What the server saw; None if it cannot be told. With `isEnded`, as soon as it has seen
-        the end, or after _SETTLED seconds without."""
+    async def trace(self, traceId: str) -> dict[str, Any] | None:
+        """What the server saw, as soon as it has seen the end, or after _SETTLED seconds without;
+        None if it cannot be told."""
         path = self._near.target.beside(f"trace/{traceId}")
         deadline = self._near.reactor.seconds() + _SETTLED
         while True:
@@ -75,7 +79,7 @@ class FarEnd:
             if found is None:
                 return None
             isLate = self._near.reactor.seconds() > deadline
-            if not isEnded or found["ended"] is not None or isLate:
+            if found["ended"] is not None or isLate:
                 return found
             await deferLater(self._near.reactor, 0.2, lambda: None)
 

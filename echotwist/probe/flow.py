@@ -42,7 +42,7 @@ async def measure(near: Dialer, far: FarEnd, facts: Flow, say: Callable[[str], o
     """Fill in `facts`. Raises NotReached, Refused, Ended and Late."""
     say("a trickle")
     await _trickle(near, far, facts)
-    connection = (await near.upgrade(_echo(near, far))).connection
+    connection = (await near.upgrade(far.way()[0])).connection
     say("round trips")
     facts["pingRoundTrips"] = [await _ping(connection) for _ in range(_ROUNDS)]
     facts["messageRoundTrips"] = [await _message(connection) for _ in range(_ROUNDS)]
@@ -54,20 +54,13 @@ async def measure(near: Dialer, far: FarEnd, facts: Flow, say: Callable[[str], o
     await connection.close(1000)
 
 
-def _echo(near: Dialer, far: FarEnd) -> str:
-    return far.script()[0] if far.isLab else near.target.path
-
-
 def _gaps(times: list[float]) -> list[float]:
     return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
 async def _trickle(near: Dialer, far: FarEnd, facts: Flow) -> None:
     """Both ways at once at the lab; else the echoes of what the client sends."""
-    if far.isLab:
-        path, trace = far.script(f"push={INTERVAL * 1000:.0f}ms", "ignore=1000000")
-    else:
-        path, trace = near.target.path, ""
+    path, trace = far.way(f"push={INTERVAL * 1000:.0f}ms", "ignore=1000000")
     connection = (await near.upgrade(path)).connection
     sent: list[float] = []
     received: list[float] = []

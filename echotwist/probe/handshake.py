@@ -139,7 +139,7 @@ def _more(certificate: Certificate) -> str:
 async def _refusal(near: Dialer, far: FarEnd, refused: Refused) -> Refusal:
     """What was answered, and what the server saw of a request like it."""
     response = refused.response
-    arrived = await far.inspect([]) if far.isLab else None
+    arrived = await far.inspect() if far.isLab else None
     for pair in () if arrived is None else arrived["headers"]:
         pair[1] = _value(near, *pair)
     return {

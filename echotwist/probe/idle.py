@@ -98,9 +98,7 @@ class _Watch:
         self._trace = ""
 
     async def open(self) -> None:
-        path = self._near.target.path
-        if self._far.isLab:
-            path, self._trace = self._far.script(*self._kind.steps)
+        path, self._trace = self._far.way(*self._kind.steps)
         self._connection = (await self._near.upgrade(path)).connection
         self._sent = self._near.reactor.seconds()
         self.row: Row = {

@@ -25,14 +25,18 @@ _CLIENT_CODE, _CLIENT_REASON = 4321, "the probe’s reason"
 _SERVER_CODE, _SERVER_REASON = 4123, "a server's reason"
 
 
+_Check = Callable[[Dialer, FarEnd], Awaitable[str | None]]
+"""Tells why something does not arrive as it was sent; None if it does."""
+
+
 async def measure(
     near: Dialer, far: FarEnd, found: list[Check], say: Callable[[str], object]
 ) -> None:
     """Append to `found`; `say` is told what is tried. Raises NotReached and Refused."""
-    checks: list[tuple[str, Callable[[Dialer, FarEnd], Awaitable[str | None]]]] = [
-        ("text", _text),
-        ("binary", _binary),
-        ("empty messages", _empty),
+    checks: list[tuple[str, _Check]] = [
+        ("text", _echoing((TEXT, _TEXT.encode()))),
+        ("binary", _echoing((BINARY, bytes(range(256)) * 4))),
+        ("empty messages", _echoing((TEXT, b""), (BINARY, b""))),
         ("a compressed message", _compressed),
         ("a ping between fragments", _between),
         ("who answers pings", _pings),
@@ -62,7 +66,7 @@ async def _open(
     near: Dialer, far: FarEnd, *steps: str, deflate: bool = False
 ) -> tuple[Upgrade, str]:
     """A connection that echoes after these steps, and the ID of its trace; empty without a lab."""
-    path, trace = far.script(*steps) if far.isLab else (near.target.path, "")
+    path, trace = far.way(*steps)
     upgrade = await near.upgrade(path, deflate=deflate)
     if not far.isLab:
         with suppress(Late):  # A server that is not ours may say something first.
@@ -92,26 +96,18 @@ async def _echoes(connection: Connection, opcode: int, payload: bytes) -> str | 
     return None if echo == payload else f"{len(payload)} bytes came back as {echo[:64].hex()}"
 
 
-async def _text(near: Dialer, far: FarEnd) -> str | None:
-    upgrade, _ = await _open(near, far)
-    why = await _echoes(upgrade.connection, TEXT, _TEXT.encode())
-    await upgrade.connection.close(1000)
-    return why
+def _echoing(*messages: tuple[int, bytes]) -> _Check:
+    """A check of these messages, one after the other on one connection."""
 
+    async def check(near: Dialer, far: FarEnd) -> str | None:
+        connection = (await _open(near, far))[0].connection
+        why = None
+        for opcode, payload in messages:
+            why = why or await _echoes(connection, opcode, payload)
+        await connection.close(1000)
+        return why
 
-async def _binary(near: Dialer, far: FarEnd) -> str | None:
-    upgrade, _ = await _open(near, far)
-    why = await _echoes(upgrade.connection, BINARY, bytes(range(256)) * 4)
-    await upgrade.connection.close(1000)
-    return why
-
-
-async def _empty(near: Dialer, far: FarEnd) -> str | None:
-    upgrade, _ = await _open(near, far)
-    why = await _echoes(upgrade.connection, TEXT, b"")
-    why = why or await _echoes(upgrade.connection, BINARY, b"")
-    await upgrade.connection.close(1000)
-    return why
+    return check
 
 
 async def _compressed(near: Dialer, far: FarEnd) -> str | None:

@@ -84,10 +84,8 @@ class _Way:
             await self._connection.close(1000)
 
     async def _open(self) -> Connection:
-        path = self._near.target.path
-        if self._far.isLab:
-            steps = [f"fragment={FRAGMENT}"] if self._shape == "fragments" else []
-            path, self._trace = self._far.script(*steps)
+        steps = [f"fragment={FRAGMENT}"] if self._shape == "fragments" else []
+        path, self._trace = self._far.way(*steps)
         return (await self._near.upgrade(path)).connection
 
 

@@ -107,8 +107,7 @@ class Target:
             path += "?" + quote(parts.query, safe="/?%:@!$&'()*+,;=~-._")
         port = port or _PORTS[scheme]
         host = _ascii(parts.hostname)
-        at = f"[{host}]" if ":" in host else host
-        shown = f"{scheme}://{at}{'' if port == _PORTS[scheme] else f':{port}'}{path}"
+        shown = f"{scheme}://{_bracketed(host)}{'' if port == _PORTS[scheme] else f':{port}'}{path}"
         target = cls(shown, host, port, scheme == "wss", path, **options)
         if target.isSecure:
             target.trust()  # A file that cannot be read is told now.
@@ -117,8 +116,13 @@ class Target:
     @property
     def authority(self) -> str:
         """What Host says."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _PORTS[self._scheme] else f"{host}:{self.port}"
+        isUsual = self.port == _PORTS[self._scheme]
+        return self.bracketed if isUsual else f"{self.bracketed}:{self.port}"
+
+    @property
+    def bracketed(self) -> str:
+        """The host, as it stands before a port."""
+        return _bracketed(self.host)
 
     @property
     def _scheme(self) -> str:
@@ -199,6 +203,11 @@ def _split(url: str, what: str) -> tuple[Any, int | None]:
     if parts.fragment:
         raise BadTarget(f"{_shown(url)}: a fragment is nothing that a server gets")
     return parts, port
+
+
+def _bracketed(host: str) -> str:
+    """RFC 3986, 3.2.2."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _ascii(host: str) -> str:
