@@ -168,28 +168,29 @@ def test_a_proxy_that_cuts_what_is_silent(
     visit: Callable[..., Page], proxied: Callable[..., str]
 ) -> None:
     """As nginx's proxy_read_timeout does; others than the connections that lie there may be slow
-    for another reason."""
+    for another reason. A busy machine may be seconds late: with what comes each second, and with
+    the connections that are opened last, which must outlive the silent one by far."""
 
     def change(head: bytes) -> tuple[bytes, float | None]:
-        return head, 2.0 if b"keepalive=" in head else None
+        return head, 4.0 if b"keepalive=" in head else None
 
-    page = opened(visit, proxied(change), 6)
+    page = opened(visit, proxied(change), 20)
     click(page, "Probe this path")
     says(page, "1 finding.")
     finding = found(page, "idle-timeout")
     expect(finding.get_by_role("heading")).to_have_text(
         re.compile(
-            r"^problem: cut after 2\.\d s of silence: only what the server sends keeps it open, "
+            r"^problem: cut after [4-6]\.\d s of silence: only what the server sends keeps it open, "
             r"and pings count$"
         )
     )
     expect(finding).to_contain_text(
         re.compile(r"silent: the client saw an end without a close fra")
     )
-    expect(finding).to_contain_text(re.compile(r"the server saw .+ after 2\.\d s"))
+    expect(finding).to_contain_text(re.compile(r"the server saw .+ after [4-6]\.\d s"))
     expect(finding).to_contain_text(re.compile(r"Cure.*send pings more often than"))
     expect(result(page, "idle and age", "data both ways")).to_contain_text("open after")
-    assert "## problem: cut after 2." in copied(page, "Copy report")
+    assert "## problem: cut after " in copied(page, "Copy report")
 
 
 def test_a_proxy_that_strips_the_offer_of_extensions(
