@@ -180,8 +180,8 @@ def test_a_proxy_that_cuts_what_is_silent(
     finding = found(page, "idle-timeout")
     expect(finding.get_by_role("heading")).to_have_text(
         re.compile(
-            r"^problem: cut after [4-6]\.\d s of silence: only what the server sends keeps it open, "
-            r"and pings count$"
+            r"^problem: cut after [4-6]\.\d s of silence: only what the server sends keeps it "
+            r"open, and pings count$"
         )
     )
     expect(finding).to_contain_text(
