@@ -10,7 +10,7 @@ import json
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, NotRequired, get_args, get_origin, get_type_hints, is_typeddict
 
 from echotwist.http.channel import Request
 from echotwist.lab.answer import Open, answerJson, answerPreflight, refuse
@@ -35,53 +35,6 @@ they are shown, or no float any more."""
 
 _MOST_SHOWN = 40
 """Characters of a name that nobody knows."""
-
-
-class _ClientEnd(TypedDict):
-    how: str
-    code: int | None
-    reason: str
-
-
-class _ServerEnd(TypedDict):
-    age: float
-    by: str
-    how: str
-    tcp: str | None
-
-
-class _Stage(TypedDict):
-    stage: str
-    why: str
-
-
-class _Response(TypedDict):
-    line: str
-    headers: list[list[str]]
-
-
-class _Arrived(TypedDict):
-    version: str
-    headers: list[list[str]]
-
-
-class _Burst(TypedDict):
-    count: int
-    seconds: float
-    inOrder: bool
-
-
-_INNER: dict[str, Any] = {
-    "client": _ClientEnd | None,
-    "server": _ServerEnd | None,
-    "notReached": _Stage | None,
-    "response": _Response,
-    "arrived": _Arrived | None,
-    "burst": _Burst,
-}
-"""What is in the fields of which `measured` says no more than one of _VAGUE."""
-
-_VAGUE = (dict[str, Any], dict[str, Any] | None, dict[str, str] | None)
 
 
 class VerdictResource(Open):
@@ -155,12 +108,9 @@ def _noConstant(name: str) -> None:
 _Check = Callable[[Any], object]
 
 
-def _checkOf(kind: Any, name: str = "") -> _Check:
-    """`name` is that of the field that has it."""
+def _checkOf(kind: Any) -> _Check:
     if get_origin(kind) is NotRequired:
-        return _checkOf(get_args(kind)[0], name)
-    if kind in _VAGUE:
-        return _checkOf(_INNER[name])
+        return _checkOf(get_args(kind)[0])
     if isinstance(kind, types.UnionType):
         (some,) = (each for each in get_args(kind) if each is not types.NoneType)
         return _orNone(_checkOf(some))
@@ -181,7 +131,7 @@ def _orNone(check: _Check) -> _Check:
 
 def _object(kind: Any) -> _Check:
     hints = get_type_hints(kind, include_extras=True)
-    checks = {name: _checkOf(hint, name) for name, hint in hints.items()}
+    checks = {name: _checkOf(hint) for name, hint in hints.items()}
     required: frozenset[str] = kind.__required_keys__
 
     def check(value: Any) -> None:

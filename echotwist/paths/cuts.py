@@ -1,12 +1,12 @@
 """Which connections were cut, and what that tells: silence or age, whose data counts, do pings."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from echotwist.paths import known
 from echotwist.paths.finding import Finding
 from echotwist.paths.hops import Hop
-from echotwist.paths.measured import Row
+from echotwist.paths.measured import ClientEnd, Row, ServerEnd
 
 _AT_ONCE = 3.0
 """Seconds of age below which an end has nothing to do with a timeout that somebody would choose."""
@@ -132,19 +132,14 @@ def _isCut(row: Row) -> bool:
 def _own(row: Row) -> bool:
     """Whether the server has ended it by itself."""
     server = row["server"]
-    return server is not None and server.get("by") == "server"
+    return server is not None and server["by"] == "server"
 
 
 def _age(row: Row) -> float | None:
     """The age at which somebody was told of the end; None if nobody was."""
     if row["ended"] is not None and row["alive"] is None:
         return row["ended"]
-    return _serverAge(row)
-
-
-def _serverAge(row: Row) -> float | None:
-    age = None if row["server"] is None else row["server"].get("age")
-    return float(age) if isinstance(age, int | float) else None
+    return None if row["server"] is None else row["server"]["age"]
 
 
 def _tolerance(seconds: float) -> float:
@@ -170,16 +165,14 @@ def told(row: Row) -> str:
         words = f"{name}: no answer after {_seconds(row['watched'])}, and the client saw no end"
     if server is not None:
         ending = "ended it itself by" if _own(row) else "saw"
-        age = _serverAge(row)
-        when = "" if age is None else f" after {_seconds(age)}"
-        return f"{words}; the server {ending} {_end(server)}{when}"
+        return f"{words}; the server {ending} {_end(server)} after {_seconds(server['age'])}"
     return f"{words}; the server saw no end" if row["isServerKnown"] else words
 
 
-def _end(end: Mapping[str, Any] | None) -> str:
+def _end(end: ClientEnd | ServerEnd | None) -> str:
     if end is None:
         return "an end"
-    how, code = str(end.get("how")), end.get("code")
+    how, code = end["how"], end.get("code")
     return {
         "fin": "a FIN",
         "eof": "a FIN without close_notify",
@@ -291,7 +284,7 @@ def _closing(cuts: Mapping[str, Cut]) -> list[str]:
     """Who speaks WebSocket, since the client was sent a close frame. (What the server has ended
     itself, as far as it can be asked, is not among these.)"""
     rows = [cut.row for cut in cuts.values()]
-    if not all(row["client"] is not None and row["client"].get("how") == "close" for row in rows):
+    if not all(row["client"] is not None and row["client"]["how"] == "close" for row in rows):
         return []
     who = "a hop that speaks WebSocket"
     if not all(row["isServerKnown"] for row in rows):

@@ -2,20 +2,14 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 Headers = list[tuple[str, str]]
 """Names and values, in their order."""
 
 
-def pairsOf(found: Any) -> Headers:
-    """What is a name and a value, of what somebody else calls headers."""
-    if not isinstance(found, list):
-        return []
-    pairs = [each for each in found if isinstance(each, list | tuple) and len(each) == 2]
-    return [
-        (name, value) for name, value in pairs if isinstance(name, str) and isinstance(value, str)
-    ]
+def pairsOf(headers: list[list[str]]) -> Headers:
+    """Of headers as JSON has them."""
+    return [(name, value) for name, value in headers]
 
 
 @dataclass(frozen=True)

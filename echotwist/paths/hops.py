@@ -80,7 +80,8 @@ def hopsOf(measured: Measured) -> list[Hop]:
 
 
 def _toClient(measured: Measured, handshake: Handshake) -> Iterator[tuple[str, str]]:
-    yield from pairsOf(handshake.get("response", {}).get("headers"))
+    if "response" in handshake:
+        yield from pairsOf(handshake["response"]["headers"])
     farEnd = measured.get("farEnd")
     if farEnd is not None and farEnd["server"]:
         yield "Server", farEnd["server"]
@@ -95,7 +96,7 @@ def _toServer(handshake: Handshake) -> Iterator[tuple[str, str]]:
         yield from pairsOf(changes["added"])
     for refusal in (handshake.get("refused"), handshake.get("labRefused")):
         if refusal is not None and refusal["arrived"] is not None:
-            yield from pairsOf(refusal["arrived"].get("headers"))
+            yield from pairsOf(refusal["arrived"]["headers"])
 
 
 def isShown(product: str, hops: Iterable[Hop]) -> bool:

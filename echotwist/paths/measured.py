@@ -3,7 +3,7 @@
 All durations are in seconds. `None` is what could not be seen.
 """
 
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 
 class Change(TypedDict):
@@ -65,6 +65,16 @@ class Limit(TypedDict):
     passed: bool
 
 
+class Arrived(TypedDict):
+    """A request as the server saw it."""
+
+    version: str
+    """`HTTP/1.1`."""
+
+    headers: list[list[str]]
+    """Names and values."""
+
+
 class Refusal(TypedDict):
     """Why there is no WebSocket."""
 
@@ -74,8 +84,8 @@ class Refusal(TypedDict):
     body: str
     """How the answer begins."""
 
-    arrived: dict[str, Any] | None
-    """The same request as the server saw it, from `/lab/inspect`."""
+    arrived: Arrived | None
+    """A request with the same headers, from `/lab/inspect`."""
 
 
 class Http2(TypedDict):
@@ -97,6 +107,21 @@ class Http2(TypedDict):
     """What it failed by; empty if it worked."""
 
 
+class Unreached(TypedDict):
+    """Why nothing could be asked."""
+
+    stage: str
+    """`dns`, `tcp`, `proxy` or `tls`."""
+
+    why: str
+
+
+class Response(TypedDict):
+    line: str
+    headers: list[list[str]]
+    """Names and values."""
+
+
 class Handshake(TypedDict, total=False):
     addresses: list[str]
     """What the name resolves to."""
@@ -107,13 +132,9 @@ class Handshake(TypedDict, total=False):
     took: dict[str, float]
     """Seconds of `dns`, `tcp`, `proxy`, `tls`, `upgrade`, in that order."""
 
-    notReached: dict[str, str] | None
-    """`stage` and `why`."""
-
+    notReached: Unreached | None
     tls: Tls | None
-    response: dict[str, Any]
-    """`line`, and `headers` as names and values."""
-
+    response: Response
     refused: Refusal | None
     labRefused: Refusal | None
     """Why the lab could not be reached by a WebSocket, if the URL could."""
@@ -124,6 +145,32 @@ class Handshake(TypedDict, total=False):
     subprotocols: Offer
     limits: list[Limit]
     http2: Http2
+
+
+class ClientEnd(TypedDict):
+    """The end of a connection as the client saw it."""
+
+    how: str
+    """`close`, a close frame; `fin`, `closeNotify`, `eof`, a FIN without one over TLS; `rst`;
+    `broken`, what is no WebSocket. A browser tells but a close frame from the rest, in words."""
+
+    code: int | None
+    reason: str
+
+
+class ServerEnd(TypedDict):
+    """The end of a connection as the server saw it."""
+
+    age: float
+    """The connection's."""
+
+    by: str
+    """`client` or `server`."""
+
+    how: str
+    """As docs/trace.schema.json has it, as `by` and `tcp`."""
+
+    tcp: str | None
 
 
 class Row(TypedDict):
@@ -142,11 +189,9 @@ class Row(TypedDict):
     ended: float | None
     """Its age when the client saw the end; None if it did not."""
 
-    client: dict[str, Any] | None
-    """What the client saw: `how`, `code`, `reason`."""
-
-    server: dict[str, Any] | None
-    """What the server saw: `age`, `by`, `how`, `tcp`; None if it saw no end, or cannot be asked."""
+    client: ClientEnd | None
+    server: ServerEnd | None
+    """None if it saw no end, or cannot be asked."""
 
     isServerKnown: bool
     alive: bool | None
@@ -196,15 +241,21 @@ class Trickle(TypedDict):
     received: list[float]
 
 
+class Burst(TypedDict):
+    """Messages sent at once, each of which must come back in its turn."""
+
+    count: int
+    seconds: float
+    inOrder: bool
+
+
 class Flow(TypedDict, total=False):
     toClient: Trickle
     toServer: Trickle
     tcpRoundTrip: float | None
     pingRoundTrips: list[float]
     messageRoundTrips: list[float]
-    burst: dict[str, Any]
-    """`count`, `seconds`, `inOrder`."""
-
+    burst: Burst
     down: float
     """Bytes a second."""
 

@@ -5,7 +5,7 @@ the probe calls them, and the service for the page of a browser, which measures 
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import median
 
 from echotwist.paths import cuts, known
@@ -13,6 +13,7 @@ from echotwist.paths.finding import LEVELS, Finding
 from echotwist.paths.head import Head, pairsOf
 from echotwist.paths.hops import Hop, hopsOf, isShown
 from echotwist.paths.measured import (
+    Arrived,
     Changes,
     Check,
     Handshake,
@@ -22,6 +23,7 @@ from echotwist.paths.measured import (
     Size,
     Tls,
     Trickle,
+    Unreached,
 )
 
 _UPGRADE_CURES = {
@@ -84,7 +86,7 @@ def _isLab(measured: Measured) -> bool:
 # The handshake.
 
 
-def _proxy(notReached: Mapping[str, str] | None) -> Iterator[Finding]:
+def _proxy(notReached: Unreached | None) -> Iterator[Finding]:
     """A proxy that was asked to CONNECT, and answered; nothing is judged of one that did not."""
     if notReached is None or notReached["stage"] != "proxy":
         return
@@ -227,12 +229,10 @@ def _upgradeCures(hops: Sequence[Hop]) -> list[str]:
     return shown or list(_UPGRADE_CURES.values())
 
 
-def _stripped(
-    arrived: dict[str, object], evidence: list[str], hops: Sequence[Hop]
-) -> Finding | None:
+def _stripped(arrived: Arrived, evidence: list[str], hops: Sequence[Hop]) -> Finding | None:
     """What the server says it saw of a request that should have been one to upgrade."""
-    request = Head("", pairsOf(arrived.get("headers")))
-    version = str(arrived.get("version") or "HTTP/1.1")[:_MOST]
+    request = Head("", pairsOf(arrived["headers"]))
+    version = arrived["version"][:_MOST]
     seen = [f"the server saw {version}"]
     for name in ("connection", "upgrade"):
         if (value := request.get(name)) is not None:
@@ -637,11 +637,11 @@ def _flow(measured: Measured) -> Iterator[Finding]:
                 ["turn its inspection, or its buffering, off for this host"],
             )
     burst = flow.get("burst")
-    if burst is not None and burst.get("inOrder") is False:
+    if burst is not None and not burst["inOrder"]:
         yield Finding(
             "burst",
             "problem",
-            f"{burst.get('count')} messages at once do not come back each once, and in their order",
+            f"{burst['count']} messages at once do not come back each once, and in their order",
             [],
             ["a hop, or a server, that works on several messages at a time"],
             ["number messages, and sort them out where they arrive"],

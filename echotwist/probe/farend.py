@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.task import deferLater
 
 from echotwist.paths.head import Head, hidden
+from echotwist.paths.measured import Arrived
 from echotwist.probe.connection import Ended, Late
 from echotwist.probe.dialer import Dialer, NotReached, Refused
 from echotwist.probe.wellformed import inspectedOf, parsed, traceOf
@@ -48,7 +49,7 @@ class FarEnd:
         """As `script`; without a lab the path of the URL, and no ID."""
         return self.script(*steps) if self.isLab else (self._near.target.path, "")
 
-    async def inspect(self) -> dict[str, Any] | None:
+    async def inspect(self) -> Arrived | None:
         """A request that asks for an upgrade, as the server saw it. None if it cannot be told."""
         path = self._near.target.beside("lab/inspect")
         try:

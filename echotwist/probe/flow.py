@@ -2,12 +2,11 @@
 
 import itertools
 from collections.abc import Callable
-from typing import Any
 
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 
-from echotwist.paths.measured import Flow
+from echotwist.paths.measured import Burst, Flow
 from echotwist.probe.connection import PATIENCE, Connection, Ended, Late
 from echotwist.probe.dialer import Dialer
 from echotwist.probe.farend import FarEnd, eventsOf
@@ -105,7 +104,7 @@ async def _message(connection: Connection) -> float:
     return arrived - began
 
 
-async def _burst(connection: Connection) -> dict[str, Any]:
+async def _burst(connection: Connection) -> Burst:
     began: float = connection.reactor.seconds()
     sent = [b"burst %d" % number for number in range(_BURST)]
     for each in sent:

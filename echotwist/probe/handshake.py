@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from echotwist.paths.comparison import compare
 from echotwist.paths.head import Head, Headers, hidden, sizeOfHidden
-from echotwist.paths.measured import Changes, Handshake, Limit, Refusal, Tls
+from echotwist.paths.measured import Changes, Handshake, Limit, Refusal, Response, Tls
 from echotwist.probe.connection import PATIENCE, Connection
 from echotwist.probe.dialer import DEFLATE, Dialer, NotReached, Refused
 from echotwist.probe.farend import FarEnd, requestOf, responseOf
@@ -210,7 +210,7 @@ async def _try(near: Dialer, what: str, size: int, path: str, more: Headers) -> 
     return {"what": what, "size": size, "answer": upgrade.response.line, "passed": True}
 
 
-def _shown(near: Dialer, head: Head) -> dict[str, Any]:
+def _shown(near: Dialer, head: Head) -> Response:
     headers = [[name, _value(near, name, value)] for name, value in head.headers]
     return {"line": head.line, "headers": headers}
 

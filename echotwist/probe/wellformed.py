@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from echotwist.paths.measured import Arrived
+
 _MOST = 4096
 """Characters of a value that are kept."""
 
@@ -53,8 +55,8 @@ def traceOf(body: bytes) -> dict[str, Any] | None:
     return {"events": events, "ended": ended if _has(ended, _ENDED) else None}
 
 
-def inspectedOf(body: bytes) -> dict[str, Any] | None:
-    """A request as `/lab/inspect` shows it, with `version` and `headers`; None if it is none."""
+def inspectedOf(body: bytes) -> Arrived | None:
+    """A request as `/lab/inspect` shows it; None if it is none."""
     found = parsed(body)
     if not _has(found, {"version": (str,), "headers": (list,)}):
         return None

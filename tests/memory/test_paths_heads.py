@@ -1,12 +1,10 @@
 """Heads as they were sent and as they arrived, and who shows in them."""
 
-from typing import Any
-
 import pytest
 from support.paths import arrived, changes, clean, refusal, withHandshake
 
 from echotwist.paths.comparison import compare
-from echotwist.paths.head import Head, pairsOf
+from echotwist.paths.head import Head
 from echotwist.paths.hops import hopsOf
 
 SENT = Head("GET / HTTP/1.1", [("Host", "a"), ("X-A", "1"), ("x-a", "2"), ("Cookie", "secret")])
@@ -41,12 +39,6 @@ def test_a_word_is_found_in_a_list_and_not_within_another() -> None:
     assert head.has("connection", "upgrade")
     assert not head.has("x", "upgrade")
     assert not head.has("y", "upgrade")
-
-
-@pytest.mark.parametrize("found", [None, "a", 1, {}, [], [1], [["a"]], [[1, 2]], [["a", None]]])
-def test_what_are_no_headers_are_none(found: Any) -> None:
-    assert pairsOf(found) == []
-    assert pairsOf([["a", "b"], ("c", "d"), 1]) == [("a", "b"), ("c", "d")]
 
 
 def test_a_head_that_arrives_as_it_was_sent_has_no_changes() -> None:

@@ -26,7 +26,7 @@ from support.paths import (
 )
 
 from echotwist.paths.finding import LEVELS, Finding
-from echotwist.paths.measured import Measured
+from echotwist.paths.measured import Arrived, Measured, Response, Unreached
 from echotwist.paths.rules import judge
 
 IN_ORDER = arrived("HTTP/1.1", ("Connection", "keep-alive, Upgrade"), ("Upgrade", "websocket"))
@@ -167,11 +167,10 @@ def test_without_a_header_of_a_hop_each_cure_of_an_upgrade_is_told() -> None:
             arrived("HTTP/1.0", ("Connection", "Upgrade"), ("Upgrade", "websocket")),
             "a hop speaks HTTP/1.0 to the server",
         ),
-        ({"headers": "none"}, "Upgrade and Connection: Upgrade did not arrive"),
-        ({"headers": [["Upgrade"], [1, 2], 3, ["Connection", None]], "version": None}, "Upgrade"),
+        (arrived("HTTP/1.1"), "Upgrade and Connection: Upgrade did not arrive"),
     ],
 )
-def test_whatever_an_upgrade_lacks_is_told(found: dict[str, Any], words: str) -> None:
+def test_whatever_an_upgrade_lacks_is_told(found: Arrived, words: str) -> None:
     finding = refused(400, arrived=found)
     assert finding.rule == "upgrade-stripped"
     assert finding.title.startswith(words)
@@ -616,7 +615,7 @@ def test_a_burst_in_another_order_is_a_problem() -> None:
     assert finding.title.startswith("500 messages at once do not come back")
     assert finding.consistentWith
     assert finding.cures
-    assert ids(withFlow(burst={})) == []
+    assert ids(withFlow(burst={"count": 500, "seconds": 1.0, "inOrder": True})) == []
 
 
 def test_pings_that_are_much_quicker_than_messages_may_be_answered_between() -> None:
@@ -641,7 +640,7 @@ def test_pings_that_are_a_little_quicker_say_nothing(
 
 def test_an_envoy_that_was_not_told_of_upgrades_wants_no_credentials() -> None:
     refused = withHandshake(refused=refusal(403))
-    envoy = {"line": "HTTP/1.1 403 Forbidden", "headers": [["server", "envoy"]]}
+    envoy: Response = {"line": "HTTP/1.1 403 Forbidden", "headers": [["server", "envoy"]]}
     refused["handshake"]["response"] = envoy
     finding = only(refused)
     assert (finding.rule, finding.level) == ("refused", "problem")
@@ -667,7 +666,10 @@ def test_no_answer_at_all_may_be_a_proxy_that_takes_no_upgrades() -> None:
     ],
 )
 def test_a_proxy_that_refuses_to_connect_is_a_finding(line: str, words: str, cure: str) -> None:
-    notReached = {"stage": "proxy", "why": f"the proxy answers CONNECT with {line!r}"}
+    notReached: Unreached = {
+        "stage": "proxy",
+        "why": f"the proxy answers CONNECT with {line!r}",
+    }
     finding = only({"handshake": {"notReached": notReached}})
     assert (finding.rule, finding.level) == ("proxy-refused", "problem")
     assert words in finding.title

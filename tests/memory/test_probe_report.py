@@ -1,6 +1,7 @@
 """A report as JSON, as text and as Markdown."""
 
 import json
+import types
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -65,12 +66,34 @@ def test_reports_are_as_the_schema_says(name: str) -> None:
     assert not SCHEMA.isValid(document)
 
 
+def asSchema(kind: Any) -> dict[str, Any]:
+    """What JSON of this type conforms to."""
+    if typing.is_typeddict(kind):
+        return {"$ref": f"#/$defs/{kind.__name__}"}
+    if isinstance(kind, types.UnionType):
+        some = asSchema(next(each for each in typing.get_args(kind) if each is not types.NoneType))
+        if set(some) == {"type"}:
+            return {"type": [some["type"], "null"]}
+        return {"oneOf": [some, {"type": "null"}]}
+    if typing.get_origin(kind) is list:
+        return {"type": "array", "items": asSchema(typing.get_args(kind)[0])}
+    if typing.get_origin(kind) is dict:
+        return {"type": "object", "additionalProperties": asSchema(typing.get_args(kind)[1])}
+    return {"type": {str: "string", int: "integer", float: "number", bool: "boolean"}[kind]}
+
+
 def test_the_schema_has_what_the_types_have() -> None:
-    types = {name: each for name, each in vars(measured).items() if typing.is_typeddict(each)}
+    dicts = {name: each for name, each in vars(measured).items() if typing.is_typeddict(each)}
     defined = SCHEMA.document["$defs"]
-    assert set(defined) == {*types, "Finding"}
-    for name, each in types.items():
-        assert set(defined[name]["properties"]) == set(typing.get_type_hints(each)), name
+    assert set(defined) == {*dicts, "Finding"}
+    for name, each in dicts.items():
+        described = defined[name]["properties"]
+        bare = {
+            field: {key: value for key, value in schema.items() if key != "description"}
+            for field, schema in described.items()
+        }
+        hints = typing.get_type_hints(each)
+        assert bare == {field: asSchema(kind) for field, kind in hints.items()}, name
         assert set(defined[name].get("required", ())) == set(each.__required_keys__), name
         assert defined[name]["additionalProperties"] is False
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from echotwist.paths.finding import Finding
 from echotwist.paths.measured import (
+    Arrived,
     Changes,
     Check,
     Handshake,
@@ -128,7 +129,7 @@ def refusal(status: int | None, **changed: Any) -> Refusal:
     return {**plain, **changed}  # type: ignore[typeddict-item]
 
 
-def arrived(version: str = "HTTP/1.1", *headers: tuple[str, str]) -> dict[str, Any]:
+def arrived(version: str = "HTTP/1.1", *headers: tuple[str, str]) -> Arrived:
     """As `/lab/inspect` answers."""
     return {"version": version, "headers": [list(each) for each in headers]}
 
