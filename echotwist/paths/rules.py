@@ -379,6 +379,7 @@ _HEADS = (
     ("nginx", 16_000, "large_client_header_buffers", "8 KB a line", " 4 32k;"),
     ("Apache", 16_000, "LimitRequestFieldSize, LimitRequestLine", "8,190 bytes", ""),
     ("HAProxy", 16_000, "tune.bufsize", "16 KB for all headers", ""),
+    ("Varnish", 16_000, "http_req_hdr_len", "8 KB a header", "=32k"),
     ("Tomcat", 8_000, "maxHttpHeaderSize", "8 KB for all headers", ""),
 )
 """Products; the least of the sizes that are tried which they do not take by default; the setting,
@@ -531,8 +532,9 @@ def _knownSizes(whole: int | None, pieces: int | None, hops: Sequence[Hop]) -> l
 
 
 def _shownFirst(suspects: Sequence[str], hops: Sequence[Hop]) -> list[str]:
-    """Those of hops that show themselves before the others. (Cloudflare's Workers do by its.)"""
-    shown = tuple(hop.product for hop in hops)
+    """Those of hops that show themselves before the others. (Cloudflare's Workers do by its, and one
+    header may be that of several: "Apache or Traefik".)"""
+    shown = tuple(product for hop in hops for product in hop.product.split(" or "))
     return sorted(suspects, key=lambda suspect: not suspect.startswith(shown))
 
 

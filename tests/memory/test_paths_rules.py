@@ -356,6 +356,10 @@ def test_a_large_handshake_that_is_refused_is_told_with_its_least_size() -> None
     assert not any("Tomcat" in each for each in finding.consistentWith)  # It took 8,000.
     measured = withHandshake(limits=limits, response={"headers": [["Server", "Apache"]]})
     assert only(measured).consistentWith[0].startswith("Apache: LimitRequestFieldSize")
+    for added, product in (("X-Forwarded-Server", "Apache"), ("X-Varnish", "Varnish")):
+        there = changes(added=[[added, "1"]])
+        shown = only(withHandshake(limits=limits, toServer=there)).consistentWith[0]
+        assert shown.startswith(f"{product}: ")
     assert finding.cures
     finding = only(withHandshake(limits=[limit("query", 8_000, "HTTP/1.1 414 URI Too Long")]))
     assert (finding.rule, finding.level) == ("large-query", "note")
