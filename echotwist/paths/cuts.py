@@ -64,8 +64,12 @@ def judge(rows: Sequence[Row], hops: Sequence[Hop]) -> Iterator[Finding]:
     if not cuts:
         return
     evidence = [told(row) for row in rows]
-    yield from _byServer(cuts, evidence)
-    yield from _halfOpen(cuts)
+    forgotten = _forgottenOf(cuts)
+    if forgotten:
+        yield _forgotten(forgotten, isTalking="both" in cuts)
+    others = [row for row in cuts.values() if row not in forgotten]
+    yield from _byServer(others, evidence)
+    yield from _halfOpen(others)
     seen = {
         name: Cut(row, age)
         for name, row in cuts.items()
@@ -188,8 +192,8 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 100 else f"{seconds:.0f} s"
 
 
-def _byServer(cuts: Mapping[str, Row], evidence: list[str]) -> Iterator[Finding]:
-    if any(_own(row) for row in cuts.values()):
+def _byServer(cuts: Sequence[Row], evidence: list[str]) -> Iterator[Finding]:
+    if any(_own(row) for row in cuts):
         yield Finding(
             "ended-by-server",
             "problem",
@@ -203,9 +207,17 @@ def _byServer(cuts: Mapping[str, Row], evidence: list[str]) -> Iterator[Finding]
         )
 
 
-def _halfOpen(cuts: Mapping[str, Row]) -> Iterator[Finding]:
+def _forgottenOf(cuts: Mapping[str, Row]) -> list[Row]:
+    """Those that are dead, and nobody was told. On such a path a server that pings gives up by
+    itself: alone that is no sign of it."""
     dead = [row for row in cuts.values() if row["alive"] is False]
-    unaware = [row for row in dead if row["server"] is not None]
+    if all(row["server"] is not None for row in dead):
+        return []
+    return [row for row in dead if row["server"] is None or _own(row)]
+
+
+def _halfOpen(cuts: Sequence[Row]) -> Iterator[Finding]:
+    unaware = [row for row in cuts if row["alive"] is False]
     if unaware:
         yield Finding(
             "half-open",
@@ -216,12 +228,9 @@ def _halfOpen(cuts: Mapping[str, Row]) -> Iterator[Finding]:
             ["a proxy, NAT or firewall that closes one side, and forgets the other"],
             ["have the client send pings, or messages, and give up when no answer comes"],
         )
-    forgotten = [row for row in dead if row["server"] is None]
-    if forgotten:
-        yield _forgotten(forgotten, isTalking="both" in cuts)
     unseen = [
         row
-        for row in cuts.values()
+        for row in cuts
         if row["alive"] is None and row["isServerKnown"] and row["server"] is None
     ]
     if unseen:

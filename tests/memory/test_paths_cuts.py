@@ -359,6 +359,19 @@ def test_a_path_that_went_away_has_not_forgotten_what_is_silent() -> None:
     assert not any("more often" in each for each in finding.cures)
 
 
+def test_a_server_that_gives_up_by_itself_was_told_nothing_either() -> None:
+    """As it does when its pings go where everything goes."""
+    own = {"age": 11.0, "by": "server", "how": "drop", "tcp": "us"}
+    finding = lab(*(dead(name, 40.0, server=own if "Pings" in name else None) for name in LAB))
+    assert finding.rule == "forgotten"
+    assert finding.evidence[1] == (
+        "pings from the server: no answer after 40.0 s, and the client saw no end; "
+        "the server ended it itself by a drop after 11.0 s"
+    )
+    byServer, half = _found(dead("serverPings", server=own))
+    assert (byServer.rule, half.rule) == ("ended-by-server", "half-open")
+
+
 def test_a_client_that_finds_out_when_it_sends_was_not_told() -> None:
     finding = lab(dead("silent", ended=150.1, client=RST))
     assert finding.rule == "forgotten"
