@@ -88,8 +88,7 @@ TARGETS = [
 ]  # fmt: skip
 
 WHY = {
-    "large": "the bytes are what is slow: the floor, which does nothing but move them, is hardly "
-    "further ahead of the best other, and nine tenths of what echotwist takes is the kernel's. "
+    "large": "the bytes are what is slow: nine tenths of what echotwist takes is the kernel's. "
     "Reads of 64 KiB to 4 MiB and a pool of buffers made no difference beyond noise; reads of 1 "
     "MiB made that of the small messages beside them worse.",
     "handshakes": "a third is the kernel's. The rest is Twisted's reactor: one event each for the "
