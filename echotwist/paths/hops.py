@@ -13,6 +13,11 @@ class Hop(NamedTuple):
     evidence: str
     """The header that tells."""
 
+    @property
+    def products(self) -> list[str]:
+        """Of which it is one. One header may be that of several: "Apache or Traefik"."""
+        return self.product.split(" or ")
+
 
 _RESPONSE = "to the client"
 _REQUEST = "to the server"
@@ -100,5 +105,5 @@ def _toServer(handshake: Handshake) -> Iterator[tuple[str, str]]:
 
 
 def isShown(product: str, hops: Iterable[Hop]) -> bool:
-    """Whether it may be one of these. One header may be that of several: "Apache or Traefik"."""
+    """Whether it may be one of these."""
     return any(product in hop.product for hop in hops)

@@ -532,9 +532,8 @@ def _knownSizes(whole: int | None, pieces: int | None, hops: Sequence[Hop]) -> l
 
 
 def _shownFirst(suspects: Sequence[str], hops: Sequence[Hop]) -> list[str]:
-    """Those of hops that show themselves before the others. (Cloudflare's Workers do by its. One
-    header may be that of several: "Apache or Traefik".)"""
-    shown = tuple(product for hop in hops for product in hop.product.split(" or "))
+    """Those of hops that show themselves before the others. (Cloudflare's Workers do by its.)"""
+    shown = tuple(product for hop in hops for product in hop.products)
     return sorted(suspects, key=lambda suspect: not suspect.startswith(shown))
 
 
