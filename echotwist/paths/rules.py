@@ -232,7 +232,7 @@ def _upgradeCures(hops: Sequence[Hop]) -> list[str]:
 def _stripped(arrived: Arrived, evidence: list[str], hops: Sequence[Hop]) -> Finding | None:
     """What the server says it saw of a request that should have been one to upgrade."""
     request = Head("", pairsOf(arrived["headers"]))
-    version = arrived["version"][:_MOST]
+    version = (arrived["version"] or "HTTP/1.1")[:_MOST]
     seen = [f"the server saw {version}"]
     for name in ("connection", "upgrade"):
         if (value := request.get(name)) is not None:

@@ -151,6 +151,11 @@ def test_an_upgrade_that_was_stripped_is_told_with_what_the_server_saw() -> None
     assert finding.cures[0].startswith("nginx: `proxy_http_version 1.1;")
 
 
+def test_a_version_that_was_not_told_is_no_other_one() -> None:
+    untold = arrived("", *((name, value) for name, value in IN_ORDER["headers"]))
+    assert refused(400, arrived=untold).rule == "refused"
+
+
 def test_without_a_header_of_a_hop_each_cure_of_an_upgrade_is_told() -> None:
     products = [each.partition(":")[0] for each in refused(426, arrived=STRIPPED).cures]
     assert products == ["nginx", "Apache", "Varnish", "Envoy"]
