@@ -87,6 +87,16 @@ class Log(Recorder):
         ]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def ownTemporaryRoot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have each pytest that a test starts keep its temporary folders apart. All share one root
+    else, where each removes old ones of the others, and fails if that goes wrong (ResourceWarning
+    of an iterator of scandir; pytest 9.2)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTEST_DEBUG_TEMPROOT", str(tmp_path_factory.mktemp("pytest")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def log() -> Iterator[Log]:
     """Everything that is logged. Whatever a client does, nothing may be logged as an error."""

@@ -45,9 +45,21 @@ def test_a_skipped_test_is_listed_and_fails_in_ci(
         "promtool is not installed (Debian: prometheus)\n"
     )
     # The next run skips nothing, and has nothing to list.
-    assert run(bare, *TEST, "tests/memory/test_metrics.py", "-k", "dashboard").returncode == 0
+    done = run(bare, *TEST, "tests/memory/test_metrics.py", "-k", "dashboard")
+    assert done.returncode == 0, done.stdout + done.stderr
     told = run(bare, "tests/support/skipped.py", str(tmp_path / "skipped"))
     assert told.stdout == "nothing was skipped\n"
+
+
+@pytest.mark.slow(reason="starts pytest")
+def test_a_pytest_that_a_test_starts_has_a_temporary_root_of_its_own(
+    bare: dict[str, str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Two that share one remove each other's folders, and one in a few hundred fails."""
+    test = tmp_path / "test_folder.py"
+    test.write_text("def test_folder(tmp_path):\n    print(tmp_path)\n")
+    done = run(bare, *TEST, "-s", "-q", f"--rootdir={tmp_path}", "-c", os.devnull, str(test))
+    assert str(tmp_path_factory.getbasetemp()) in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
