@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from echotwist.paths import known
 from echotwist.paths.finding import Finding
-from echotwist.paths.hops import Hop
+from echotwist.paths.hops import Hop, shownBy
 from echotwist.paths.measured import ClientEnd, Row, ServerEnd
 
 _AT_ONCE = 3.0
@@ -397,9 +397,8 @@ def _fitting(
         isDefault = any(
             abs(each - seconds) <= _tolerance(each) for each in timeout.seconds for seconds in ages
         )
-        # As `isShown` has it.
-        named = (hop.evidence for hop in hops if timeout.product in hop.product)
-        evidence = next(named, None)
+        hop = shownBy(timeout.product, hops)
+        evidence = hop.evidence if hop is not None else None
         isSet = evidence is not None and not timeout.isFixed
         if isDefault or isSet or not timeout.seconds:
             found.append((timeout, isDefault, evidence))

@@ -104,6 +104,6 @@ def _toServer(handshake: Handshake) -> Iterator[tuple[str, str]]:
             yield from pairsOf(refusal["arrived"]["headers"])
 
 
-def isShown(product: str, hops: Iterable[Hop]) -> bool:
-    """Whether it may be one of these."""
-    return any(product in hop.product for hop in hops)
+def shownBy(product: str, hops: Iterable[Hop]) -> Hop | None:
+    """The first of these that may be it."""
+    return next((hop for hop in hops if product in hop.products), None)

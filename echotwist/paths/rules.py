@@ -11,7 +11,7 @@ from statistics import median
 from echotwist.paths import cuts, known
 from echotwist.paths.finding import LEVELS, Finding
 from echotwist.paths.head import Head, pairsOf
-from echotwist.paths.hops import Hop, hopsOf, isShown
+from echotwist.paths.hops import Hop, hopsOf, shownBy
 from echotwist.paths.measured import (
     Arrived,
     Changes,
@@ -173,7 +173,7 @@ def _refused(refused: Refusal, hops: Sequence[Hop]) -> Finding:
         title = "the handshake is refused with 407: a proxy wants credentials"
         cures = ["give the proxy as --proxy http://USER:PASSWORD@HOST:PORT"]
         return Finding("refused", "problem", title, evidence, cures=cures)
-    if status == 403 and any(hop.product == "Envoy" for hop in hops):
+    if status == 403 and shownBy("Envoy", hops):
         title = "an Envoy refuses the handshake with 403: so it does on a route without upgrades"
         return Finding("refused", "problem", title, evidence, cures=_upgradeCures(hops))
     if status in (401, 403):
@@ -225,7 +225,7 @@ _NOT_UPGRADED = (200, 400, 426)
 
 def _upgradeCures(hops: Sequence[Hop]) -> list[str]:
     """Of those that show themselves; else all."""
-    shown = [cure for product, cure in _UPGRADE_CURES.items() if isShown(product, hops)]
+    shown = [cure for product, cure in _UPGRADE_CURES.items() if shownBy(product, hops)]
     return shown or list(_UPGRADE_CURES.values())
 
 
@@ -398,9 +398,9 @@ def _limits(handshake: Handshake, hops: Sequence[Hop]) -> Iterator[Finding]:
         for product, size, setting, default, value in _HEADS:
             if size <= least["size"] < 2 * size:
                 suspects.append(f"{product}: {setting}, {default} by default")
-            elif isShown(product, hops):
+            elif shownBy(product, hops):
                 suspects.append(f"{product}: {setting}, if it is set to less than {default}")
-            if isShown(product, hops):
+            if shownBy(product, hops):
                 cures.append(f"{product}: raise `{setting}{value}`")
         yield Finding(
             f"large-{what}",
