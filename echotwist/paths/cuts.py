@@ -17,6 +17,8 @@ _HARMLESS = 90.0
 _INSTANT = 1.0
 """Seconds within which ends are one event: a timer of a proxy ticks each second."""
 
+BY_SERVER = "the server itself, which could not be asked"
+
 _WORDS = {
     "silent": "silent",
     "serverPings": "pings from the server",
@@ -179,12 +181,12 @@ def _end(end: ClientEnd | ServerEnd | None) -> str:
     how, code = end["how"], end.get("code")
     return {
         "fin": "a FIN",
-        "eof": "a FIN without close_notify",
+        "eof": "an end without close_notify",
         "closeNotify": "a close_notify",
         "rst": "a reset",
         "close": "a close frame" if code is None else f"a close frame with {code}",
         "drop": "a drop",
-        "broken": "what is no WebSocket",
+        "broken": "an error",
     }.get(how, how)
 
 
@@ -284,21 +286,31 @@ def _byAge(
         cures = ["probe again, and longer: an age is the same then, and a reload is not"]
     else:
         title = f"each connection is cut at an age of {_seconds(age)}, whatever is sent"
-        cures = [*_cures((known.AGE,), [age], hops), "have clients reconnect: pings do not help"]
-    suspects = [*_closing(cuts), *_timeouts((known.AGE,), [age], hops)]
+        cures = [
+            *_cures(cuts, (known.AGE,), [age], hops),
+            "have clients reconnect: pings do not help",
+        ]
+    suspects = _suspects(cuts, (known.AGE,), [age], hops)
     return Finding("age-limit", "problem", title, evidence, suspects, cures)
 
 
-def _closing(cuts: Mapping[str, Cut]) -> list[str]:
-    """Who speaks WebSocket, since the client was sent a close frame. (What the server has ended
-    itself, as far as it can be asked, is not among these.)"""
+def _suspects(
+    cuts: Mapping[str, Cut], kinds: Sequence[str], ages: Sequence[float], hops: Sequence[Hop]
+) -> list[str]:
+    """(What the server has ended itself, as far as it can be asked, is not among these cuts.)"""
+    suspects = _timeouts(kinds, ages, hops)
     rows = [cut.row for cut in cuts.values()]
-    if not all(row["client"] is not None and row["client"]["how"] == "close" for row in rows):
-        return []
-    who = "a hop that speaks WebSocket"
-    if not all(row["isServerKnown"] for row in rows):
-        who = f"the server itself, or {who}"
-    return [f"{who}: it sends close frames"]
+    if all(row["client"] is not None and row["client"]["how"] == "close" for row in rows):
+        who = "a hop that speaks WebSocket"
+        if not _isAsked(cuts):
+            who = f"the server itself, or {who}"
+        return [f"{who}: it sends close frames", *suspects]
+    return suspects if _isAsked(cuts) else [*suspects, BY_SERVER]
+
+
+def _isAsked(cuts: Mapping[str, Cut]) -> bool:
+    """Whether the server could say of each that it was not itself."""
+    return all(cut.row["isServerKnown"] for cut in cuts.values())
 
 
 def _atOneInstant(some: int, all: int, evidence: list[str]) -> Finding:
@@ -323,7 +335,7 @@ def _tooShort(
         "problem",
         f"cut after {_seconds(age)}: by silence or by age, the probe was too short to tell",
         evidence,
-        [*_closing(seen), *_timeouts(kinds, [age], hops)],
+        _suspects(seen, kinds, [age], hops),
         [f"probe again, with --for {2 * age + 10:.0f}s or more"],
     )
 
@@ -375,10 +387,10 @@ def _byIdle(
         words += ", and pings do not count"
         cure += ": pings do not help"
     kinds = (kept,) if kept else (known.SERVER, known.CLIENT, known.EITHER, known.BOTH)
-    suspects = [*_closing(seen), *_timeouts(kinds, ages, hops)]
+    suspects = _suspects(seen, kinds, ages, hops)
     if len(ages) > 1 and kept != known.BOTH:
         suspects.insert(0, "two hops, each with a timeout of its own")
-    cures = [*_cures(kinds, ages, hops), cure]
+    cures = [*_cures(seen, kinds, ages, hops), cure]
     # Whoever pings does so each 20 to 60 s, and keeps it.
     isHarmless = bool(counting) and False not in pings and silence > _HARMLESS
     level = "note" if isHarmless else "problem"
@@ -419,9 +431,12 @@ def _timeouts(kinds: Sequence[str], ages: Sequence[float], hops: Sequence[Hop]) 
     return words
 
 
-def _cures(kinds: Sequence[str], ages: Sequence[float], hops: Sequence[Hop]) -> list[str]:
+def _cures(
+    cuts: Mapping[str, Cut], kinds: Sequence[str], ages: Sequence[float], hops: Sequence[Hop]
+) -> list[str]:
     """Of those that a header speaks for; else of the first few. Each once."""
     fitting = _fitting(kinds, ages, hops)
     shown = [timeout for timeout, _, evidence in fitting if evidence is not None]
     chosen = shown or [timeout for timeout, _, _ in fitting][:5]
-    return list(dict.fromkeys(timeout.cure for timeout in chosen))
+    byServer = [] if _isAsked(cuts) else ["or raise the server's own limit, if it has one"]
+    return [*dict.fromkeys(timeout.cure for timeout in chosen), *byServer]

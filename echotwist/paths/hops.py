@@ -26,7 +26,7 @@ _SIGNS = (
     # Product, the way on which it writes it, the header, and what its value begins with or has.
     ("nginx", _RESPONSE, "server", r"^(nginx|openresty)"),
     ("HAProxy", _RESPONSE, "server", r"^haproxy"),
-    ("Apache", _RESPONSE, "server", r"^apache"),
+    ("Apache", _RESPONSE, "server", r"^apache(/|$| )"),
     ("Caddy", _RESPONSE, "server|via", r"\bcaddy"),
     ("Envoy", _RESPONSE, "server", r"^(envoy|istio-envoy)"),
     ("Envoy", _RESPONSE, "x-envoy-.+", ""),

@@ -151,8 +151,9 @@ class ClientEnd(TypedDict):
     """The end of a connection as the client saw it."""
 
     how: str
-    """`close`, a close frame; `fin`, `closeNotify`, `eof`, a FIN without one over TLS; `rst`;
-    `broken`, what is no WebSocket. A browser tells but a close frame from the rest, in words."""
+    """`close`, a close frame; `fin`; `closeNotify`; `eof`, over TLS an end without one; `rst`;
+    `broken`, an alert of TLS, or what is no WebSocket. A browser tells but a close frame from the
+    rest, in words."""
 
     code: int | None
     reason: str
@@ -195,7 +196,8 @@ class Row(TypedDict):
 
     isServerKnown: bool
     alive: bool | None
-    """Whether a ping was answered in the end; None if the client had seen the end."""
+    """Whether a ping was answered in the end, or else a close; None if the client had seen the end
+    before."""
 
     fromServer: float
     """Seconds since the last bytes from there, at the end."""

@@ -46,8 +46,6 @@ _INSPECTORS = re.compile(
 _MOST = 200
 """Characters of what others wrote that are said again."""
 
-_BY_SERVER = "the server itself, which could not be asked"
-
 
 def judge(measured: Measured) -> list[Finding]:
     """All findings, the worst first."""
@@ -57,7 +55,7 @@ def judge(measured: Measured) -> list[Finding]:
     found += _proxy(handshake.get("notReached"))
     found += _tls(handshake.get("tls"))
     if (refused := handshake.get("refused")) is not None:
-        found.append(_refused(refused, hops))
+        found.append(_refused(refused, handshake, hops))
     if (refused := handshake.get("labRefused")) is not None:
         found.append(_labRefused(refused))
     found += _headers(handshake)
@@ -135,7 +133,7 @@ def _tls(tls: Tls | None) -> Iterator[Finding]:
         )
 
 
-def _refused(refused: Refusal, hops: Sequence[Hop]) -> Finding:
+def _refused(refused: Refusal, handshake: Handshake, hops: Sequence[Hop]) -> Finding:
     status, location = refused["status"], refused["location"]
     evidence = [refused["why"]]
     if refused["body"].strip():
@@ -173,7 +171,7 @@ def _refused(refused: Refusal, hops: Sequence[Hop]) -> Finding:
         title = "the handshake is refused with 407: a proxy wants credentials"
         cures = ["give the proxy as --proxy http://USER:PASSWORD@HOST:PORT"]
         return Finding("refused", "problem", title, evidence, cures=cures)
-    if status == 403 and shownBy("Envoy", hops):
+    if status == 403 and shownBy("Envoy", hops) and _isEnvoys(refused, handshake):
         title = "an Envoy refuses the handshake with 403: so it does on a route without upgrades"
         return Finding("refused", "problem", title, evidence, cures=_upgradeCures(hops))
     if status in (401, 403):
@@ -183,6 +181,13 @@ def _refused(refused: Refusal, hops: Sequence[Hop]) -> Finding:
             "or have the server allow the Origin: the probe sends that of the URL",
         ]
         return Finding("refused", "problem", title, evidence, cures=cures)
+    if "certificate required" in refused["why"]:
+        title = "the server wants a certificate of its client, and the probe has none"
+        cures = ["probe where none is wanted, or have the server not want one of the probe"]
+        return Finding("refused", "problem", title, evidence, cures=cures)
+    if _WANTS_TLS.search(refused["body"]) and "tls" in handshake:
+        title = "a hop speaks plain HTTP to a port that speaks TLS"
+        return Finding("wants-tls", "problem", title, evidence, cures=_TLS_CURES)
     if _WANTS_TLS.search(refused["body"]):
         title = "this port speaks TLS: the handshake came without"
         return Finding("wants-tls", "problem", title, evidence, cures=["connect to wss://"])
@@ -215,6 +220,21 @@ def _refused(refused: Refusal, hops: Sequence[Hop]) -> Finding:
 
 _WANTS_TLS = re.compile(r"HTTPS port|speaks TLS|SSL-enabled server port", re.IGNORECASE)
 """What nginx, we and Apache answer to plain HTTP there."""
+
+_TLS_CURES = [
+    "nginx: `proxy_pass https://…;`",
+    "HAProxy: `ssl verify required ca-file …` in the `server` line",
+    "Apache: `SSLProxyEngine on`, and `https://…` in ProxyPass",
+]
+
+
+def _isEnvoys(refused: Refusal, handshake: Handshake) -> bool:
+    """Whether Envoy answers by itself, as it does to an upgrade that it was not told of: without a
+    body. What comes from behind it has the time that it took."""
+    response = handshake.get("response")
+    names = [name.lower() for name, _ in response["headers"]] if response is not None else []
+    return "x-envoy-upstream-service-time" not in names and not refused["body"].strip()
+
 
 _GATEWAY = (502, 503, 504, *range(520, 528))
 """What proxies answer for a server that does not; from 520 on, Cloudflare's."""
@@ -387,9 +407,10 @@ its default, and another value."""
 
 
 def _limits(handshake: Handshake, hops: Sequence[Hop]) -> Iterator[Finding]:
-    refused = [each for each in handshake.get("limits", []) if not each["passed"]]
     for what in ("cookie", "query"):
-        sizes = [each for each in refused if each["what"] == what]
+        tried = [each for each in handshake.get("limits", []) if each["what"] == what]
+        most = max((each["size"] for each in tried if each["passed"]), default=0)
+        sizes = [each for each in tried if each["size"] > most]
         if not sizes:
             continue
         least = min(sizes, key=lambda each: each["size"])
@@ -452,7 +473,7 @@ def _tried(sizes: Sequence[Size]) -> list[str]:
 def _sizeLimit(sizes: Sequence[Size], hops: Sequence[Hop]) -> Finding:
     failed = [each for each in sizes if not each["passed"]]
     evidence = _tried(failed)
-    unseen = [_BY_SERVER] if all(each["arrived"] is None for each in failed) else []
+    unseen = [cuts.BY_SERVER] if all(each["arrived"] is None for each in failed) else []
     if not any(each["passed"] for each in sizes):
         return Finding(
             "size",
@@ -583,8 +604,8 @@ _CHECKS = {
 _BETWEEN = "a proxy that decodes frames, and makes them anew"
 
 _NO_ANSWER = re.compile(
-    r"no answer in time|a FIN|TLS's close_notify|a reset|no end|a close frame with .*"
-    r"|what is no WebSocket: .*",
+    r"no answer in time|a FIN|TLS's close_notify|an end without TLS's close_notify|a reset|no end"
+    r"|a close frame with .*|an error: .*",
     re.DOTALL,
 )
 """As the probe says that a connection ended, or stood still, before anything could be seen."""
@@ -596,7 +617,7 @@ _UNANSWERED = {
 
 
 def _checks(checks: Sequence[Check], *, isLab: bool) -> Iterator[Finding]:
-    byServer = [] if isLab else [_BY_SERVER]
+    byServer = [] if isLab else [cuts.BY_SERVER]
     for check in checks:
         if check["passed"] is not False:
             continue

@@ -418,8 +418,7 @@ def test_a_close_frame_is_of_somebody_who_speaks_websocket(names: tuple[str, ...
         ),
         (
             cut("silent", 5, client={"how": "broken", "code": None, "reason": ""}),
-            "silent: the client saw what is no WebSocket after 5.0 s; the server saw a FIN after "
-            "5.0 s",
+            "silent: the client saw an error after 5.0 s; the server saw a FIN after 5.0 s",
         ),
     ],
 )
@@ -454,3 +453,21 @@ def test_what_dies_at_once_is_not_blamed_for_its_messages() -> None:
     failed = size(125, why="a FIN")
     measured = clean(idle=dead, sizes=[failed], bytes=[check("text", "a FIN")])
     assert ids(measured) == ["dead-at-once"]
+
+
+@pytest.mark.parametrize("names", [("silent",), ONE_SIDED])
+def test_a_server_that_cannot_be_asked_may_have_cut_it_itself(names: tuple[str, ...]) -> None:
+    cuts = [cut(name, 30, isLab=False) for name in names]
+    finding = oneSided(*cuts)
+    assert finding.consistentWith[-1] == "the server itself, which could not be asked"
+    assert "or raise the server's own limit, if it has one" in finding.cures
+    told = lab(*(cut(name, 30) for name in ("silent",)))
+    assert not any("server itself" in each for each in told.consistentWith)
+    assert not any("server's own" in each for each in told.cures)
+
+
+def test_a_tomcat_is_no_apache() -> None:
+    finding = server([["Server", "Apache-Coyote/1.1"]], cut("silent", 60))
+    assert not any("on the way" in each for each in finding.consistentWith)
+    finding = server([["Server", "Apache/2.4.62 (Debian)"]], cut("silent", 60))
+    assert "on the way" in finding.consistentWith[0]

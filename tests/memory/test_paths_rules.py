@@ -380,6 +380,11 @@ def test_a_usual_cookie_that_is_refused_is_a_problem() -> None:
     assert finding.level == "note"
 
 
+def test_a_refusal_below_a_size_that_passes_is_not_for_the_size() -> None:
+    limits = [limit("cookie", 4_000, "connection refused"), limit("cookie", 8_000)]
+    assert ids(withHandshake(limits=limits)) == []
+
+
 def test_no_websocket_over_http_2_is_a_note() -> None:
     finding = only(withHandshake(http2=http2("no SETTINGS_ENABLE_CONNECT_PROTOCOL")))
     assert (finding.rule, finding.level) == ("http2-refused", "note")
@@ -655,6 +660,12 @@ def test_an_envoy_that_was_not_told_of_upgrades_wants_no_credentials() -> None:
     assert (finding.rule, finding.level) == ("refused", "problem")
     assert "Envoy" in finding.title
     assert "upgrade_configs" in finding.cures[0]
+    refused["handshake"]["refused"] = refusal(403, body="origin not allowed")
+    assert "credentials" in only(refused).title
+    refused["handshake"]["refused"] = refusal(403)
+    behind = [["server", "envoy"], ["x-envoy-upstream-service-time", "3"]]
+    refused["handshake"]["response"] = {**envoy, "headers": behind}
+    assert "credentials" in only(refused).title
     refused["handshake"]["response"] = {**envoy, "headers": [["server", "nginx"]]}
     assert "credentials" in only(refused).title
 
@@ -700,10 +711,24 @@ def test_what_is_not_reached_for_another_reason_is_none(stage: str, why: str) ->
 
 def test_plain_http_on_a_port_of_tls_is_told_to_use_it() -> None:
     body = "400 The plain HTTP request was sent to HTTPS port"
-    finding = only(withHandshake(refused=refusal(400, body=body)))
+    finding = only({"handshake": {"refused": refusal(400, body=body)}})
     assert (finding.rule, finding.level) == ("wants-tls", "problem")
     assert finding.cures == ["connect to wss://"]
-    assert only(withHandshake(refused=refusal(400, body="bad"))).rule == "refused"
+    assert only({"handshake": {"refused": refusal(400, body="bad")}}).rule == "refused"
+
+
+def test_plain_http_behind_tls_is_a_hop_s() -> None:
+    body = "400 The plain HTTP request was sent to HTTPS port"
+    finding = only(withHandshake(refused=refusal(400, body=body)))
+    assert finding.rule == "wants-tls"
+    assert finding.cures[0].startswith("nginx: `proxy_pass https://")
+
+
+def test_a_certificate_of_the_client_that_is_wanted_is_told() -> None:
+    why = "no answer, but an error: tlsv13 alert certificate required"
+    finding = only(withHandshake(refused=refusal(None, why=why)))
+    assert "wants a certificate" in finding.title
+    assert finding.consistentWith == []
 
 
 def test_a_404_asks_for_the_path() -> None:
