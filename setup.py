@@ -90,6 +90,8 @@ setup(
         "pyOpenSSL>=24.3",
         # Reads keys and certificates without asking a terminal; 42 knows when they end, in UTC.
         "cryptography>=42",
+        # Names of hosts as browsers read them (IDNA 2008, UTS 46); Twisted[tls] needs it, too.
+        "idna>=3",
         # Declares what Twisted's interfaces ask for.
         "zope.interface>=8",
     ],

@@ -1,6 +1,7 @@
 """The command: `echotwist probe URL`."""
 
 import argparse
+import errno
 import os
 import shutil
 import sys
@@ -174,13 +175,22 @@ async def _probe(reactor: Any, target: Target, options: argparse.Namespace) -> N
     finally:
         progress.stop()
         done.callback(None)
-    _print(report, options)
+    try:
+        _print(report, options)
+    except BrokenPipeError:
+        # Nobody reads on, as behind `| head`. Python would flush what is left as it ends.
+        sys.stdout = None
+    except OSError as error:
+        print(f"cannot write the report: {error.strerror}", file=sys.stderr)
+        raise SystemExit(NOT_RUN) from None
     if report.status:
         raise SystemExit(report.status)
 
 
 def _print(report: Report, options: argparse.Namespace) -> None:
     out: Any = sys.stdout
+    if out is None:  # It was closed before the start.
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     out.reconfigure(errors="replace")  # Not every terminal can show what a server says.
     if options.json:
         out.write(report.asJson())

@@ -67,8 +67,9 @@ class End:
     """Seconds of the reactor's clock."""
 
     how: str
-    """`close` (a close frame), `fin`, `closeNotify` (TLS), `rst`, `broken` (it is no WebSocket, or
-    no TLS, any more), or `late`: it did not end when it was asked to."""
+    """`close` (a close frame), `fin`, `rst`; over TLS `closeNotify`, or `eof`, without one: Twisted
+    does not tell a FIN from a reset there; `broken`, an alert, or no TLS, or no WebSocket; or
+    `late`: it did not end when it was asked to."""
 
     code: int | None = None
     """Of the close frame; None if it had none."""
@@ -81,13 +82,14 @@ class End:
             code = "no code" if self.code is None else f"{self.code}"
             return f"a close frame with {code}" + (f" ({self.reason!r})" if self.reason else "")
         if self.how == "broken":
-            return f"what is no WebSocket: {self.reason}"
+            return f"an error: {self.reason}"
         return _HOW[self.how]
 
 
 _HOW = {
     "fin": "a FIN",
     "closeNotify": "TLS's close_notify",
+    "eof": "an end without TLS's close_notify",
     "rst": "a reset",
     "late": "no end",
 }
@@ -181,10 +183,10 @@ class Connection(Protocol):
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         self._lost(self)
-        if self._isTls and not self._isSecured:
+        if self._isTls and (not self._isSecured or isinstance(reason.value, SSL.Error)):
             self._ends("broken", None, whyTls(reason))
-        elif self._isTls and self._isNotified():
-            self._ends("closeNotify")
+        elif self._isTls:
+            self._ends("closeNotify" if self._isNotified() else "eof")
         else:
             self._ends("fin" if reason.check(ConnectionDone) else "rst")
 
@@ -388,7 +390,7 @@ class Connection(Protocol):
 
 
 def whyTls(failure: Failure) -> str:
-    """Why a TLS handshake failed, as OpenSSL or the check of the certificate's name says it."""
+    """Why TLS failed, as OpenSSL or the check of the certificate's name says it."""
     error = failure.value
     if isinstance(error, SSL.Error) and error.args and error.args[0]:
         words = ", ".join(each[2] for each in error.args[0])

@@ -101,7 +101,11 @@ class Dialer:
         reached.address = f"{peer.host}:{peer.port}"
         reached.took["tcp"] = self.reactor.seconds() - began
         if proxy is not None:
-            await self._tunnel(reached.connection, proxy.credentials)
+            try:
+                await self._tunnel(reached.connection, proxy.credentials)
+            except BaseException:
+                reached.connection.abort()
+                raise
             reached.took["proxy"] = self.reactor.seconds() - began - sum(reached.took.values())
         if target.isSecure:
             try:
@@ -135,6 +139,7 @@ class Dialer:
             connection.abort()
             raise Refused(f"no answer in {PATIENCE:.0f} s", sent) from None
         except Ended as ended:
+            connection.abort()  # Its end may be that it sends, and never ends its head.
             raise Refused(f"no answer, but {ended.end.words()}", sent) from None
         except BaseException:
             connection.abort()
@@ -196,7 +201,7 @@ class Dialer:
         return made
 
     async def _tunnel(self, connection: Connection, credentials: str | None) -> None:
-        """CONNECT (RFC 9110, 9.3.6). Raises NotReached, and the connection is not to be used."""
+        """CONNECT (RFC 9110, 9.3.6). Raises NotReached."""
         authority = f"{self.target.bracketed}:{self.target.port}"
         headers = [("Host", authority)]
         if credentials is not None:
@@ -218,7 +223,9 @@ class Dialer:
     def _request(self, path: str, *, deflate: bool, key: bytes, more: Headers | None) -> bytes:
         target = self.target
         scheme = "https" if target.isSecure else "http"
-        given = [*target.headers, *(more or [])]
+        replaced = {name.lower() for name, _ in more or []}
+        given = [each for each in target.headers if each[0].lower() not in replaced]
+        given += more or []
         names = {name.lower() for name, _ in given}
         usual = [
             ("Host", target.authority),

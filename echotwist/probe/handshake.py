@@ -1,5 +1,6 @@
 """The handshake: every stage of it, and what became of its headers both ways."""
 
+import re
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -29,6 +30,9 @@ _COOKIES = (4_000, 8_000, 16_000)
 _QUERY = 8_000
 """Bytes."""
 
+_SMALL = 10
+"""Bytes."""
+
 _BODY = 400
 """Characters of the body of a refusal that are kept."""
 
@@ -53,7 +57,7 @@ async def measure(near: Dialer, far: FarEnd, facts: Handshake) -> None:
         await upgrade.connection.close(1000)
         if far.isLab:
             await _compare(near, far, facts)
-        await _limits(near, far, facts.setdefault("limits", []))
+        await _limits(near, facts.setdefault("limits", []))
 
 
 async def _reach(near: Dialer, facts: Handshake) -> bool:
@@ -139,14 +143,15 @@ def _more(certificate: Certificate) -> str:
 async def _refusal(near: Dialer, far: FarEnd, refused: Refused) -> Refusal:
     """What was answered, and what the server saw of a request like it."""
     response = refused.response
+    location = None if response is None else response.get("location")
     arrived = await far.inspect() if far.isLab else None
     for pair in () if arrived is None else arrived["headers"]:
         pair[1] = _value(near, *pair)
     return {
-        "why": str(refused),
+        "why": _withoutGiven(near, str(refused)),
         "status": None if response is None else response.status or None,
-        "location": None if response is None else response.get("location"),
-        "body": refused.body[:_BODY].decode("utf-8", "replace"),
+        "location": None if location is None else _withoutGiven(near, location),
+        "body": _withoutGiven(near, refused.body.decode("utf-8", "replace"))[:_BODY],
         "arrived": arrived,
     }
 
@@ -186,16 +191,29 @@ def _plain(why: str) -> Refusal:
     return {"why": why, "status": None, "location": None, "body": "", "arrived": None}
 
 
-async def _limits(near: Dialer, far: FarEnd, found: list[Limit]) -> None:
+async def _limits(near: Dialer, found: list[Limit]) -> None:
     """Handshakes with a cookie, and with a query, that are large."""
     target = near.target
     mark = "&" if "?" in target.path else "?"
     given = sum(len(f"{name}: {value}\r\n") for name, value in target.headers)
-    for size in _COOKIES:
+    # A client has one field of cookies (RFC 6265, 5.4).
+    own = [f"{value}; " for name, value in target.headers if name.lower() == "cookie"]
+
+    async def tryCookie(size: int) -> Limit:
         # With the user's own headers it is as much as the service takes without.
-        cookie = [("Cookie", f"probe={'c' * size}"[: max(size - given, 10)])]
-        found.append(await _try(near, "cookie", size, target.path, cookie))
-    found.append(await _try(near, "query", _QUERY, f"{target.path}{mark}probe={'q' * _QUERY}", []))
+        cookie = f"probe={'c' * size}"[: max(size - given, 10)]
+        return await _try(near, "cookie", size, target.path, [("Cookie", "".join([*own, cookie]))])
+
+    async def tryQuery(size: int) -> Limit:
+        return await _try(near, "query", size, f"{target.path}{mark}probe={'q' * size}", [])
+
+    for attempt, sizes in ((tryCookie, _COOKIES), (tryQuery, (_QUERY,))):
+        for size in sizes:
+            limit = await attempt(size)
+            # Who refuses a small one, too, refuses it for another reason: a limit of connections.
+            if not limit["passed"] and not (await attempt(_SMALL))["passed"]:
+                break
+            found.append(limit)
 
 
 async def _try(near: Dialer, what: str, size: int, path: str, more: Headers) -> Limit:
@@ -205,6 +223,7 @@ async def _try(near: Dialer, what: str, size: int, path: str, more: Headers) -> 
         return {"what": what, "size": size, "answer": str(error), "passed": False}
     except Refused as refused:
         line = str(refused) if refused.response is None else refused.response.line
+        line = _withoutGiven(near, line)
         return {"what": what, "size": size, "answer": line, "passed": False}
     await upgrade.connection.close(1000)
     return {"what": what, "size": size, "answer": upgrade.response.line, "passed": True}
@@ -228,6 +247,28 @@ def _discreet(near: Dialer, changes: Changes) -> Changes:
 def _value(near: Dialer, name: str, value: str) -> str:
     """A header's, for a report, which others may get to see: not what the user gave, and no
     cookies."""
-    given = {each.lower() for each, _ in near.target.headers} - {"origin", "user-agent"}
+    given = {each.lower() for each, _ in near.target.headers} - _SHOWN
     isSecret = name.lower() in given or name.lower() in ("set-cookie", "cookie", "authorization")
-    return hidden(len(value)) if isSecret and sizeOfHidden(value) is None else value
+    if isSecret:
+        return hidden(len(value)) if sizeOfHidden(value) is None else value
+    return _withoutGiven(near, value)
+
+
+_SHOWN = {"origin", "user-agent"}
+"""Headers that a user may give, and that are no secrets."""
+
+_WORDS = re.compile(r"[\s;,=]+")
+
+_SECRET = 6
+"""Characters of the shortest word that is taken for one."""
+
+
+def _withoutGiven(near: Dialer, text: str) -> str:
+    """What somebody has answered, without the values that the user gave, whole or a word of them:
+    there are servers that show a request as they got it."""
+    given = [value for name, value in near.target.headers if name.lower() not in _SHOWN]
+    secrets = {each for value in given for each in (value, *_WORDS.split(value))}
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= _SECRET:
+            text = text.replace(secret, hidden(len(secret)))
+    return text

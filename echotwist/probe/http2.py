@@ -91,14 +91,15 @@ async def _try(near: Dialer, found: Http2) -> None:
 def _headers(near: Dialer) -> Headers:
     """Of an extended CONNECT (RFC 8441, 4 and 5)."""
     target = near.target
+    given = {name.lower() for name, _ in target.headers}
+    usual = [("user-agent", AGENT), ("origin", f"https://{target.authority}")]
     return [
         (":method", "CONNECT"),
         (":protocol", "websocket"),
         (":scheme", "https"),
         (":path", target.path),
         (":authority", target.authority),
-        ("user-agent", AGENT),
-        ("origin", f"https://{target.authority}"),
+        *(each for each in usual if each[0] not in given),
         ("sec-websocket-version", "13"),
         *target.headers,
     ]

@@ -136,7 +136,9 @@ class _Watch:
         if self._far.isLab and not row["alive"]:
             await self._ask()
         if connection.end is None:
-            await connection.close(1000)
+            end = await connection.close(1000)
+            if end.how == "close" and row["server"] is None:
+                row["alive"] = True  # It answers no pings: there are such servers, and hops.
         connection.abort()
 
     async def _talk(self, until: float) -> None:

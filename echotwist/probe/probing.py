@@ -62,8 +62,8 @@ class Probing:
             self._stopped("interrupted")
         finally:
             self._near.abortAll()
-        self.report.duration = self._reactor.seconds() - began
-        self.report.findings = rules.judge(self.report.measured)
+            self.report.duration = self._reactor.seconds() - began
+            self.report.findings = rules.judge(self.report.measured)
         return self.report
 
     async def _measure(self) -> None:

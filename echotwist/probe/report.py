@@ -48,7 +48,7 @@ class Report:
         return NOT_RUN if self.incomplete else CLEAN
 
     def asJson(self) -> str:
-        return json.dumps({**asdict(self), "status": self.status}, indent=1) + "\n"
+        return json.dumps({**asdict(self), "status": self.status}, indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def fromJson(cls, text: str) -> Self:

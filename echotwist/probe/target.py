@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
+import idna
 from OpenSSL import SSL, crypto
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
@@ -56,7 +57,7 @@ def parseProxy(url: str) -> Proxy:
     credentials = None
     if parts.username is not None:
         credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return Proxy(_ascii(parts.hostname), port or 8080, credentials)
+    return Proxy(_ascii(parts.hostname), 8080 if port is None else port, credentials)
 
 
 def parseHeader(text: str) -> tuple[str, str]:
@@ -102,10 +103,12 @@ class Target:
             raise BadTarget(f"a WebSocket's URL begins with ws:// or wss://, not {_shown(url)}")
         if parts.username is not None:
             raise BadTarget("no credentials in the URL: give them as --header 'Authorization: …'")
+        if not url.isprintable():
+            raise BadTarget(f"{_shown(url)} has what does not print")
         path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
         if parts.query:
             path += "?" + quote(parts.query, safe="/?%:@!$&'()*+,;=~-._")
-        port = port or _PORTS[scheme]
+        port = _PORTS[scheme] if port is None else port
         host = _ascii(parts.hostname)
         shown = f"{scheme}://{_bracketed(host)}{'' if port == _PORTS[scheme] else f':{port}'}{path}"
         target = cls(shown, host, port, scheme == "wss", path, **options)
@@ -198,6 +201,8 @@ def _split(url: str, what: str) -> tuple[Any, int | None]:
         port = parts.port
     except ValueError:  # Its words may have a part of the password.
         raise BadTarget(f"{_shown(url)} is not {what}: its host or port is none") from None
+    if port == 0:
+        raise BadTarget(f"{_shown(url)} is not {what}: nothing listens on port 0")
     if not parts.hostname:
         raise BadTarget(f"{_shown(url)} is not {what}: it names no host")
     if parts.fragment:
@@ -211,9 +216,12 @@ def _bracketed(host: str) -> str:
 
 
 def _ascii(host: str) -> str:
-    """The name of a host as DNS has it (IDNA). Raises BadTarget."""
+    """The name of a host as DNS has it. Raises BadTarget."""
     try:
-        return host.encode("idna").decode()
+        # IDNA 2008, as browsers have it: Python's own codec is of 2003, for which straße.de is
+        # strasse.de, another name. It does for ASCII, in which others have underscores.
+        name: bytes = host.encode("idna") if host.isascii() else idna.encode(host, uts46=True)
+        return name.decode()
     except UnicodeError:
         raise BadTarget(f"{host[:100]!r} is no name of a host") from None
 

@@ -11,6 +11,9 @@ _MOST = 4096
 
 _HEADERS = 1000
 
+_LARGEST = 1 << 53
+"""Of numbers that are kept; so none is infinite, or no number (IEEE 754)."""
+
 _EVENTS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
     "requested": {"line": (str,), "headers": (list,)},
     "opened": {"time": (int, float), "head": (str,)},
@@ -98,5 +101,6 @@ def _has(found: Any, fields: Mapping[str, tuple[type, ...]]) -> bool:
         name in found
         and isinstance(found[name], kinds)
         and (bool in kinds or not isinstance(found[name], bool))
+        and (not isinstance(found[name], int | float) or abs(found[name]) <= _LARGEST)
         for name, kinds in fields.items()
     )

@@ -1,10 +1,11 @@
 """The probe on paths in memory: at full length, at a clock of their own."""
 
 import pytest
-from support.path import HeadHop, Hop, Path
+from support.path import FrameHop, HeadHop, Hop, Path
 
 from echotwist.paths.finding import Finding
 from echotwist.probe.report import Report
+from echotwist.testing.frames import PING, Frame
 
 
 def only(report: Report) -> Finding:
@@ -224,3 +225,18 @@ def test_an_interrupted_probe_of_a_clean_path_is_not_clean() -> None:
     assert report.findings == []
     assert not report.isClean
     assert report.status == 2
+
+
+class NoPings(FrameHop):
+    """Drops the pings of clients, as some servers do that were written by hand."""
+
+    def frameUp(self, found: Frame) -> None:
+        if found.opcode != PING:
+            super().frameUp(found)
+
+
+@pytest.mark.parametrize("options", [(), ("--no-lab",)])
+def test_who_answers_no_pings_is_not_dead(options: tuple[str, ...]) -> None:
+    report = Path(NoPings, *options).probe(10, only=["idle"])
+    assert report.findings == []
+    assert {row["alive"] for row in report.measured["idle"]} == {True}

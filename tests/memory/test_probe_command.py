@@ -1,8 +1,10 @@
 """`echotwist probe`: its options, what it prints, and with what status it ends."""
 
+import errno
 import importlib
 import io
 import json
+import os
 import sys
 from pathlib import Path as File
 from typing import Any
@@ -144,6 +146,9 @@ def test_a_fault_of_its_own_is_not_hidden(
         (["ws://a..b/echo"], "'a..b' is no name of a host"),
         (["ws:///echo"], "it names no host"),
         (["ws://example:port/"], "is not a URL"),
+        (["ws://example:0/"], "nothing listens on port 0"),
+        (["ws://example/\udcff"], "has what does not print"),
+        ([URL, "--proxy=http://proxy.example:0"], "nothing listens on port 0"),
         (["ws://me:secret@example/"], "no credentials in the URL"),
         (["ws://example/#part"], "a fragment is nothing that a server gets"),
         ([URL, "--for=0"], "takes a time of more than 0"),
@@ -171,6 +176,38 @@ def test_what_is_wrong_is_told_and_ends_with_2(
     assert "secr" not in err
 
 
+class Unwritable(io.StringIO):
+    """Raises this once it is flushed."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self._error = error
+
+    def reconfigure(self, errors: str) -> None:
+        pass
+
+    def flush(self) -> None:
+        raise self._error
+
+
+def test_who_reads_no_further_gets_the_status_all_the_same(
+    start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hop, status in ((Hop, 0), (Refuses, 1)):
+        monkeypatch.setattr(sys, "stdout", Unwritable(BrokenPipeError()))
+        assert start(URL, "--only=handshake", hop=hop) == status
+
+
+def test_a_report_that_cannot_be_written_ends_with_2(
+    start: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    for out in (Unwritable(full), None):
+        monkeypatch.setattr(sys, "stdout", out)
+        assert start(URL, "--only=handshake") == 2
+        assert "cannot write the report: " in capsys.readouterr().err
+
+
 # Targets.
 
 
@@ -181,6 +218,8 @@ def test_what_is_wrong_is_told_and_ends_with_2(
         ("wss://example:443/echo", "wss://example/echo", "example", "/echo"),
         ("http://a:8080/echo?b=c d", "ws://a:8080/echo?b=c%20d", "a:8080", "/echo?b=c%20d"),
         ("ws://Bücher.example/", "ws://xn--bcher-kva.example/", "xn--bcher-kva.example", "/"),
+        ("ws://straße.example/", "ws://xn--strae-oqa.example/", "xn--strae-oqa.example", "/"),
+        ("ws://a_b/", "ws://a_b/", "a_b", "/"),
         ("https://[::1]/é", "wss://[::1]/%C3%A9", "[::1]", "/%C3%A9"),
     ],
 )

@@ -4,8 +4,10 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from OpenSSL import SSL
 from support.path import Transport, takeMasked, unmasking
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
@@ -96,3 +98,36 @@ def test_what_comes_behind_a_close_frame_is_not_kept(connection: Connection) -> 
         connection.dataReceived(flood)
     assert not connection.hasMore
     assert not wire(connection).isPaused
+
+
+class Handle:
+    """Of a TLS connection that has got a close_notify, or not."""
+
+    def __init__(self, shutdown: int) -> None:
+        self._shutdown = shutdown
+
+    def get_shutdown(self) -> int:
+        return self._shutdown
+
+
+ALERT = SSL.Error([("SSL routines", "", "tlsv13 alert certificate required")])
+
+
+@pytest.mark.parametrize(
+    ("shutdown", "reason", "how", "words"),
+    [
+        (SSL.RECEIVED_SHUTDOWN, ConnectionDone(), "closeNotify", "TLS's close_notify"),
+        (0, ConnectionLost(), "eof", "an end without TLS's close_notify"),
+        (0, ALERT, "broken", "an error: tlsv13 alert certificate required"),
+    ],
+)
+def test_the_end_of_tls_is_told(
+    connection: Connection, shutdown: int, reason: Exception, how: str, words: str
+) -> None:
+    wire(connection).startTLS = lambda options: None
+    wire(connection).getHandle = lambda: Handle(shutdown)
+    outcome(connection.startTls(None))
+    connection.handshakeCompleted()
+    connection.connectionLost(Failure(reason))
+    assert connection.end is not None
+    assert (connection.end.how, connection.end.words()) == (how, words)

@@ -250,8 +250,8 @@ class Last(HeadHop):
 def test_a_server_that_goes_away_meanwhile_is_said_to() -> None:
     report = Path(Last).probe(5)
     assert "lab-refused" in found(report)
-    limits = report.measured["handshake"]["limits"]
-    assert {limit["answer"] for limit in limits} == {"connection refused"}
+    # It refuses the small as well as the large.
+    assert report.measured["handshake"]["limits"] == []
     assert report.incomplete == dict.fromkeys(
         ("idle", "bytes", "sizes", "flow"), "tcp: connection refused"
     )
@@ -601,3 +601,69 @@ def test_a_name_without_an_address_is_not_reached(isMute: bool, stage: str, why:
     assert report.measured["handshake"]["notReached"] == {"stage": stage, "why": why}
     assert report.status == 2
     assert report.duration < 60
+
+
+class LimitsRate(HeadHop):
+    """Answers the fourth handshake at /echo, and all after it, with 429."""
+
+    def request(self, head: bytes) -> bytes | None:
+        if head.startswith(b"GET /echo"):
+            self.path.reactor.count = getattr(self.path.reactor, "count", 0) + 1
+            if self.path.reactor.count > 1:
+                self.sendToClient(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n")
+                return None
+        return head
+
+
+def test_a_limit_of_rates_is_none_of_sizes() -> None:
+    report = Path(LimitsRate).probe(5, only=["handshake"])
+    assert report.findings == []
+    assert report.measured["handshake"]["limits"] == []
+
+
+class OneCookie(HeadHop):
+    """Refuses what no client may send: two fields of cookies."""
+
+    def request(self, head: bytes) -> bytes | None:
+        if head.count(b"Cookie:") > 1:
+            self.sendToClient(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+            return None
+        assert b"Cookie: session=1" in head
+        return head
+
+
+def test_a_cookie_of_the_user_is_sent_in_one_field_with_the_large_one() -> None:
+    headers = (("Cookie", "session=1"),)
+    report = Path(OneCookie).probe(5, only=["handshake"], headers=headers)
+    assert report.findings == []
+    assert all(limit["passed"] for limit in report.measured["handshake"]["limits"])
+
+
+class Reflects(HeadHop):
+    """Refuses, and shows the request as it came."""
+
+    def request(self, head: bytes) -> bytes | None:
+        token = b"".join(line for line in head.split(b"\r\n") if line.startswith(b"Authorization"))
+        answer = b"HTTP/1.1 400 Bad\r\nLocation: /login?" + token.replace(b" ", b"+")
+        self.sendToClient(answer + b"\r\nX-Saw: " + token + b"\r\n\r\n" + b"x" * 380 + head)
+        self.cut()
+        return None
+
+
+def test_a_refusal_that_shows_the_request_tells_no_secret() -> None:
+    headers = (("Authorization", "Bearer one-secret"), ("X-Short", "abc"), ("Origin", "https://o"))
+    report = Path(Reflects).probe(5, only=["handshake"], headers=headers)
+    assert "secret" not in report.asJson()
+    refused = report.measured["handshake"]["refused"]
+    assert refused is not None
+    assert refused["location"] is not None
+    assert "10 bytes, not shown" in refused["location"]
+    assert ["X-Saw", "Authorization: 17 bytes, not shown"] in report.measured["handshake"][
+        "response"
+    ]["headers"]
+
+
+def test_a_head_that_does_not_end_is_not_read_on() -> None:
+    path = Path(Endless)
+    path.probe(5, only=["handshake"])
+    assert all(hop._near.isDone for hop in path._hops)

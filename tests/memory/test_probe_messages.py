@@ -460,3 +460,21 @@ def test_pongs_are_no_messages_of_a_trickle() -> None:
     report = Path(Pongs).probe(5, only=["flow"])
     assert len(report.measured["flow"]["toClient"]["received"]) < 100
     assert report.findings == []
+
+
+class Ticks(FrameHop):
+    """Stands for a server that says something of its own now and then."""
+
+    _count = 0
+
+    def frameDown(self, found: Frame) -> None:
+        self._count += 1
+        if self._count % 7 == 0:
+            super().frameDown(Frame(TEXT, b"tick"))
+        super().frameDown(found)
+
+
+def test_messages_of_the_servers_own_are_no_echoes() -> None:
+    report = Path(Ticks, "--no-lab").probe(5, only=["flow"])
+    assert report.findings == []
+    assert report.measured["flow"]["burst"]["inOrder"]

@@ -52,6 +52,9 @@ def test_what_is_no_trace_is_none(body: bytes) -> None:
         {"type": "requested", "line": 1, "headers": []},
         {"type": "frameReceived", "time": True, "opcode": 1, "length": 1, "fin": True, "mask": ""},
         {"type": "frameSent", "time": 1, "opcode": "1"},
+        {"type": "frameSent", "time": 10**400, "opcode": 1},
+        {"type": "frameSent", "time": float("inf"), "opcode": 1},
+        {"type": "frameSent", "time": float("nan"), "opcode": 1},
     ],
 )
 def test_an_event_of_another_shape_is_left_out(event: Any) -> None:
