@@ -155,7 +155,7 @@ async def test_a_closed_port_is_not_reached() -> None:
     [
         (False, ["drop=rst"], "rst"),
         (False, ["drop=fin"], "fin"),
-        (True, ["drop=rst"], "rst"),
+        (True, ["drop=rst"], "eof"),
         (True, ["drop=fin"], "closeNotify"),
         (False, ["close=4000,bye"], "close"),
         (False, ["frame=818100000000ff"], "broken"),

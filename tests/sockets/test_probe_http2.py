@@ -228,7 +228,7 @@ EARLY = {"status": None, "connectProtocol": None}
         (Closing, fails("no echo: a close frame came")),
         (Other, fails("another message came: 4 bytes")),
         (Masking, fails("no echo, but what is not in order: a server must not mask")),
-        (Losing, fails("no echo, but a reset")),
+        (Losing, fails("no echo, but an end without TLS's close_notify")),
         (Babbling, fails("no echo, but more than 262,144 bytes")),
     ],
 )
