@@ -79,6 +79,10 @@ its turn before all others."""
 LAB_HOLD = 60.0
 """Seconds that a script may hold back the 101: longer than clients wait for it."""
 
+LAB_SEGMENT = 16 << 10
+"""Bytes of the largest segment that a script may ask for: more are never written at a time, so that
+little is made for a client that does not read."""
+
 LAB_STEPS = 200
 """Steps of a script. A request line of 16 KB has room for thousands, each a coroutine's turn."""
 

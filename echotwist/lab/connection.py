@@ -31,10 +31,13 @@ from echotwist.observe.journal import LONGEST_HEADER
 from echotwist.websocket.connection import TRY_AGAIN_LATER, Connection
 from echotwist.websocket.keepalive import Keepalive
 from echotwist.wire.gate import OVER_BUDGET, STALLED, WAITS, WRITE_BLOCKED
-from echotwist.wire.transport import lowest, send, tlsOf
+from echotwist.wire.transport import delivery, isHalfClosed, lowest, send, tlsOf
 
 HELD = 64 << 10
 """Bytes that may wait."""
+
+LOOK = 10.0
+"""Seconds between two looks whether a client that is not read has left."""
 
 
 class LabConnection(Connection):
@@ -85,6 +88,8 @@ class LabConnection(Connection):
 
     _hasFin = False
     _pongTimer: IDelayedCall | None = None
+    _looking: IDelayedCall | None = None
+    """Until it is next looked at whether the client has left."""
 
     def makeConnection(self, transport: Any) -> None:
         self.transport = transport
@@ -95,8 +100,19 @@ class LabConnection(Connection):
         transport.registerProducer(self, True)
         self.connections.hold(self)
         self._lifetime = self.context.reactor.callLater(LAB_LIFETIME, self.abort)
+        self._look()
         self.runner = Runner(self, self.script, self.judge)
         self.runner.start()
+
+    def _look(self) -> None:
+        """A transport that is not read does not see that the client has left, and a script may not
+        read for hours. So look, from time to time; it has LAB_HOLD then, as if the FIN was read."""
+        isUnread = not self._hasFin and self.isPausedFor(STALLED | WRITE_BLOCKED)
+        if isUnread and isHalfClosed(self.transport):
+            assert self._lifetime is not None
+            self._lifetime.reset(LAB_HOLD)
+            return
+        self._looking = self.context.reactor.callLater(LOOK, self._look)
 
     def tell(self, what: str, *arguments: Any) -> None:
         """Tell all observers; see `Observer` for what."""
@@ -281,6 +297,9 @@ class LabConnection(Connection):
             self._pongTimer = self.context.reactor.callLater(delay, self._sendPong)
 
     def _sendPong(self) -> None:
+        if not self.maySayClose():
+            self._pongs.clear()
+            return
         _, payload = self._pongs.popleft()
         self.sendControl(PONG, payload)
         self._waitForPong()
@@ -315,8 +334,13 @@ class LabConnection(Connection):
 
     def pauseProducing(self) -> None:
         self.output.pause()
+        if self.state == self.STATE_CONNECTING:
+            # No ping finds out yet that the client does not read.
+            self._setDeadline(delivery(self.transport), self.abort)
 
     def resumeProducing(self) -> None:
+        if self.state == self.STATE_CONNECTING:
+            self._clearTimer()
         self.output.resume()
         self.balance()
 
@@ -327,11 +351,13 @@ class LabConnection(Connection):
 
     def isHeld(self) -> bool:
         isPacing = self.output.isPacing or (self._isClosing and not self.output.waiting)
-        isKept = self.runner.kept > HELD
+        isKept = self.runner.kept + OVERHEAD * len(self._pongs) > HELD
         return super().isHeld() or self.isPausedFor(STALLED) or isPacing or isKept
 
     def sendPing(self, payload: bytes | None = None) -> None:
-        if self.maySayClose() and not self.isBehind():  # Pings may come faster than its rate.
+        # Pings may come faster than its rate. What the script keeps does not hold them up: to who
+        # has left, they bring about a reset.
+        if self.maySayClose() and self.output.waiting <= HELD:
             super().sendPing(payload)
 
     def keepAlive(self, interval: float | None) -> None:
@@ -469,6 +495,8 @@ class LabConnection(Connection):
         self._end()
         if self._lifetime is not None and self._lifetime.active():
             self._lifetime.cancel()
+        if self._looking is not None and self._looking.active():
+            self._looking.cancel()
         self.tell("lost", self._howLost(reason))
         super().connectionLost(reason)
         if self.judge is not None and self.judged is not None:

@@ -74,6 +74,7 @@ class Shape:
         opcode, rsv = self.opcode or opcode, 0
         if deflate is not None and self.compress == "bomb":
             part, size, rsv = partOf(bomb()), len(bomb()), 4
+            deflate.forgetSent()
         elif deflate is not None and {"always": True, "never": False}.get(
             self.compress or "", isCompressed
         ):

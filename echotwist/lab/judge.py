@@ -152,6 +152,9 @@ class Judge(Observer):
         self._stray = 0
         """The first byte of what is not looked at, if a frame may begin there."""
 
+        self._last = b""
+        """What was read last."""
+
         self._frames = 0
         self._pinged: float | None = None
         """When the first ping came after the script: if that hangs at its end, nothing answers."""
@@ -186,6 +189,7 @@ class Judge(Observer):
         if self._read == self._framed:
             self._stray = data[0]
         self._read += len(data)
+        self._last = data
 
     def wrote(self, data: bytes) -> None:
         if self._answering is None:
@@ -225,6 +229,8 @@ class Judge(Observer):
             self._closed = self._clock()
             self._code = code
             self._closedFirst = self._said is None
+            if 0 < self._unread() <= len(self._last):
+                self._stray = self._last[-self._unread()]
         self._think()
 
     def bytesSent(self, data: bytes) -> None:
@@ -288,12 +294,25 @@ class Judge(Observer):
 
     def verdict(self) -> Verdict:
         opinion, must = self._decision or self._best()
+        isFair = opinion.behavior in (Behavior.OK, Behavior.NON_STRICT)
+        if isFair and (broken := self._brokenLater(must)):
+            opinion = _failed(f"{opinion.why}, {broken}")
         why, (close, clause) = opinion.why, self._judgeClose(must)
         if opinion.behavior not in (Behavior.FAILED, Behavior.UNCLEAN):
             why += clause
         end = self._lostAt if self._lostAt is not None else self._clock()
         duration = round((end - self._began) * 1000)
         return Verdict(opinion.behavior, close, why, duration, self._code)
+
+    def _brokenLater(self, must: Must) -> str:
+        """What the client has broken after it was judged, or as it closed; empty if nothing."""
+        if refusal := self._refusedFor():
+            return f"and {refusal}"
+        if isinstance(must, Deliver) and len(self._messages) > len(must.messages):
+            return f"and echoed {self._messages[len(must.messages)]} that nobody sent"
+        if self._closed is not None and self._unread() and self._stray & 15 < CLOSE:
+            return "and sent data after its close (RFC 6455, 5.5.1)"
+        return ""
 
     def _think(self) -> None:
         if self._decision is None:
@@ -315,8 +334,9 @@ class Judge(Observer):
             return _informational(missing)
         if self._interruption:
             return _informational(self._interruption)
-        if self._readBefore:
-            return _failed(f"sent {self._readBefore:,} bytes before the answer (RFC 6455, 4.1)")
+        before = self._read if self._answering is None else self._readBefore
+        if before:
+            return _failed(f"sent {before:,} bytes before the answer (RFC 6455, 4.1)")
         if isinstance(must, GiveUp):
             return self._giveUp()
         if isinstance(must, BackOff):
@@ -356,6 +376,8 @@ class Judge(Observer):
 
     def _refuse(self, must: Refuse, answering: float) -> _Opinion:
         sent = self._read
+        if self._closed is not None and not self._closedFirst:
+            return _failed("took the answer for a handshake, and answered the close")
         isClose = self._closed is not None and self._frames == 1 and not self._messages
         if sent and not isClose:
             what = "echoed a message" if self._messages else f"sent {sent:,} bytes"

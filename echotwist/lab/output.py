@@ -8,10 +8,11 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 
+from echotwist.limits import LAB_SEGMENT
 from echotwist.wire.context import Context
 from echotwist.wire.transport import send
 
-GATHERED = 16 << 10
+GATHERED = LAB_SEGMENT
 """Bytes that are written at a time at the least, if there are so many: a system call for each frame
 of a byte would take most of a turn."""
 

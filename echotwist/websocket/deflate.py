@@ -117,6 +117,11 @@ class Deflate(PerMessageDeflate):
         self._isEmpty = True
         self.isMore, self._deflated = False, b""
 
+    def forgetSent(self) -> None:
+        """Refer to no earlier message any more: another one was sent that is not of this
+        compressor."""
+        self._compressor = None
+
     def inflated(self, payload: bytes, most: int) -> bytes | None:
         """The message with this payload, in one go. None if it has more than `most` bytes, or if
         anything about it is unusual: the methods below find out what."""

@@ -883,7 +883,7 @@ def test_one_that_hangs_ends_over_the_budget() -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["headers=1,4M", "split=64&headers=1,4M", "rate=1G&fill=16M", "chop=16M&fill=16M"]
+    "query", ["headers=1,4M", "split=64&headers=1,4M", "rate=1G&fill=16M", "chop=16k&fill=16M"]
 )
 def test_what_is_made_for_a_client_that_does_not_read_is_little_and_counted(query: str) -> None:
     service = Service("--log-rate=0", isFast=False)
@@ -1139,3 +1139,75 @@ def test_only_so_many_visitors_are_counted() -> None:
     assert statusOf(service, "/lab?accepts=1&send=new") == b"101"
     assert statusOf(service, "/lab?accepts=1&send=0") == b"503"
     assert statusOf(service, "/lab?accepts=1&send=1") == b"101"
+
+
+# Those who have left, and are not read.
+
+
+@pytest.mark.parametrize("query", ["keepalive=no&stall=10m&wait=10m", "wait=10m", "pong=10m"])
+def test_who_has_left_does_not_keep_its_place(query: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transport that is not read sees no FIN: five such were once in the way of /echo all day."""
+    client = lab(query)
+    client.send(binary(bytes(30_000)) * 3 + frame(PING) * 400)
+    assert not client.reading
+    client.service.advance(30)
+    assert not client.socket.closed
+    monkeypatch.setattr(connection, "isHalfClosed", lambda transport: True)
+    client.service.advance(connection.LOOK + LAB_HOLD)
+    assert client.socket.closed
+
+
+def test_who_does_not_read_the_101_is_dropped() -> None:
+    service = Service("--close-timeout=5s", "--log-rate=0", isFast=False)
+    client = service.connect()
+    client.socket.window = 100
+    client.send(request("/lab?headers=4,1M"))
+    service.advance(3)
+    client.socket.window += 200_000
+    service.advance(3)
+    assert not client.socket.closed
+    service.advance(7)
+    assert client.socket.closed
+
+
+def test_who_reads_the_101_slowly_is_served() -> None:
+    service = Service("--close-timeout=5s", "--ping-interval=0", "--log-rate=0", isFast=False)
+    client = service.connect()
+    client.socket.window = 100
+    client.send(request("/lab?headers=1,1M"))
+    for _ in range(20):
+        service.advance(4)
+        client.socket.window += 100_000
+    service.run()
+    client.opened()
+    client.send(text("x"))
+    assert client.frames() == [Frame(TEXT, b"x")]
+
+
+@pytest.mark.parametrize("then", ["hang", "close=1000"])
+def test_no_pong_follows_the_end(then: str) -> None:
+    client = lab(f"pong=2s&wait=1s&{then}")
+    client.send(frame(PING, b"p") * 2)
+    client.service.advance(4)
+    assert PONG not in {each.opcode for each in client.frames()}
+
+
+def test_who_waits_for_many_pongs_is_not_dropped_for_ours() -> None:
+    client = lab("pong=1m", "--ping-interval=1s", "--ping-timeout=1s")
+    client.send(frame(PING) * 400)
+    client.service.advance(50)
+    assert not client.socket.closed
+
+
+def test_after_a_bomb_messages_inflate_to_what_they_are() -> None:
+    words = "hello hello hello world"
+    query = f"compress=always&send={words}&compress=bomb&send=x&compress=always&send={words}"
+    client = lab(query.replace(" ", "%20"), "--context-takeover", **DEFLATE)
+    client.service.advance(1)
+    inflate = zlib.decompressobj(-15)
+    found = [
+        inflate.decompress(each.payload + b"\0\0\xff\xff")
+        for each in client.frames()
+        if each.opcode == TEXT
+    ]
+    assert (found[0], found[-1]) == (words.encode(), words.encode())

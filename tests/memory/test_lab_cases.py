@@ -476,6 +476,13 @@ class Scene:
         self._frame(8, int(code).to_bytes(2, "big") if code else b"")
         self.judge.closeReceived(int(code) if code else None, b"")
 
+    def closing(self, value: str) -> None:
+        """It says close, and in the same segment these bytes."""
+        rest = bytes.fromhex(value)
+        self.judge.read(b"\x88\x80\0\0\0\0" + rest)
+        self.judge.frameReceived(Frame(True, 0, 8, 0, b"\0\0\0\0", b""))
+        self.judge.closeReceived(None, b"")
+
     def masks_(self, values: str) -> None:
         """Those of the frames to come, again and again."""
         self.masks = cycle(map(int, values.split(",")))
@@ -540,6 +547,20 @@ SCENES: list[tuple[str, str, Behavior, Behavior, str]] = [
         INFORMATIONAL,
         "sent a close frame, and ended TCP after 5 ms: there was no connection yet that it could "
         "close (RFC 6455, 7.1.7)",
+    ),
+    (
+        "H01",
+        "open say 5 close=1000 lost=fin",
+        FAILED,
+        INFORMATIONAL,
+        "took the answer for a handshake, and answered the close",
+    ),
+    (
+        "H23",
+        "request stray=8180 2000 lost=fin",
+        FAILED,
+        INFORMATIONAL,
+        "sent 2 bytes before the answer (RFC 6455, 4.1)",
     ),
     (
         "H01",
@@ -1225,8 +1246,24 @@ def test_a_verdict_stays_what_it_is_once_it_is_decided() -> None:
     scene = Scene("H20").play("open 3 text=hello say=1000 close=1000")
     before = scene.judge.verdict()
     assert scene.judge.isDecided
-    after = scene.play("9 text=more refused=1002 lost=fin").judge.verdict()
+    after = scene.play("9 pong=late lost=fin").judge.verdict()
     assert after == before._replace(duration=12)
+
+
+@pytest.mark.parametrize(
+    ("id", "later", "why"),
+    [
+        ("H20", "say=1000 close=1000 refused=1002", "sent what is broken itself: "),
+        ("H20", "text=hello say=1000 close=1000", "echoed a text of 5 bytes that nobody sent"),
+        ("H20", "say=1000 close=1000 stray=8180", "sent data after its close (RFC 6455, 5.5.1)"),
+        ("H20", "say=1000 closing=8180", "sent data after its close (RFC 6455, 5.5.1)"),
+    ],
+)
+def test_who_breaks_a_rule_after_it_was_judged_fails(id: str, later: str, why: str) -> None:
+    scene = Scene(id).play(f"open 3 text=hello {later} lost=fin")
+    verdict = scene.judge.verdict()
+    assert verdict.behavior is Behavior.FAILED
+    assert why in verdict.why
 
 
 def test_time_alone_decides() -> None:
