@@ -482,7 +482,7 @@ class LabConnection(Connection):
         if not self._hasFin:
             self._hasFin = True
             self.tell("finReceived")
-        if self.maySayClose() and self.output.isPacing:
+        if self.maySayClose() and self.output.waiting:
             # What the client asked for before that still goes out; not for ever, it may be gone.
             assert self._lifetime is not None
             self.keepAlive(None)

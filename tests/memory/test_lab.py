@@ -96,6 +96,8 @@ SENT: list[tuple[str, bytes]] = [
     ("frame=83026869", b"\x83\x02hi"),
     ("close", b"\x88\x00"),
     ("close=1006,never sent", b"\x88\x0c\x03\xeenever sent"),
+    ("close=1000&close=1001,again", b"\x88\x02\x03\xe8\x88\x07\x03\xe9again"),
+    ("close&close", b"\x88\0\x88\0"),
     ("close=0", b"\x88\x02\x00\x00"),
     ("close=1000&send=late", b"\x88\x02\x03\xe8\x81\x04late"),
     ("chop=1&send=hi", b"\x81\x02hi"),
@@ -774,6 +776,18 @@ def test_echoes_go_out_after_a_fin(query: str) -> None:
     client.service.advance(3)
     assert client.received() == b"\x81\x05hello"
     assert isGone(client)
+
+
+def test_what_is_not_read_goes_out_after_a_fin() -> None:
+    client = lab("keepalive=no&fill=1M&close")
+    client.socket.window = 0
+    client.service.run()
+    client.finish()
+    client.service.advance(3)
+    client.socket.window = float("inf")
+    client.service.run()
+    (found,) = [each for each in client.frames() if each.opcode == TEXT]
+    assert len(found.payload) == 1 << 20
 
 
 def test_echoes_do_not_go_out_for_ever_after_a_fin() -> None:
