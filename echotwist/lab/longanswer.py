@@ -182,19 +182,24 @@ class LongAnswer(ReadGate, Protocol):
     # The end.
 
     def _expire(self) -> None:
-        self._finish(f"an answer lasts {LAB_ANSWER:,.0f} s")
+        self._cutShort(f"an answer lasts {LAB_ANSWER:,.0f} s")
 
     def goAway(self) -> None:
-        self._finish("the server is going away")
+        self._cutShort("the server is going away")
 
-    def _finish(self, why: str | None = None) -> None:
-        """End in order."""
+    def _cutShort(self, why: str) -> None:
+        if self._isEnding:
+            return
+        if farewell := self._farewell(why):
+            self._write(farewell)
+        self._finish(isWhole=bool(farewell))
+
+    def _finish(self, *, isWhole: bool = True) -> None:
+        """End; without a last chunk if that would have a part taken for the whole (RFC 9112, 8)."""
         if self._isEnding:
             return
         self._stop()
-        if why is not None and (farewell := self._farewell(why)):
-            self._write(farewell)
-        if self._isChunked:
+        if self._isChunked and isWhole:
             send(self.transport, b"0\r\n\r\n")
         context = self._context
         self._end = linger(self.transport, context.reactor, context.limits.closeTimeout)
@@ -214,7 +219,7 @@ class LongAnswer(ReadGate, Protocol):
     def readConnectionLost(self) -> None:
         """The client has said FIN, and so has left: one that waits for such an answer says none. If
         this went on, only the next write would show whether anybody still reads."""
-        self._finish()
+        self._finish(isWhole=False)
         lose(self.transport)
 
     def writeConnectionLost(self) -> None:

@@ -647,6 +647,16 @@ def test_the_end_of_a_drain_drops_answers(lab: Lab) -> None:
     assert lab.ask(SSE).status == 503
 
 
+def test_a_part_of_an_answer_is_not_taken_for_the_whole(lab: Lab) -> None:
+    """Its end said once that it was complete (RFC 9112, 8)."""
+    client = lab.service.connect()
+    client.send(get(f"{SSE}?interval=1s"))
+    client.finish()
+    assert b"id: 1\n" in client.socket.sent
+    assert not client.socket.sent.endswith(b"0\r\n\r\n")
+    assert isOver(lab, client)
+
+
 @pytest.mark.parametrize("isProxied", [False, True])
 def test_answers_last_over_tls(lab: Lab, tmp_path: Path, isProxied: bool) -> None:
     peer = Peer(certified(tmp_path), service=lab.service, isProxied=isProxied)
