@@ -95,7 +95,7 @@ class Twistd(LoggedProcess):
 
     def expect(self, pattern: str) -> None:
         """Wait until the log has lines with this regular expression."""
-        found = self.until(lambda: re.search(pattern, self.log), 20)
+        found = self.until(lambda: re.search(pattern, self.log), 60)
         assert found, f"{pattern!r} is not in the log:\n{self.log}"
 
     @property
