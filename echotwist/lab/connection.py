@@ -107,12 +107,12 @@ class LabConnection(Connection):
     def _look(self) -> None:
         """A transport that is not read does not see that the client has left, and a script may not
         read for hours. So look, from time to time; it has LAB_HOLD then, as if the FIN was read."""
+        assert self._lifetime is not None
         isUnread = not self._hasFin and self.isPausedFor(STALLED | WRITE_BLOCKED)
         if isUnread and isHalfClosed(self.transport):
-            assert self._lifetime is not None
             self._lifetime.reset(LAB_HOLD)
-            return
-        self._looking = self.context.reactor.callLater(LOOK, self._look)
+        elif self._lifetime.active():  # TLS may have ended it, as it was looked at.
+            self._looking = self.context.reactor.callLater(LOOK, self._look)
 
     def tell(self, what: str, *arguments: Any) -> None:
         """Tell all observers; see `Observer` for what."""

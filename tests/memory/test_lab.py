@@ -13,6 +13,8 @@ from support.deflate import inflated
 from support.memory import Client, Service
 from support.secure import Peer, certified
 from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
 
 from echotwist.lab import connection
 from echotwist.lab.frames import bomb
@@ -1169,6 +1171,20 @@ def test_who_has_left_does_not_keep_its_place(query: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(connection, "isHalfClosed", lambda transport: True)
     client.service.advance(connection.LOOK + LAB_HOLD)
     assert client.socket.closed
+
+
+def test_a_look_that_ends_the_connection_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look for a close_notify is to read it."""
+    client = lab("keepalive=no&stall=10m")
+
+    def ends(transport: Any) -> bool:
+        client.transport.connectionLost(Failure(ConnectionDone()))
+        return False
+
+    monkeypatch.setattr(connection, "isHalfClosed", ends)
+    client.service.advance(connection.LOOK)
+    assert client.socket.closed
+    assert not client.service.timers()
 
 
 def test_who_does_not_read_the_101_is_dropped() -> None:
