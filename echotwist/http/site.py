@@ -258,7 +258,8 @@ class HttpSite(Site, ABC):
             raise Refused(400, f"the Host header {how}")
         isBodied = self.mostBody(request.method, request.path) > 0
         if request.method not in (b"GET", b"HEAD", b"OPTIONS") and not isBodied:
-            raise Refused(405, "only GET, HEAD and OPTIONS are answered", Allow=ALLOW)
+            takes = ", POST" if self.mostBody(b"POST", request.path) else ""
+            raise Refused(405, "only GET, HEAD and OPTIONS are answered", Allow=ALLOW + takes)
         if request.path == b"*" and request.method == b"OPTIONS":
             return Exact()  # The server as a whole.
         absolute = _ABSOLUTE.fullmatch(request.path)

@@ -193,6 +193,7 @@ class LabConnection(Connection):
         if self._corked is not None:
             corked, self._corked = self._corked, None
             pieces = chain(corked, pieces)  # Which the output gathers.
+            isMessage = False  # It would hold back the 101 for `delay`, and longer than `hold` may.
         sent = self.output.put(pieces, size, isMessage)
         self.balance()
         return sent

@@ -1214,6 +1214,11 @@ def test_who_reads_the_101_slowly_is_served() -> None:
     assert client.frames() == [Frame(TEXT, b"x")]
 
 
+def test_no_delay_holds_back_the_101() -> None:
+    client = lab("coalesce&delay=10m&send=x")
+    assert client.frames() == [Frame(TEXT, b"x")]
+
+
 @pytest.mark.parametrize("then", ["hang", "close=1000"])
 def test_no_pong_follows_the_end(then: str) -> None:
     client = lab(f"pong=2s&wait=1s&{then}")
