@@ -18,6 +18,7 @@ CHROMIUM = [
 
 REFUSED = "net::ERR_CONNECTION_REFUSED"
 BROKEN_OFF = "net::ERR_ABORTED"
+GIVEN_UP = "WebSocket is closed before the connection is established"
 
 
 def isDraining(url: str, said: str) -> bool:
@@ -27,11 +28,15 @@ def isDraining(url: str, said: str) -> bool:
 class Faults(list[str]):
     """What the browser reports: errors, failed requests, violations of the policy. That nothing
     listens is no fault of the page, which tries again by itself; nor is a request that is broken
-    off by leaving the page, nor that a service drains, which it asks for."""
+    off by leaving the page, nor that a service drains, which it asks for; nor that a connection is
+    given up while it is opened, as when a probe is stopped. (Once handshakes have failed, Chromium
+    delays others, also those of later tests, by up to seconds.)"""
 
     def watch(self, page: Page) -> None:
         def console(message: ConsoleMessage) -> None:
-            if message.type not in ("error", "warning") or REFUSED in message.text:
+            if message.type not in ("error", "warning"):
+                return
+            if REFUSED in message.text or GIVEN_UP in message.text:
                 return
             if not isDraining(message.location["url"], message.text):
                 self.append(message.text)
