@@ -186,6 +186,11 @@ class LabConnection(Connection):
     def sendControl(self, opcode: int, payload: bytes) -> "Deferred[None]":
         return self.put(self._told([header(opcode, len(payload)) + payload]))
 
+    def putClose(self, code: int | None, reason: bytes) -> "Deferred[None]":
+        """A close frame, also behind another one; Autobahn sends but one."""
+        body = b"" if code is None else code.to_bytes(2, "big") + reason
+        return self.sendControl(CLOSE, body)
+
     def put(
         self, pieces: Iterable[bytes], size: int = OVERHEAD, isMessage: bool = False
     ) -> "Deferred[None]":
@@ -310,8 +315,12 @@ class LabConnection(Connection):
 
     # Backpressure. That the client does not read stops the output; that too much waits, the input.
 
+    def _kept(self) -> int:
+        """Bytes that wait for the script."""
+        return self.runner.kept + OVERHEAD * len(self._pongs)
+
     def _waiting(self) -> int:
-        return self.runner.kept + self.output.waiting + OVERHEAD * len(self._pongs)
+        return self._kept() + self.output.waiting
 
     def isBehind(self) -> bool:
         """Whether too much waits."""
@@ -352,7 +361,7 @@ class LabConnection(Connection):
 
     def isHeld(self) -> bool:
         isPacing = self.output.isPacing or (self._isClosing and not self.output.waiting)
-        isKept = self.runner.kept + OVERHEAD * len(self._pongs) > HELD
+        isKept = self._kept() > HELD
         return super().isHeld() or self.isPausedFor(STALLED) or isPacing or isKept
 
     def sendPing(self, payload: bytes | None = None) -> None:
@@ -413,8 +422,7 @@ class LabConnection(Connection):
                 self._isEnding = True
                 super(LabConnection, self).onCloseFrame(code, reasonRaw)
             elif not isAnswer:
-                body = b"" if code is None else code.to_bytes(2, "big") + (reasonRaw or b"")
-                self.sendControl(CLOSE, body)
+                self.putClose(code, reasonRaw or b"")
 
         self.runner.answerClose(answer, self.replyClose)
         return None

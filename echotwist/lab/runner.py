@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from echotwist.lab.frames import BINARY, CLOSE, PING, TEXT, filling
+from echotwist.lab.frames import BINARY, PING, TEXT, filling
 from echotwist.lab.judge import Judge
 from echotwist.lab.observer import SHOWN
 from echotwist.lab.opening import GARBAGE, Opening
@@ -318,9 +318,8 @@ class Runner:
         connection.tell("closeSent", code)
         if isFirst:
             connection.sendCloseFrame(code=code, reasonUtf8=reason if code is not None else None)
-        else:  # Autobahn sends but one.
-            body = b"" if code is None else code.to_bytes(2, "big") + reason
-            connection.sendControl(CLOSE, body)
+        else:
+            connection.putClose(code, reason)
         await self._until(connection.output.drained())
         connection.awaitClose()
 

@@ -12,6 +12,12 @@ def pairsOf(headers: list[list[str]]) -> Headers:
     return [(name, value) for name, value in headers]
 
 
+def replacing(headers: Headers, by: Headers) -> Headers:
+    """`headers`, and `by` instead of those that it names."""
+    names = {name.lower() for name, _ in by}
+    return [*(each for each in headers if each[0].lower() not in names), *by]
+
+
 @dataclass(frozen=True)
 class Head:
     """Of a request or an answer, as it was on the wire. Bytes are one character each."""

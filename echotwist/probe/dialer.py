@@ -13,7 +13,7 @@ from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.protocol import Factory
 
 from echotwist import __version__
-from echotwist.paths.head import Head, Headers
+from echotwist.paths.head import Head, Headers, replacing
 from echotwist.probe.connection import PATIENCE, Connection, Ended, Late
 from echotwist.probe.target import HTTP1, Target
 
@@ -100,23 +100,26 @@ class Dialer:
         peer = transport.getPeer()
         reached.address = f"{peer.host}:{peer.port}"
         reached.took["tcp"] = self.reactor.seconds() - began
-        if proxy is not None:
-            try:
+        try:
+            if proxy is not None:
                 await self._tunnel(reached.connection, proxy.credentials)
-            except BaseException:
-                reached.connection.abort()
-                raise
-            reached.took["proxy"] = self.reactor.seconds() - began - sum(reached.took.values())
-        if target.isSecure:
-            try:
+                reached.took["proxy"] = self.reactor.seconds() - began - sum(reached.took.values())
+            if target.isSecure:
                 secure = target.untrusting if isTrusting else target.trust
-                await reached.connection.startTls(secure(protocols))
-            except (Ended, Late) as error:
-                reached.connection.abort()
-                why = error.end.reason or error.end.how if isinstance(error, Ended) else "no answer"
-                raise NotReached("tls", why) from None
-            reached.took["tls"] = self.reactor.seconds() - began - sum(reached.took.values())
+                await self._secure(reached.connection, secure(protocols))
+                reached.took["tls"] = self.reactor.seconds() - began - sum(reached.took.values())
+        except BaseException:
+            reached.connection.abort()
+            raise
         return reached
+
+    async def _secure(self, connection: Connection, options: Any) -> None:
+        """TLS. Raises NotReached."""
+        try:
+            await connection.startTls(options)
+        except (Ended, Late) as error:
+            why = error.end.reason or error.end.how if isinstance(error, Ended) else "no answer"
+            raise NotReached("tls", why) from None
 
     async def upgrade(
         self, path: str, *, deflate: bool = False, more: Headers | None = None
@@ -223,10 +226,7 @@ class Dialer:
     def _request(self, path: str, *, deflate: bool, key: bytes, more: Headers | None) -> bytes:
         target = self.target
         scheme = "https" if target.isSecure else "http"
-        replaced = {name.lower() for name, _ in more or []}
-        given = [each for each in target.headers if each[0].lower() not in replaced]
-        given += more or []
-        names = {name.lower() for name, _ in given}
+        given = replacing(list(target.headers), more or [])
         usual = [
             ("Host", target.authority),
             ("User-Agent", AGENT),
@@ -238,8 +238,7 @@ class Dialer:
             *([("Sec-WebSocket-Extensions", DEFLATE)] if deflate else []),
         ]
         # A user may have an Origin, or a User-Agent, of his own.
-        headers = [*(each for each in usual if each[0].lower() not in names), *given]
-        return _written(f"GET {path} HTTP/1.1", headers)
+        return _written(f"GET {path} HTTP/1.1", replacing(usual, given))
 
     async def _body(self, connection: Connection, head: Head) -> bytes:
         """As much of it as comes in time, up to MOST_BODY."""

@@ -21,7 +21,7 @@ from h2.events import (
 )
 from h2.exceptions import H2Error
 
-from echotwist.paths.head import Headers
+from echotwist.paths.head import Headers, replacing
 from echotwist.paths.measured import Http2
 from echotwist.probe.connection import PATIENCE, Connection, Ended, Late
 from echotwist.probe.dialer import AGENT, Dialer, NotReached
@@ -91,17 +91,18 @@ async def _try(near: Dialer, found: Http2) -> None:
 def _headers(near: Dialer) -> Headers:
     """Of an extended CONNECT (RFC 8441, 4 and 5)."""
     target = near.target
-    given = {name.lower() for name, _ in target.headers}
-    usual = [("user-agent", AGENT), ("origin", f"https://{target.authority}")]
+    usual = [
+        ("user-agent", AGENT),
+        ("origin", f"https://{target.authority}"),
+        ("sec-websocket-version", "13"),
+    ]
     return [
         (":method", "CONNECT"),
         (":protocol", "websocket"),
         (":scheme", "https"),
         (":path", target.path),
         (":authority", target.authority),
-        *(each for each in usual if each[0] not in given),
-        ("sec-websocket-version", "13"),
-        *target.headers,
+        *replacing(usual, list(target.headers)),
     ]
 
 

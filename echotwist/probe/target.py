@@ -57,7 +57,7 @@ def parseProxy(url: str) -> Proxy:
     credentials = None
     if parts.username is not None:
         credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return Proxy(_ascii(parts.hostname), 8080 if port is None else port, credentials)
+    return Proxy(_ascii(parts.hostname), port or 8080, credentials)
 
 
 def parseHeader(text: str) -> tuple[str, str]:
@@ -108,7 +108,7 @@ class Target:
         path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
         if parts.query:
             path += "?" + quote(parts.query, safe="/?%:@!$&'()*+,;=~-._")
-        port = _PORTS[scheme] if port is None else port
+        port = port or _PORTS[scheme]
         host = _ascii(parts.hostname)
         shown = f"{scheme}://{_bracketed(host)}{'' if port == _PORTS[scheme] else f':{port}'}{path}"
         target = cls(shown, host, port, scheme == "wss", path, **options)

@@ -604,7 +604,7 @@ def test_a_name_without_an_address_is_not_reached(isMute: bool, stage: str, why:
 
 
 class LimitsRate(HeadHop):
-    """Answers the fourth handshake at /echo, and all after it, with 429."""
+    """Answers all handshakes at /echo but the first with 429."""
 
     def request(self, head: bytes) -> bytes | None:
         if head.startswith(b"GET /echo"):
