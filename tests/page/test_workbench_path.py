@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
-from support.browser import Faults, click
+from playwright.sync_api import Browser, Locator, Page, Route, expect
+from support.browser import Faults, blank, click
 from support.process import served
 from support.proxy import pumpBoth, readHead
 
@@ -121,6 +121,47 @@ def test_a_probe_may_be_stopped(visit: Callable[..., Page], service: ServiceProc
     expect(page.locator("#path")).to_contain_text(
         re.compile(r"the page hidden for [1-9]\d* s of it")
     )
+
+
+def test_a_probe_is_stopped_while_it_asks_for_a_trace(
+    visit: Callable[..., Page], service: ServiceProcess
+) -> None:
+    """Idle connections end at once, and before what is asked has come: no error of the page."""
+    page = opened(visit, service.page, 600)
+    held: list[Route] = []
+    click(page, "Probe this path")
+    expect(page.locator("#path .left")).to_contain_text("idle: ", timeout=LONG)
+    with page.expect_request("**/trace/*", timeout=LONG):
+        page.route("**/trace/*", lambda route: held.append(route))
+    click(page, "Stop, and judge what is known")
+    page.evaluate("() => new Promise((resolve) => setTimeout(resolve, 100))")
+    assert held
+    for route in held:
+        route.continue_()
+    page.unroute("**/trace/*")
+    says(page, "Nothing was found, and not all could be run.")
+
+
+def test_idle_connections_end_while_others_are_opened(
+    browser: Browser, service: ServiceProcess
+) -> None:
+    """Who is told of the end of the first only later is told by the promise, and by it alone."""
+    with blank(browser, service.page) as page:
+        told = page.evaluate("""async () => {
+            const { measureIdle } = await import("./workbench/pathidle.js");
+            const unhandled = [];
+            addEventListener("unhandledrejection", ({ reason }) => unhandled.push(reason.message));
+            const first = { opened: 0, heard: 0, send() {}, message: async () => {
+                throw new Error("stopped");
+            }};
+            const opening = [first, new Promise((resolve, reject) =>
+                setTimeout(() => reject(new Error("late")), 100))];
+            const near = { open: async () => opening.shift(), sleeper: { sleep: async () => {} } };
+            const far = { script: () => ["", ""] };
+            const why = await measureIdle(near, far, 600, [], () => {}).catch((e) => e.message);
+            return [why, unhandled];
+        }""")
+    assert told == ["late", []]
 
 
 # Proxies that do what some do.

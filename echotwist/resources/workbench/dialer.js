@@ -37,6 +37,19 @@ export function wordsOf({ how, code, reason }) {
 /** Seconds of the page's clock. */
 export const seconds = () => performance.now() / 1000;
 
+/**
+ * What goes on beside something else, and is awaited after it. If it is rejected before, that is no
+ * error that nobody looks at, as which a browser would report it.
+ *
+ * @template T
+ * @param {Promise<T>} promise
+ * @returns {Promise<T>} the same
+ */
+export function beside(promise) {
+  promise.catch(() => {});
+  return promise;
+}
+
 /** Everything that one probe opens. */
 export class Dialer {
   /**

@@ -1,7 +1,7 @@
 // @ts-check
 // How fast, and how evenly: what a buffer between does to messages, and what it all takes. As
 // echotwist/probe/flow.py has it, but for pings and TCP, which a page does not see.
-import { Ended, Late, seconds } from "./dialer.js";
+import { beside, Ended, Late, seconds } from "./dialer.js";
 import { eventsOf, isMessage } from "./farend.js";
 
 /** Seconds between two messages of a trickle. */
@@ -138,7 +138,7 @@ async function rates(near, far, other, facts) {
       if (!(error instanceof Late || error instanceof Ended)) throw error;
     }
   };
-  const disturbing = disturb();
+  const disturbing = beside(disturb());
   try {
     facts.down = await down(near, far);
     facts.up = await up(near, far);

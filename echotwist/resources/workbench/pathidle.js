@@ -2,7 +2,7 @@
 // Connections that lie there, or talk in one direction, for as long as they may: which of them are
 // cut, when, and who saw it. echotwist/probe/idle.py says why they are side by side, and opened some
 // seconds apart.
-import { Ended, Late, seconds } from "./dialer.js";
+import { beside, Ended, Late, seconds } from "./dialer.js";
 import { eventsOf } from "./farend.js";
 
 /** Seconds between two messages, or pings. */
@@ -78,7 +78,7 @@ export async function measureIdle(near, far, duration, found, say) {
       if (watching.length > 0) await near.sleeper.sleep(Math.min(APART, duration / 10));
       const watch = await Watch.open(near, far, kind, began);
       found.push(watch.row);
-      watching.push(watch.run(began + duration));
+      watching.push(beside(watch.run(began + duration)));
     }
     say(`${KINDS.length} connections, silent or with data in one direction`);
   } finally {

@@ -1,7 +1,7 @@
 // @ts-check
 // One probe of the path between this browser and the service: all areas, and the verdicts, which the
 // service gives by the same rules as `echotwist probe`.
-import { Dialer, Ended, Late, Refused, seconds } from "./dialer.js";
+import { beside, Dialer, Ended, Late, Refused, seconds } from "./dialer.js";
 import { FarEnd } from "./farend.js";
 import { urlOf } from "./link.js";
 import { measureBytes } from "./pathbytes.js";
@@ -101,8 +101,8 @@ export class Probe {
       return;
     }
     measured.idle = [];
-    const watching = this._area("idle", (say) =>
-      measureIdle(near, far, this._duration, measured.idle, say),
+    const watching = beside(
+      this._area("idle", (say) => measureIdle(near, far, this._duration, measured.idle, say)),
     );
     try {
       // They follow one another: each wants the path alone.
