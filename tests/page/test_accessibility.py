@@ -68,7 +68,7 @@ def test_the_simple_page(visit: Callable[..., Page], look: Callable[..., None]) 
         click(page, "Send")
         expect(page.locator("#output")).to_contain_text("Server: hello")
         look(page, "with an echo")
-        service.stop()
+        service.stop(patience=30)
         expect(page.get_by_role("button", name="Reconnect")).to_be_visible()
         look(page, "disconnected")
 

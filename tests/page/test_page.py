@@ -386,10 +386,19 @@ def test_an_end_without_a_close_is_explained(visit: Callable[..., Page], faults:
     with ServiceProcess() as service:
         page = visit(service.page)
         shows(page, "Status: Connected")
+        # It is there for no longer than until the next attempt fails.
+        page.evaluate("""() => {
+            const status = document.querySelector("[role=status]");
+            window.said = new Set();
+            const note = () => window.said.add(status.textContent);
+            const all = { subtree: true, childList: true, characterData: true };
+            new MutationObserver(note).observe(status, all);
+        }""")
         service.kill()
-        expect(page.get_by_role("status")).to_have_text(
-            "Disconnected: the connection was lost, and the server cannot be reached now;"
-            " it tries again by itself"
+        page.wait_for_function(
+            "(text) => window.said.has(text)",
+            arg="Disconnected: the connection was lost, and the server cannot be reached now;"
+            " it tries again by itself",
         )
         click(page, "Stop")
         click(page, "Reconnect")
@@ -453,7 +462,7 @@ def test_one_that_was_stopped_stays_so(visit: Callable[..., Page]) -> None:
     with served() as service:
         page = visit(service.page)
         shows(page, "Status: Connected")
-        service.stop()
+        service.stop(patience=30)
         click(page, "Stop")
         service.restart()
         page.evaluate("dispatchEvent(new Event('online'))")
@@ -476,7 +485,7 @@ def test_a_disconnect_is_shown_with_its_close_code_and_reason(visit: Callable[..
             new MutationObserver(() => said.push(status.textContent))
                 .observe(status, {childList: true});
         }""")
-        service.stop()
+        service.stop(patience=30)
         shows(page, "Status: Connected", GONE)
         said = page.evaluate("said")
         assert said[0] == "Disconnected: the server goes away; it tries again by itself"
@@ -488,7 +497,7 @@ def test_while_disconnected_nothing_is_sent_and_what_is_typed_is_kept(
     with served() as service:
         page = visit(service.page)
         shows(page, "Status: Connected")
-        service.stop()
+        service.stop(patience=30)
         expect(page.get_by_role("button")).to_have_text(["Reconnect", "Stop"])
         type_(page, "not lost")
         expect(page.locator("#input")).to_have_value("not lost")
@@ -509,7 +518,7 @@ def test_a_click_on_reconnect_connects_to_the_restarted_service(
     with served() as service:
         page = visit(service.page)
         shows(page, "Status: Connected")
-        service.stop()
+        service.stop(patience=30)
         click(page, "Reconnect")
         refused = "Status: Disconnected (1006)"
         shows(page, "Status: Connected", GONE, refused)
@@ -536,7 +545,7 @@ def test_reconnect_works_by_keyboard_alone(visit: Callable[..., Page], focused: 
         if focused == "send":
             page.keyboard.press("Tab")
         expect(page.locator(f"#{focused}")).to_be_focused()
-        service.stop()
+        service.stop(patience=30)
         shows(page, "Status: Connected", GONE)
         if focused == "input":
             page.keyboard.press("Tab")
@@ -560,7 +569,7 @@ def test_the_page_connects_again_by_itself_and_leaves_the_reader_in_the_log(
         page = visit(service.page)
         shows(page, "Status: Connected")
         page.focus("#output")
-        service.stop()
+        service.stop(patience=30)
         shows(page, "Status: Connected", GONE)
         expect(page.locator("#output")).to_be_focused()
         service.restart()
@@ -636,7 +645,7 @@ def test_over_tls_the_page_speaks_wss(visit: Callable[..., Page]) -> None:
         expect(page.locator("#url")).to_have_text(service.url)
         type_(page, "hello")
         shows(page, "Status: Connected", "Server: hello")
-        service.stop()
+        service.stop(patience=30)
         shows(page, "Status: Connected", "Server: hello", GONE)
 
 
@@ -690,7 +699,7 @@ def test_behind_a_proxys_path_prefix_the_page_stays_below_it(
             expect(page.locator("#url")).to_have_text(f"ws://localhost:{port}/some/prefix/echo")
             type_(page, "hello")
             shows(page, "Status: Connected", "Server: hello")
-            service.stop()
+            service.stop(patience=30)
             shows(page, "Status: Connected", "Server: hello", GONE)
             page.close()
             # The proxy has answered so to a page that has tried again meanwhile.

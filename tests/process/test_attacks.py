@@ -187,12 +187,12 @@ def test_the_handshake_timeout_ends_slow_headers_and_idle_connections(service: T
         began = time.monotonic()
         data = iter(request())
         with contextlib.suppress(ConnectionError):
-            while time.monotonic() - began < 5:
+            while time.monotonic() - began < 20:
                 byte = bytes([next(data)])
                 for client in slow:
                     client.send(byte)
                 selectors.DefaultSelector().select(0.05)
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 15
         for client in idle:
             assert client.gone() == b""
         for client in slow:

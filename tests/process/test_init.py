@@ -129,4 +129,4 @@ def test_another_program_as_pid_1_keeps_its_signals() -> None:
 def test_signals_blocked_at_the_start_still_drain_it() -> None:
     with Twistd(before=["env", "--block-signal=TERM"]) as service:
         service.expect("taking up to")
-        assert service.stop(timeout=5) == 0
+        assert service.stop() == 0

@@ -79,7 +79,7 @@ def test_a_service_with_a_stalled_log_reader_goes_on_and_drains(form: str) -> No
         flood(port)
         isHealthy(port)
         # A drain without clients, and a second for the last lines of the log.
-        assert service.stop(timeout=10) == 0
+        assert service.stop() == 0
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -155,4 +155,4 @@ def test_a_supervisor_with_a_stalled_log_reader_goes_on_and_drains() -> None:
         for _ in range(2):
             flood(port)
         isHealthy(port)
-        assert service.stop(timeout=8) == 0
+        assert service.stop() == 0

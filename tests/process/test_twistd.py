@@ -94,7 +94,7 @@ def test_a_second_signal_ends_the_drain_at_once() -> None:
     with Twistd("--drain-timeout=1h", "--close-timeout=1h") as service, service.connect() as client:
         service.process.send_signal(signal.SIGTERM)
         client.until(b"server going away")
-        assert service.stop(signal.SIGINT, timeout=2) == 0
+        assert service.stop(signal.SIGINT) == 0
 
 
 def test_a_closed_terminal_drains_it_unless_it_was_started_by_nohup() -> None:

@@ -30,5 +30,5 @@ def get(service: Twistd, path: str = "healthz") -> int:
 
 
 def isHealthy(port: int) -> None:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=20) as answer:
         assert answer.read() == b"ok\n"
