@@ -36,7 +36,7 @@ PATIENCE = 5.0
 the process itself takes longer to end, and a second signal could spoil its exit status."""
 
 ABORT = 5.0
-"""Seconds for the end of a drain that a second signal ends."""
+"""Seconds until a signal shows, and for the end of a drain that a second one ends."""
 
 RECORDS = 100_000
 """Records of the log that are kept: the last ones."""
@@ -259,7 +259,7 @@ class ServiceProcess(Announced):
                 self._process.wait(seconds)
                 break
             # While one signal is pending, the kernel drops another.
-            self._process.until(self._isDraining, 1)
+            self._process.until(self._isDraining, ABORT)
         if self.isRunning:
             self.kill()
         return self.wait()

@@ -362,6 +362,16 @@ def test_clients_are_cut_off_at_once_without_patience() -> None:
             assert service.stop(patience=0) == 0
 
 
+@pytest.mark.slow(reason="the service stands still for 2 s, as on a machine that is busy")
+def test_clients_are_cut_off_even_if_the_first_signal_is_seen_late() -> None:
+    with ServiceProcess() as service, RawClient(service.url):
+        os.kill(service.pid, signal.SIGSTOP)
+        going = threading.Timer(2, os.kill, (service.pid, signal.SIGCONT))
+        going.start()
+        assert service.stop(patience=0) == 0
+        going.join()
+
+
 def test_one_that_drains_serves_nobody() -> None:
     with ServiceProcess() as service, RawClient(service.url):
         assert service.isServing
