@@ -160,9 +160,11 @@ function described(bytes) {
 form.onsubmit = (event) => {
   event.preventDefault();
   if (socket?.readyState !== WebSocket.OPEN) return;
-  socket.send(input.value);
-  waiting.push({ text: input.value, time: performance.now() });
-  last = `; ${shortened(input.value)} is on its way`;
+  // As a browser sends it, and as it comes back: half a character becomes U+FFFD.
+  const text = input.value.replace(/\p{Cs}/gu, "\ufffd");
+  socket.send(text);
+  waiting.push({ text, time: performance.now() });
+  last = `; ${shortened(text)} is on its way`;
   if (waiting.length > WAITING) waiting.shift();
   sent += 1;
   count();
@@ -209,7 +211,7 @@ output.onkeydown = (event) => {
 function connectAnew(why) {
   if (stop.hidden && send.hidden) return; // Somebody has wanted the end.
   if (!send.disabled) log.add("Status: ", `Disconnected (${why})`);
-  connect(false);
+  connect(!send.hidden); // It was open, or somebody waits for it.
 }
 
 addEventListener("pageshow", ({ persisted }) => persisted && connectAnew("this page was left"));

@@ -424,6 +424,14 @@ def test_a_full_server_is_told_from_one_that_is_gone(
         faults.clear()
 
 
+def test_half_a_character_comes_back_as_it_was_sent(page: Page) -> None:
+    page.evaluate(r"document.getElementById('input').value = 'a\ud83d'")
+    page.press("#input", "Enter")
+    expect(page.locator("#counts")).to_contain_text("1 sent, 1 received; “a\ufffd” came back")
+    type_(page, "b")
+    expect(page.locator("#counts")).to_contain_text("2 sent, 2 received; “b” came back")
+
+
 # Waking up.
 
 
@@ -456,6 +464,16 @@ def test_a_page_that_comes_back_connects_anew(page: Page, event: str, why: str) 
     shows(page, "Status: Connected", f"Status: Disconnected ({why})", "Status: Connected")
     type_(page, "back")
     expect(page.locator("#output")).to_contain_text("Server: back")
+
+
+def test_a_page_that_comes_back_says_that_it_connects(page: Page) -> None:
+    """It did say Connected until that had failed, with nothing that could stop it."""
+    page.evaluate(f"() => {{ {SILENT} }}")
+    page.evaluate("dispatchEvent(new Event('online'))")
+    expect(page.get_by_role("status")).to_have_text("Connecting")
+    expect(page).to_have_title("Connecting – WebSocket echo")
+    click(page, "Stop")
+    expect(page.get_by_role("button")).to_have_text(["Reconnect"])
 
 
 def test_one_that_was_stopped_stays_so(visit: Callable[..., Page]) -> None:

@@ -355,6 +355,17 @@ def test_cases_that_run_can_be_stopped(lab: Locator, faults: Faults) -> None:
     faults.clear()
 
 
+def test_cases_that_are_stopped_are_not_counted_with_the_next(lab: Locator, faults: Faults) -> None:
+    lab.get_by_role("button", name=re.compile("^Run all")).click()
+    expect(lab.get_by_text(re.compile(r"^\d+ of \d\d+"))).to_be_visible()
+    lab.get_by_role("button", name="Stop", exact=True).click()
+    (case,) = filtered(lab, "F36").all()
+    case.get_by_role("button", name="Run F36").click()
+    expect(case).to_contain_text("OK: ")
+    says(lab, re.compile(r"^Done: \d cases? run\.$"))
+    faults.clear()
+
+
 def test_a_service_that_is_gone_has_no_verdict(visit: Callable[..., Page], faults: Faults) -> None:
     with served() as service:
         lab = opened(visit(f"{service.page}workbench.html"))

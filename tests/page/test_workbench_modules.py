@@ -293,11 +293,11 @@ def test_no_more_than_some_bytes_wait(page: Page) -> None:
         UNANSWERED
         + """
         for (let i = 0; i < 17; i += 1) add(`${i}`, 1 << 20);
-        const few = [take("0"), take("1") !== undefined, waiting.count];
+        const few = [take("0"), take("1") !== undefined, waiting.count, waiting.isAll];
         add("huge", 1 << 30);
         return [few, take("16"), take("huge") !== undefined, waiting.count];
     """,
-    ) == [[None, True, 16], None, True, 16]
+    ) == [[None, True, 15, False], None, True, 0]
 
 
 def test_no_more_than_some_messages_wait(page: Page) -> None:
@@ -307,9 +307,9 @@ def test_no_more_than_some_messages_wait(page: Page) -> None:
         UNANSWERED
         + """
         for (let i = 0; i <= 100_000; i += 1) add(`${i}`);
-        return [waiting.count, take("0"), take("1") !== undefined, take("100000") !== undefined,
-            waiting.count];""",
-    ) == [100_001, None, True, True, 99_999]
+        return [waiting.count, waiting.isAll, take("0"), take("1") !== undefined,
+            take("100000") !== undefined, waiting.count];""",
+    ) == [100_000, False, None, True, True, 99_998]
 
 
 def test_after_the_end_nothing_waits(page: Page) -> None:
@@ -322,8 +322,8 @@ def test_after_the_end_nothing_waits(page: Page) -> None:
         waiting.clear();
         const cleared = [waiting.count, take("19")];
         for (let i = 0; i < 16; i += 1) add(`${i}`, 1 << 20);
-        return [cleared, take("0") !== undefined, waiting.count];""",
-    ) == [[0, None], True, 15]
+        return [cleared, waiting.isAll, take("0") !== undefined, waiting.count];""",
+    ) == [[0, None], True, True, 15]
 
 
 def test_a_text_is_as_long_as_it_is_in_utf8(page: Page) -> None:
@@ -351,6 +351,8 @@ def test_a_script_is_a_url_of_the_service(page: Page, service: ServiceProcess) -
         ("%74race=theirs&%54race", None): "lab?%54race",
         ("send=trace=1&retrace", None): "lab?send=trace=1&retrace",
         ("%zz=1", None): "lab?%zz=1",
+        # The server takes neither for a trace; a parser of URLs would delete the tab.
+        ("tra\tce=theirs&send=a\tb\n", None): "lab?tra%09ce=theirs&send=a%09b%0A",
         ("//elsewhere/?a", None): "lab?//elsewhere/?a",
     }
     made = js(page, "link", "return a.map(([s, id]) => m.urlOf(s, id ?? undefined))", list(urls))

@@ -76,7 +76,98 @@ def test_a_target_that_is_closed_is_not_replaced_by_another(page: Page) -> None:
     expect(target.locator("option")).to_have_text(["the newest that is open", "#2"])
 
 
+def test_all_stay_chosen_while_there_is_one(page: Page) -> None:
+    page.locator("#connect").click()
+    expect(page.get_by_role("status").first).to_have_text("2 connections are open")
+    page.select_option("#target", "all")
+    items = page.locator("#connections li")
+    items.nth(1).get_by_role("button", name="Close").click()
+    connected(page)
+    page.locator("#connect").click()
+    expect(page.get_by_role("status").first).to_have_text("2 connections are open")
+    send(page, "for all")
+    expect(items.nth(0)).to_contain_text("1 sent, 1 received")
+    expect(items.nth(1)).to_contain_text("1 sent, 1 received")
+
+
+@pytest.mark.parametrize("code", ["4", "35", "400", "999", "5000", "30000"])
+def test_a_code_that_no_browser_sends_is_refused_and_unfolded(page: Page, code: str) -> None:
+    page.get_by_text("Closing", exact=True).click()
+    page.fill("#close-code", code)
+    page.get_by_text("Closing", exact=True).click()
+    expect(page.locator("#close-code")).to_be_hidden()
+    click(page, "Close")
+    expect(page.locator("#close-hint")).to_be_visible()
+    expect(page.locator("#close-hint")).to_contain_text("A browser sends 1000, and 3000 to 4999.")
+    expect(page.locator("#connections li").first).to_contain_text("Open")
+
+
+def test_a_connection_that_is_given_up_is_not_blamed_on_others(
+    visit: Callable[..., Page], service: ServiceProcess
+) -> None:
+    page = visit(service.page + "workbench.html#script=hold=30s")
+    row = page.locator("#connections li").first
+    expect(row).to_contain_text("Connecting")
+    click(page, "Close")
+    expect(row).to_contain_text("1006: this page has given it up before it was open.")
+
+
+def test_a_close_that_nobody_answers_is_not_blamed_on_others(visit: Callable[..., Page]) -> None:
+    with ServiceProcess() as service:
+        page = visit(service.page + "workbench.html#script=reply-close=no")
+        connected(page)
+        click(page, "Close")
+        row = page.locator("#connections li").first
+        expect(row).to_contain_text("Closing")
+        service.kill()  # A browser would wait for a minute.
+        expect(row).to_contain_text("1006: this page has closed it, and no answer to that came.")
+
+
+def test_the_end_of_a_page_that_is_left_is_not_blamed_on_others(
+    visit: Callable[..., Page], service: ServiceProcess
+) -> None:
+    page = connected(visit(service.page + "workbench.html#script=echo=1%26drop=fin"))
+    page.evaluate("dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))")
+    send(page, "the end")
+    row = page.locator("#connections li").first
+    expect(row).to_contain_text("1006: this page was left.")
+
+
+def test_a_reason_does_not_turn_the_line_around(
+    visit: Callable[..., Page], service: ServiceProcess
+) -> None:
+    page = visit(service.page + "workbench.html#script=close=4000,%25E2%2580%25AE.eno")
+    row = page.locator("#connections li").first
+    expect(row).to_contain_text(r'Cleanly, 4000 "\u{202e}.eno"')
+    page.select_option("#filter-type", "close")
+    expect(rows(page).locator(".data")).to_contain_text(r'4000, "\u{202e}.eno"')
+
+
 # Links, and a reload.
+
+
+def test_a_har_of_before_a_reload_has_what_was_open(page: Page) -> None:
+    """Though the entry that says so had no room."""
+    page.get_by_text("Repeat").click()
+    page.fill("#times", "300")
+    send(page, "x" * 5000)
+    counts(page, "300 sent, 300 received")
+    page.reload()
+    connected(page)
+    first, *_ = exported(page, "Export HAR")["log"]["entries"]
+    assert first["response"]["status"] == 101
+    assert 100 < len(first["_webSocketMessages"]) < 600
+
+
+def test_the_filter_that_is_shown_is_the_one_that_filters(page: Page) -> None:
+    """A browser puts the fields of a page to which one comes back as they were."""
+    page.select_option("#filter-from", "sent")
+    page.get_by_role("link", name="Back to the simple page").click()
+    expect(page).to_have_title("Connected – WebSocket echo")
+    page.go_back()
+    connected(page)
+    expect(page.locator("#filter-from")).to_have_value("")
+    expect(page.locator("#counts")).to_have_text(re.compile(r"^\d+ entries$"))
 
 
 def test_another_link_in_the_same_tab_wins_over_what_was_kept(
@@ -201,6 +292,8 @@ def test_tabs_are_walked_with_the_keyboard(page: Page) -> None:
     names = ["Lab", "What the server saw", "Latency", "Snippets", "Path"]
     panels = ["lab", "server", "latency", "snippets", "path"]
     page.focus("#tab-lab")
+    page.evaluate("""() => document.activeElement.dispatchEvent(
+        new KeyboardEvent("keydown", { key: "ArrowRight", altKey: true, bubbles: true }))""")
     for key, wanted in (
         *(("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", 4), ("ArrowRight", 0)),
         *(("ArrowLeft", 4), ("Home", 0), ("ArrowUp", 0)),
@@ -230,7 +323,111 @@ def test_a_number_that_is_wrong_is_unfolded(page: Page) -> None:
     counts(page, "1 sent, 1 received")
 
 
+def test_what_is_not_sent_yet_comes_back_behind_what_was(page: Page) -> None:
+    send(page, "old")
+    page.fill("#input", "a draft")
+    field = page.locator("#input")
+    for key, text in (("ArrowUp", "old"), ("ArrowUp", "old"), ("ArrowDown", "a draft")):
+        page.press("#input", f"Alt+{key}")
+        expect(field).to_have_value(text)
+    page.press("#input", "Alt+ArrowDown")
+    expect(field).to_have_value("a draft")
+    page.select_option("#recent", "old")
+    expect(field).to_have_value("old")
+    page.press("#input", "Alt+ArrowDown")
+    expect(field).to_have_value("a draft")
+
+
+@pytest.mark.parametrize(
+    ("text", "isSent"), [("", True), ("image.png", True), ("a\tb\n1\t2", False)]
+)
+def test_of_what_has_a_picture_of_it_the_text_is_pasted(
+    page: Page, text: str, isSent: bool
+) -> None:
+    """As an office has it; but a file has its name beside it, on some systems."""
+    isLeft = page.evaluate(
+        """(text) => {
+            const clipboardData = new DataTransfer();
+            if (text) clipboardData.setData("text/plain", text);
+            clipboardData.items.add(new File([new Uint8Array(10)], "image.png"));
+            const options = { bubbles: true, cancelable: true, clipboardData };
+            const event = new ClipboardEvent("paste", options);
+            return document.getElementById("input").dispatchEvent(event);
+        }""",
+        text,
+    )
+    assert isLeft is not isSent
+    if isSent:
+        counts(page, "1 sent, 1 received")
+    send(page, "after it")
+    counts(page, "2 sent" if isSent else "1 sent")
+
+
+def test_who_is_at_stop_goes_on_at_the_message(page: Page) -> None:
+    page.get_by_text("Repeat").click()
+    page.fill("#times", "3")
+    page.fill("#every", "300")
+    send(page, "again")
+    page.get_by_role("button", name="Stop", exact=True).focus()
+    counts(page, "3 sent, 3 received")
+    expect(page.locator("#input")).to_be_focused()
+
+
 # The timeline.
+
+
+def test_an_export_leaves_the_focus_to_who_went_on(page: Page) -> None:
+    with page.expect_download():
+        page.evaluate("""() => {
+            let time = 0;  // Each part is a turn of its own.
+            performance.now = () => (time += 20);
+            document.getElementById("export-json").click();
+            document.getElementById("input").focus();
+        }""")
+    expect(page.locator("#input")).to_be_focused()
+
+
+def test_a_copy_has_no_id_of_a_trace(page: Page) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.check("#traced")
+    page.locator("#connect").click()
+    expect(page.get_by_role("status").first).to_have_text("2 connections are open")
+    send(page, "hello ?trace=mine")
+    page.locator("#copy").click()
+    expect(page.locator("#copy")).to_have_text("Copied")
+    text = page.evaluate("navigator.clipboard.readText()")
+    assert "/lab?trace=…" in text
+    assert set(re.findall(r"trace=([\w-]+)", text)) == {"mine"}
+
+
+def test_what_is_chosen_shows_in_forced_colors(page: Page) -> None:
+    page.emulate_media(forced_colors="active")
+    page.locator("#pause").click()
+    outlines = page.evaluate("""() => ["#tab-lab", "#tab-server", "#pause", "#clear"].map(
+        (which) => getComputedStyle(document.querySelector(which)).outlineStyle)""")
+    assert outlines == ["solid", "none", "solid", "none"]
+
+
+def test_a_print_has_no_empty_pages(page: Page) -> None:
+    page.get_by_text("Repeat").click()
+    page.fill("#times", "1000")
+    send(page, "printed")
+    counts(page, "1,000 sent, 1,000 received")
+    pages = re.findall(rb"/Type\s*/Page\b", page.pdf())
+    assert 1 <= len(pages) < 5
+
+
+def test_what_is_not_known_to_be_answered_is_not_counted(page: Page) -> None:
+    page.fill("#script", "echo=2&ignore=2&close=1000")
+    page.locator("#connect").click()
+    expect(page.get_by_role("status").first).to_have_text("2 connections are open")
+    row = page.locator("#connections li").first
+    send_files(page, [9 << 20, 9 << 20])
+    expect(row).to_contain_text("2 sent, 2 received")
+    send_files(page, [9 << 20, 9 << 20])
+    expect(row).to_contain_text("Cleanly, 1000")
+    page.select_option("#filter-type", "close")
+    expect(rows(page).locator(".data")).to_contain_text("; at least 1 not answered")
 
 
 def test_half_a_character_has_a_round_trip(page: Page) -> None:

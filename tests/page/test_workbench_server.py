@@ -512,6 +512,10 @@ def test_the_script_for_another_client_can_be_changed(watching: Page) -> None:
     watching.keyboard.press("Tab")
     said = watching.locator("#server [role=status]").first
     expect(said).to_have_text("The server refuses this script: hold takes at most 60s")
+    watching.get_by_label("Its script").fill(" ?send=hi ")
+    watching.keyboard.press("Tab")
+    expect(url).to_have_text(before.replace("ping=are%20you%20there", "send=hi"))
+    expect(said).to_have_text("No client has come yet")
     click(watching, "Cancel")
     expect(url).to_be_hidden()
     expect(watching.get_by_role("button", name="Watch another client")).to_be_focused()

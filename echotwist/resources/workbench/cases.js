@@ -217,7 +217,7 @@ export class Cases {
 
   _stopAll() {
     this._isStopped = true;
-    this._runner.stop();
+    this._total -= this._runner.stop();
   }
 
   /** @param {string} id */

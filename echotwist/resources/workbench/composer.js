@@ -43,8 +43,10 @@ export class Composer {
     this._check = byId("check");
     /** @type {Draft[]} the oldest first */
     this._sent = [];
-    /** Of those, the one that was brought back. */
+    /** Of those, the one that was brought back; behind them, none was. */
     this._place = 0;
+    /** @type {Draft} what was not sent yet when another was brought back */
+    this._unsent = { text: "", format: "text" };
     /** @type {(() => void) | undefined} ends what is being repeated */
     this._end = undefined;
     boundDirection(this._input);
@@ -86,7 +88,7 @@ export class Composer {
     const numbers = this._connections.open.map(({ number }) => String(number));
     const chosen = this._target.value;
     const options = numbers.map((value) => element("option", { value }, `#${value}`));
-    if (numbers.length > 1) {
+    if (numbers.length > 1 || chosen === "all") {
       options.unshift(element("option", { value: "all" }, "all that are open"));
     }
     options.unshift(element("option", { value: "" }, "the newest that is open"));
@@ -126,7 +128,7 @@ export class Composer {
       this._input.focus();
     };
     this._recent.onchange = () => {
-      if (this._recent.value !== "") this.draft = this._sent[Number(this._recent.value)];
+      if (this._recent.value !== "") this._bring(Number(this._recent.value));
       this._recent.value = "";
       this._input.focus();
     };
@@ -148,6 +150,9 @@ export class Composer {
     this._input.onpaste = (/** @type {ClipboardEvent} */ event) => {
       const pasted = [...(event.clipboardData?.files ?? [])];
       if (pasted.length === 0) return;
+      // An office has a picture of the text beside it; others have the names of the files.
+      const text = event.clipboardData?.getData("text/plain");
+      if (text && !pasted.every(({ name }) => text.includes(name))) return;
       event.preventDefault();
       this._sendFiles(pasted);
     };
@@ -161,11 +166,16 @@ export class Composer {
       if (!event.repeat) this._send.form.requestSubmit();
     } else if (event.altKey && (event.key === "ArrowUp" || event.key === "ArrowDown")) {
       event.preventDefault();
-      const place = this._place + (event.key === "ArrowUp" ? -1 : 1);
-      if (this._sent[place] === undefined) return;
-      this._place = place;
-      this.draft = this._sent[place];
+      this._bring(this._place + (event.key === "ArrowUp" ? -1 : 1));
     }
+  }
+
+  /** @param {number} place of a message that was sent; the one after them is the unsent draft's */
+  _bring(place) {
+    if (place < 0 || place > this._sent.length) return;
+    if (this._place === this._sent.length) this._unsent = this.draft;
+    this._place = place;
+    this.draft = this._sent[place] ?? this._unsent;
   }
 
   /**
@@ -281,6 +291,7 @@ export class Composer {
     const end = (why) => {
       clearTimeout(timer);
       this._end = undefined;
+      if (document.activeElement === this._stop) this._input.focus();
       this._stop.hidden = true;
       if (done < times) this._complain(`${count()}: ${why}`);
       else if (times > 1) this._check.textContent = `${done.toLocaleString("en")} sent`;

@@ -3,6 +3,7 @@
 import { meaningOf } from "../closing.js";
 import { now } from "./history.js";
 import { Unanswered } from "./unanswered.js";
+import { printable } from "./words.js";
 
 /** Times that are kept for the clock of a trace (`trace.js`). */
 const TIMES = 1000;
@@ -40,6 +41,8 @@ export class Connection {
     this.opened = undefined;
     /** @type {Ended | undefined} */
     this.ended = undefined;
+    /** Why it may end without a close frame by what this page does; else empty. */
+    this.ownEnd = "";
     /** @type {number[]} of the first messages, in their order */
     this.sentTimes = [];
     /** @type {number[]} */
@@ -88,7 +91,11 @@ export class Connection {
    * @throws {DOMException} for what a browser does not send
    */
   close(code, reason) {
+    const isOpen = this.state === "Open";
     this.socket.close(code, reason);
+    this.ownEnd = isOpen
+      ? "this page has closed it, and no answer to that came"
+      : "this page has given it up before it was open";
     if (this.state === "Closing") {
       this._say(
         "closing",
@@ -96,6 +103,11 @@ export class Connection {
       );
     }
     this.onChange();
+  }
+
+  /** The page is left, with which a browser ends its connections. */
+  leave() {
+    this.ownEnd ||= "this page was left";
   }
 
   _onOpen() {
@@ -129,9 +141,10 @@ export class Connection {
   _onClose({ code, reason, wasClean }) {
     this.ended = { code, reason, wasClean };
     const how = wasClean ? "cleanly" : "not cleanly";
-    const said = reason && `, ${JSON.stringify(reason)}`;
-    const { count } = this._unanswered;
-    const lost = count ? `; ${count.toLocaleString("en")} not answered` : "";
+    const said = reason && `, ${printable(JSON.stringify(reason))}`;
+    const { count, isAll } = this._unanswered;
+    const most = isAll ? "" : "at least ";
+    const lost = count ? `; ${most}${count.toLocaleString("en")} not answered` : "";
     this._unanswered.clear();
     this._say("close", `${code}${said}, ${how}: ${meaningOf(code)}${lost}`);
     this.onChange();

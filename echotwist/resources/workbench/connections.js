@@ -5,6 +5,7 @@ import { Connection, utf8Length } from "./connection.js";
 import { byId, element } from "./element.js";
 import { makeTraceId, urlOf } from "./link.js";
 import { check } from "./steps.js";
+import { printable } from "./words.js";
 
 /** Those that are closed stay in the list, so that one can read why; but not for ever. */
 const LISTED = 50;
@@ -48,6 +49,9 @@ export class Connections {
     this._hint = byId("close-hint");
     byId("codes").append(...codeRows());
     history.listeners.add(() => this._showCounts());
+    addEventListener("pagehide", () =>
+      this._listed.forEach(({ connection }) => connection.leave()),
+    );
   }
 
   /** @returns {Connection[]} those that can be sent to */
@@ -123,7 +127,10 @@ export class Connections {
     const code = this._code.value.trim();
     const reason = this._reason.value;
     this._hint.textContent = problemOf(code, reason);
-    if (this._hint.textContent) return;
+    if (this._hint.textContent) {
+      this._hint.closest("details").open = true;
+      return;
+    }
     if (code === "") connection.close();
     else connection.close(Number(code), reason);
   }
@@ -139,7 +146,7 @@ export class Connections {
       facts.textContent = `Subprotocol: ${protocol || "none"}. Extensions: ${extensions || "none"}.`;
     } else if (ended !== undefined) {
       const how = ended.wasClean ? "Cleanly" : "Not cleanly";
-      const reason = ended.reason && ` ${JSON.stringify(ended.reason)}`;
+      const reason = ended.reason && ` ${printable(JSON.stringify(ended.reason))}`;
       facts.textContent = `${how}, ${ended.code}${reason}: ${listed.why || meaningOf(ended.code)}.`;
       if (ended.code === 1006 && !listed.why) {
         explain(connection, listed.wanted).then((why) => {
@@ -183,7 +190,8 @@ export class Connections {
  * @param {Connection} connection
  * @param {Wanted} wanted
  */
-async function explain({ opened }, { script, isTraced }) {
+async function explain({ opened, ownEnd }, { script, isTraced }) {
+  if (ownEnd) return ownEnd;
   if (opened !== undefined || !(script || isTraced)) return explain1006(opened !== undefined);
   // The lab says what it makes of a script; a browser does not show what the answer was.
   const { status, problem } = await check(script);
@@ -209,7 +217,8 @@ function countsOf({ sent, received }) {
  */
 function problemOf(code, reason) {
   if (code === "") return reason && "A reason needs a code.";
-  if (!/^\d+$/.test(code) || (code !== "1000" && !(code >= "3000" && code <= "4999"))) {
+  const number = /^\d+$/.test(code) ? Number(code) : NaN;
+  if (!(number === 1000 || (number >= 3000 && number <= 4999))) {
     return "A browser sends 1000, and 3000 to 4999. The step close=CODE of the lab sends any.";
   }
   const size = utf8Length(reason);

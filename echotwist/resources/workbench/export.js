@@ -21,9 +21,8 @@ export function* asJson(entries, { urls }) {
   yield `${JSON.stringify(head).slice(0, -1)},"entries":[`;
   let comma = "";
   for (const { time, data, url, ...rest } of entries) {
-    const isOurs = rest.from === "status" || rest.from === "server";
-    const said = isOurs && typeof data === "string" ? withoutId(data) : data;
-    yield `${comma}\n${JSON.stringify({ time: isoTime(time), ...rest, ...dataOf(said) })}`;
+    const said = dataOf(saidBy(rest.from, data));
+    yield `${comma}\n${JSON.stringify({ time: isoTime(time), ...rest, ...said })}`;
     comma = ",";
   }
   yield "\n]}\n";
@@ -71,6 +70,17 @@ export function* asHar(entries, { urls, opened }) {
  * @param {string} text
  */
 const withoutId = (text) => text.replace(/([?&]trace=)[\w-]+/g, "$1…");
+
+/**
+ * The data of an entry, without the ID of a trace where it is no message.
+ *
+ * @param {import("./history.js").From} from
+ * @param {string | Uint8Array} data
+ */
+export function saidBy(from, data) {
+  const isOurs = from === "status" || from === "server";
+  return isOurs && typeof data === "string" ? withoutId(data) : data;
+}
 
 /**
  * @param {string} url

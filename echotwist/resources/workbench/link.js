@@ -82,12 +82,13 @@ export function linkTo({ script, subprotocols, isTraced }, { text, format }) {
 }
 
 /**
- * A script without the step `trace`: whoever has made a link could read what is sent then.
+ * A script without the step `trace`: whoever has made a link could read what is sent then. Nor does
+ * it have what a parser of URLs deletes, and makes `trace` of others by.
  *
  * @param {string} script
  */
 function withoutTrace(script) {
-  const steps = script.split("&");
+  const steps = script.replace(/[\t\n\r]/g, encodeURIComponent).split("&");
   return steps.filter((step) => nameOf(step) !== "trace").join("&");
 }
 

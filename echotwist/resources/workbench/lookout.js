@@ -153,17 +153,20 @@ export class Lookout {
     this._say(said);
   }
 
+  get _steps() {
+    return this._script.value.trim().replace(/^\?/, "");
+  }
+
   /** Whether a client would be let in with the script. */
   async _check() {
-    const script = this._script.value;
+    const script = this._steps;
     const { problem } = await check(script);
-    if (!this._id || script !== this._script.value) return;
+    if (!this._id || script !== this._steps) return;
     this._say(problem ? `The server refuses this script: ${problem}` : "No client has come yet");
   }
 
   _showUrl() {
-    const script = this._script.value.trim().replace(/^\?/, "");
-    this._url.textContent = urlOf(script, this._id);
+    this._url.textContent = urlOf(this._steps, this._id);
   }
 
   /** @param {string} text */

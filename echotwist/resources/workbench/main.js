@@ -97,7 +97,8 @@ addEventListener("pagehide", () => {
     newest: connections.newest,
   });
   // By itself: if there is no room for it, the form is kept all the same.
-  keep(TIMELINE, { urls: [...history.urls], entries: timeline.kept });
+  const { urls, opened } = history;
+  keep(TIMELINE, { urls: [...urls], opened: [...opened], entries: timeline.kept });
 });
 
 function follow() {
@@ -112,6 +113,7 @@ const form = recall(FORM);
 const past = recall(TIMELINE);
 if (past !== undefined) {
   for (const [number, url] of past.urls) history.urls.set(number, url);
+  for (const number of past.opened) history.opened.add(number);
   timeline.kept = past.entries;
 }
 if (form !== undefined) {

@@ -86,10 +86,15 @@ export class Runner {
     return quick.length + slow.length;
   }
 
-  /** Run no other, and end those that have begun. */
+  /**
+   * Run no other, and end those that have begun.
+   *
+   * @returns {number} how many will never begin
+   */
   stop() {
     // They would be run again, and do not run now.
     const waiting = this._alone.filter((id) => this._again.has(id));
+    const dropped = this._coming.length + this._alone.length - waiting.length;
     this._stops += 1;
     this._coming = [];
     this._alone = [];
@@ -97,6 +102,7 @@ export class Runner {
     this._again.clear();
     for (const socket of this._open) socket.close();
     for (const id of waiting) this._listeners.onEnd(id, undefined, true);
+    return dropped;
   }
 
   async _work() {

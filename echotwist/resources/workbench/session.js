@@ -5,7 +5,7 @@
 export const ROOM = 1 << 20;
 
 /** Other pages of this host keep things, too, and so may another version of this one. */
-const PREFIX = `echotwist ${location.pathname} 1 `;
+const PREFIX = `echotwist ${location.pathname} 2 `;
 
 /**
  * @param {string} name

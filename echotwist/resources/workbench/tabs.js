@@ -28,7 +28,7 @@ list.onclick = (/** @type {MouseEvent} */ { target }) =>
 
 list.onkeydown = (/** @type {KeyboardEvent} */ event) => {
   const step = { ArrowRight: 1, ArrowLeft: -1, Home: -tabs.length, End: tabs.length }[event.key];
-  if (step === undefined) return;
+  if (step === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
   event.preventDefault();
   const here = tabs.indexOf(/** @type {HTMLButtonElement} */ (document.activeElement));
   const there =

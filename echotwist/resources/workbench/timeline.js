@@ -3,7 +3,7 @@
 import { formatBase64, formatHex, parseBase64, parseHex } from "./bytes.js";
 import { Detail } from "./detail.js";
 import { byId, copy, element, save } from "./element.js";
-import { asHar, asJson } from "./export.js";
+import { asHar, asJson, saidBy } from "./export.js";
 import { Grid } from "./grid.js";
 import { nameOf } from "./history.js";
 import { ROOM } from "./session.js";
@@ -136,7 +136,7 @@ export class Timeline {
       until = performance.now() + TURN;
     }
     button.disabled = false;
-    button.focus(); // It had lost it.
+    if (document.activeElement === document.body) button.focus(); // It had lost it.
     save(name, parts, "application/json");
   }
 
@@ -330,7 +330,7 @@ function previewOf({ data }) {
 function asLines(entries) {
   return entries
     .map(({ time, connection, from, type, size, roundTrip, data }) => {
-      const some = data.slice(0, COPIED);
+      const some = saidBy(from, data).slice(0, COPIED);
       let text = typeof some === "string" ? JSON.stringify(some) : formatHex(some);
       if (some.length < data.length) text += ` … (${data.length.toLocaleString("en")})`;
       const trip = roundTrip === undefined ? "" : roundTrip.toFixed(1);

@@ -1,7 +1,7 @@
 // @ts-check
 // What was sent and has not come back yet.
 
-/** Messages that may wait, and bytes; of more, the oldest are taken as not answered. */
+/** Messages that may wait, and bytes; of more, nobody knows whether the oldest were answered. */
 const MESSAGES = 100_000;
 const BYTES = 16 << 20;
 
@@ -20,11 +20,12 @@ export class Unanswered {
     /** @type {Map<string, Set<Entry>>} those that look alike, the oldest first */
     this._alike = new Map();
     this._bytes = 0;
-    this._forgotten = 0;
+    /** Whether those are all. */
+    this.isAll = true;
   }
 
   get count() {
-    return this._all.size + this._forgotten;
+    return this._all.size;
   }
 
   /** @param {Entry} sent */
@@ -38,7 +39,7 @@ export class Unanswered {
     while (this._all.size > MESSAGES || (this._bytes > BYTES && this._all.size > 1)) {
       const [oldest] = this._all;
       this._remove(oldest, keyOf(oldest));
-      this._forgotten += 1;
+      this.isAll = false;
     }
   }
 
@@ -64,7 +65,7 @@ export class Unanswered {
 
   /** Nothing comes back any more. */
   clear() {
-    this._forgotten = 0;
+    this.isAll = true;
     this._bytes = 0;
     this._all.clear();
     this._alike.clear();
