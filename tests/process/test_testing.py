@@ -608,7 +608,7 @@ def test_the_plugins_fixtures(pytester: pytest.Pytester) -> None:
     pytester.makefile(".ini", pytest=INI)
     pytester.makepyfile(TESTS)
     result = pytester.runpytest_subprocess(
-        "-p", "no:randomly", "-p", "no:asyncio", "--strict-markers", timeout=60
+        "-p", "no:randomly", "-p", "no:asyncio", "--strict-markers", timeout=180
     )
     result.assert_outcomes(passed=9)
 
@@ -741,7 +741,7 @@ def test_the_plugin_with_xdist(pytester: pytest.Pytester) -> None:
                 assert client.recv() == str(number)
         """
     )
-    result = pytester.runpytest_subprocess("-n2", "-p", "no:randomly", timeout=60)
+    result = pytester.runpytest_subprocess("-n2", "-p", "no:randomly", timeout=180)
     result.assert_outcomes(passed=6)
 
 
@@ -769,7 +769,7 @@ def test_the_plugin_with_pytest_asyncio(pytester: pytest.Pytester) -> None:
                     assert await client.recv() == "hello"
         """
     )
-    result = pytester.runpytest_subprocess("-p", "no:twisted", timeout=60)
+    result = pytester.runpytest_subprocess("-p", "no:twisted", timeout=180)
     result.assert_outcomes(passed=2)
 
 
@@ -815,7 +815,7 @@ def test_the_plugin_with_pytest_twisted(pytester: pytest.Pytester) -> None:
             await service.stop()
         """
     )
-    result = pytester.runpytest_subprocess("-p", "no:asyncio", "--reactor=default", timeout=60)
+    result = pytester.runpytest_subprocess("-p", "no:asyncio", "--reactor=default", timeout=180)
     result.assert_outcomes(passed=2)
 
 
@@ -841,7 +841,7 @@ def test_plain_unittest(tmp_path: Path) -> None:
     )
     run = subprocess.run(
         [sys.executable, "-Werror", "-m", "unittest"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert "Ran 1 test" in run.stderr

@@ -45,7 +45,7 @@ class Peer(Protocol):
         waiting: Deferred[bytes] = Deferred()
         self._waiting = (enough, waiting)
         self.dataReceived(b"")
-        return waiting.addTimeout(20, reactor)
+        return waiting.addTimeout(60, reactor)
 
     def size(self, size: int) -> "Deferred[bytes]":
         return self.until(lambda data: len(data) >= size)
