@@ -763,11 +763,17 @@ cdef class Loop:
                 self.byDescriptor, self.descriptors * sizeof(Connection *))
             memset(self.byDescriptor + size, 0, (self.descriptors - size) * sizeof(Connection *))
         self.byDescriptor[fd] = c
+        if self.work >= TURN and isCostly(c) and command.dataSize:
+            # Thousands may come at once, and the first message of each may take milliseconds.
+            if self.buffered + command.dataSize > self.maxBuffered:
+                self.returnUnjudged(c, FULL, NULL, 0, data, command.dataSize)
+                return
+            self.keepRest(c, data, command.dataSize, False)
         self.workUntil = self.work + LEAST
-        if self.updateInterest(c):
-            self.echo(c, data, data + command.dataSize)
-        else:
+        if not self.updateInterest(c):
             self.returnUnjudged(c, UNUSUAL, NULL, 0, data, command.dataSize)
+        elif not c.isWaiting:
+            self.echo(c, data, data + command.dataSize)
 
     cdef bint updateInterest(self, Connection *c) noexcept nogil:
         """Tell epoll what to wait for: what the connection can do now. Returns False if epoll
