@@ -842,8 +842,9 @@ cdef class Loop:
             before = nanoseconds() - begin + <size_t>max(size, 0)
             self.work += before
             self.workUntil += before
-        if size > 0:
+        if size > 0 or c.stream.tls != NULL and c.stream.tls.hasCome:
             self.noteActivity(c)
+        if size > 0:
             # What has come of a header, or of a control frame, is put before the rest of it.
             if c.frame.left == 0:
                 before = c.frame.headerSize

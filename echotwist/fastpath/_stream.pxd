@@ -120,6 +120,7 @@ cdef inline ssize_t readTls(Stream *stream, uint8_t *to, size_t most) noexcept n
         if size < <ssize_t>piece:
             break
         tls.piece = min(2 * piece, <size_t>MOST_PIECE)
+    tls.hasCome = came > 0
     if came == 0:
         return ENDED if size == 0 else AGAIN if isTransient() else FAILED
     # TLS may have something to say to that: an alert, or new keys.

@@ -61,6 +61,7 @@ cdef struct Tls:
     size_t piece          # Bytes of the next piece.
     bint isCostly         # A read has once taken longer than READ_TIME: its client may choose when.
     size_t answers        # Bytes that OpenSSL has said for itself since the client stopped reading.
+    bint hasCome          # The last read has brought ciphertext, perhaps no whole record.
     bint isEnding         # Twisted shall look: the client ends TLS, or it fails.
 
 

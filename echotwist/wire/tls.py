@@ -82,6 +82,9 @@ class LendableTls(BufferingTLSTransport):
     factory: Any
     """Has `turns`."""
 
+    reads = 0
+    """How often ciphertext has come, while this had the connection."""
+
     isEnding = False
     """Whether OpenSSL has told the end, and the protocol has still to see what came before."""
 
@@ -108,6 +111,7 @@ class LendableTls(BufferingTLSTransport):
     """Whether OpenSSL's buffers may be large; the handshake makes them grow."""
 
     def dataReceived(self, data: bytes) -> None:
+        self.reads += 1
         self._ciphertext += data
         # Those after the handshake are all taken by the first call, or in later turns.
         while self._ciphertext and not (self._hasMore or self._lostTLSConnection):

@@ -79,6 +79,11 @@ def writeUnsent(transport: Any, data: bytes) -> None:
     lowest(transport).write(data)
 
 
+def reads(transport: Any) -> int:
+    """How often something has come from the socket below TLS; 0 without TLS."""
+    return 0 if (tls := tlsOf(transport)) is None else tls.reads
+
+
 def resumeTls(transport: Any) -> None:
     """See `LendableTls.resume`."""
     if (tls := tlsOf(transport)) is not None:

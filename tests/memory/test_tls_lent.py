@@ -277,6 +277,23 @@ def test_keepalive_pings_over_tls(peer: Peer) -> None:
     assert peer.client.socket.closed
 
 
+def test_a_record_that_comes_slowly_is_a_sign_of_life(peer: Peer) -> None:
+    """No pong can overtake it, and nothing of it is decrypted before all of it is there."""
+    peer.tls.write(binary(bytes(16_000)))
+    data = peer.ciphertext()
+    for at in range(0, len(data), 1000):
+        peer.client.send(data[at : at + 1000])
+        peer.client.service.advance(15)
+    assert not peer.client.socket.closed
+    assert [f for f in peer.frames() if f.opcode != PING] == [Frame(BINARY, bytes(16_000))]
+    # Half of one, and nothing more, is none.
+    peer.tls.write(binary(bytes(16_000)))
+    peer.client.send(peer.ciphertext()[:8000])
+    for _ in range(6):
+        peer.client.service.advance(15)
+    assert peer.client.socket.closed
+
+
 def test_keys_are_updated_while_a_loop_has_the_connection(certificate: Certificate) -> None:
     peer = lentOpenssl(certificate)
     for n in range(3):
