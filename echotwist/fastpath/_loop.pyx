@@ -74,9 +74,12 @@ Why hostile bytes do no harm:
   may send a message whole before it reads any of it, as simple clients do, so the rest of a frame
   that passes is read all the same, and waits. It is no larger than `maxMessage`, which Autobahn
   would buffer, too; the memory for it is hardly more (_unsent.pxd).
-- `maxBuffered` bounds what is held for all connections together. Above it reads are short,
-  nothing is read ahead, and a connection that would have to be held more is returned, for the
-  reactor's `Budget` to decide.
+- `maxBuffered` bounds what is held for all connections of all loops together. Above it reads are
+  short, nothing is read ahead, and a connection that would have to be held more is returned, for
+  the reactor's `Budget` to decide. Those that are not read ahead may wait for memory that others
+  hold and never give back: after `patience` the loop says so, and the one that buffers most, of
+  the loop that does, is returned. (A bound for each loop was less than one message where there are
+  many cores: a client that sent it whole before it read waited for the loop, and the loop for it.)
 - Where Autobahn closes with a code, it does so here, too: what was unmasked is masked again and
   returned, and before it one fragment that stands for those that were collected. Only a frame that
   passes leaves no room for a close frame, so that bad UTF-8 in it ends in a drop.
@@ -102,11 +105,11 @@ from echotwist.fastpath._frame cimport (
 )
 from echotwist.fastpath._mailbox cimport (
     ALIVE, CHECK, FRAME, FULL, GRANT, LEND, LOST, MESSAGE, NONE, NOT_UTF8, RECALL, RECALLED,
-    RETURNED, STOP, UNANSWERED, UNUSUAL,
+    RETURNED, SHED, SHORT, STOP, UNANSWERED, UNUSUAL,
     Command, Event, Mailbox, Reason, destroyMailbox, discard, initMailbox, newCommand, newEvent,
     pthread_mutex_lock, pthread_mutex_unlock, put, takeAll,
 )
-from echotwist.fastpath._memory cimport allocate, reallocate
+from echotwist.fastpath._memory cimport addShared, allocate, readShared, reallocate
 from echotwist.fastpath._message cimport (
     ECHO_HEADER, Message, Rest, clearMessage, copyMessage, fragmentSize, headerOf, memoryOf,
     newMessage, newRest, payloadOf, restOf, restSize, writeFragment,
@@ -194,6 +197,9 @@ cdef enum:
     FRAME_WORK = 25
     FRAME_BYTES = 4
     REPORT_WORK = 500
+
+# Seconds after which a loop looks again whether others have given memory back.
+cdef double LOOK = 0.01
 
 
 REASONS = {
@@ -415,9 +421,10 @@ cdef class Loop:
     """Serves the connections that it is lent.
 
     `maxMessage`, below 2**62, `fragmentAllowance` and `maxBuffered` are in bytes, see `limits`;
-    `pingInterval` (0: never) and `pingTimeout` are in seconds. `eventsFd` is an eventfd of the
-    caller's, which is written when there are events to take. With `logsFrames` the log gets frames
-    as well as messages; then fragments and compressed messages are Autobahn's. Raises OSError if no
+    `pingInterval` (0: never), `pingTimeout` and `patience` are in seconds. `eventsFd` is an eventfd
+    of the caller's, which is written when there are events to take. With `logsFrames` the log gets
+    frames as well as messages; then fragments and compressed messages are Autobahn's. `beside` is a
+    loop that shares its memory, with which `maxBuffered` is to be the same. Raises OSError if no
     descriptor is left.
     """
 
@@ -427,7 +434,10 @@ cdef class Loop:
     cdef int epoll, commandsFd, eventsFd
     cdef Mailbox commands, events
     cdef uint64_t maxMessage, fragmentAllowance, maxBuffered
-    cdef double pingInterval, pingTimeout
+    cdef double pingInterval, pingTimeout, patience
+    cdef Loop beside
+    cdef uint64_t own                 # What `shared` points to, if it is the first of several.
+    cdef uint64_t *shared             # As `buffered`, of all loops.
 
     # What follows belongs to the loop's thread alone.
     cdef double now
@@ -449,6 +459,7 @@ cdef class Loop:
     cdef uint64_t granted             # Messages, and frames, that the log may still get.
     cdef uint64_t buffered            # Bytes of memory for all that connections hold.
     cdef bint isThrottled             # Some connections are not read ahead.
+    cdef double shortSince            # When the first of them was; memory has been short since.
     cdef bint hasCounts
     cdef Counts counts                # Of this turn, without the messages that the log gets ...
     # ... and until takeCounts() is called; this and the next are under the lock of `events`.
@@ -456,7 +467,7 @@ cdef class Loop:
     cdef uint64_t publishedBuffered
 
     def __cinit__(self, maxMessage, fragmentAllowance, maxBuffered, pingInterval, pingTimeout,
-                  eventsFd, logsFrames=False):
+                  eventsFd, logsFrames=False, patience=INFINITY, Loop beside=None):
         # First, because __dealloc__() also runs when this fails, and closes what these say. For the
         # same reason the arguments have no types: they are converted below.
         self.epoll = self.commandsFd = -1
@@ -470,6 +481,10 @@ cdef class Loop:
         self.pingTimeout = pingTimeout
         self.eventsFd = eventsFd
         self.logsFrames = logsFrames
+        self.patience = patience
+        self.beside = beside
+        self.shared = &self.own if beside is None else beside.shared
+        self.shortSince = INFINITY
         self.going = True
         self.active.before = self.active.after = &self.active
         self.silent.before = self.silent.after = &self.silent
@@ -541,6 +556,10 @@ cdef class Loop:
         """Ask whether the loop still turns; the answer is an event."""
         self.send(newCommand(CHECK, 0))
 
+    def shed(self):
+        """Return the connection whose client leaves most unread."""
+        self.send(newCommand(SHED, 0))
+
     def stop(self):
         """Return all connections, and end. Nothing may be lent any more."""
         self.send(newCommand(STOP, 0))
@@ -562,6 +581,8 @@ cdef class Loop:
           of the fragment allowance. With `isInside` the connection is inside a frame, to its client
           and from it: no other frame can be sent any more, and what comes cannot be understood.
         - `("alive",)`: the answer to `check`.
+        - `("short",)`: memory has been short for `patience`; the loop that buffers most shall
+          `shed`.
         """
         cdef Event *event = <Event *>takeAll(&self.events)
         cdef char *extra
@@ -576,6 +597,8 @@ cdef class Loop:
                 events.append(("frame", event.number, header, event.isSent))
             elif event.kind == ALIVE:
                 events.append(("alive",))
+            elif event.kind == SHORT:
+                events.append(("short",))
             else:
                 self.lent -= 1
                 begun = PyBytes_FromStringAndSize(extra, event.begunSize)
@@ -665,11 +688,7 @@ cdef class Loop:
         self.serveWaiting()
         self.catchUp(before, count)
         self.keepAlive()
-        if self.isThrottled and self.buffered < self.maxBuffered:
-            self.isThrottled = False
-            self.updateInterestOfAll(&self.active)
-            self.updateInterestOfAll(&self.silent)
-            self.updateInterestOfAll(&self.waiting)
+        self.relieve()
         if self.hasCounts:
             self.hasCounts = False
             pthread_mutex_lock(&self.events.lock)
@@ -729,6 +748,8 @@ cdef class Loop:
                 self.granted = command.messages
             elif command.kind == CHECK:
                 self.report(newEvent(ALIVE, 0))
+            elif command.kind == SHED:
+                self.shedLargest()
             else:
                 self.going = False
             command = <Command *>discard(&command.entry)
@@ -765,7 +786,7 @@ cdef class Loop:
         self.byDescriptor[fd] = c
         if self.work >= TURN and isCostly(c) and command.dataSize:
             # Thousands may come at once, and the first message of each may take milliseconds.
-            if self.buffered + command.dataSize > self.maxBuffered:
+            if not self.hasRoom(command.dataSize):
                 self.returnUnjudged(c, FULL, NULL, 0, data, command.dataSize)
                 return
             self.keepRest(c, data, command.dataSize, False)
@@ -787,11 +808,12 @@ cdef class Loop:
             interest = EPOLLOUT | EPOLLRDHUP
         elif hasRest(c):
             interest = EPOLLOUT
-        elif self.buffered < self.maxBuffered:
+        elif self.hasRoom(1):
             interest = EPOLLOUT | EPOLLIN
         else:
             interest = EPOLLOUT
             self.isThrottled = True
+            self.shortSince = min(self.shortSince, self.now)
         if interest == c.interest:
             return True
         event.events = interest
@@ -824,7 +846,7 @@ cdef class Loop:
         cdef Reason reason
         if c.isSliced or c.windowBits:
             most = READ_SLICED
-        if self.buffered >= self.maxBuffered:
+        if not self.hasRoom(1):
             most = READ_LITTLE
         if isBlocked(&c.stream):
             if most == READ_LITTLE:
@@ -1032,7 +1054,7 @@ cdef class Loop:
         if reason == NONE:
             reason = self.cannotWait(c)
         if (reason == NONE and isSliced and c.rest == NULL and not isPassing(c)
-                and end - at > READ_LITTLE and self.buffered + (end - at) > self.maxBuffered):
+                and end - at > READ_LITTLE and not self.hasRoom(end - at)):
             reason = FULL
         if reason == NONE:
             c.isSliced = isSliced or hasRest(c)
@@ -1049,7 +1071,7 @@ cdef class Loop:
         """Why a client that does not read cannot be waited for; NONE if it can, or if it reads."""
         if not isBlocked(&c.stream) or isPassing(c):
             return NONE
-        if self.buffered > self.maxBuffered:
+        if not self.hasRoom(0):
             return FULL
         if c.stream.tls != NULL and not self.pingInterval:
             # No ping would find a client that has left, and epoll tells of no close_notify behind
@@ -1077,7 +1099,7 @@ cdef class Loop:
             c.message = self.scratch
         elif there >= header.payloadSize:
             return NONE  # It is compressed, and all there.
-        elif self.buffered + memoryOf(header.payloadSize) > self.maxBuffered:
+        elif not self.hasRoom(memoryOf(header.payloadSize)):
             return FULL
         else:
             c.message = newMessage(header.payloadSize)
@@ -1092,7 +1114,7 @@ cdef class Loop:
         if size <= message.room:
             return NONE
         room = min(2 * size, <size_t>HOLD)
-        if self.buffered + memoryOf(room) > self.maxBuffered:
+        if not self.hasRoom(memoryOf(room)):
             return FULL
         c.message = copyMessage(message, message.size, room)
         self.addBuffered(memoryOf(room))
@@ -1103,7 +1125,7 @@ cdef class Loop:
         """What was collected in `scratch` has no end yet. Returns FULL if it cannot be kept."""
         cdef size_t size = c.message.size + (c.frame.size - c.frame.left)
         cdef size_t room = c.message.size + c.frame.size
-        if self.buffered + memoryOf(room) > self.maxBuffered:
+        if not self.hasRoom(memoryOf(room)):
             return FULL
         c.message = copyMessage(self.scratch, size, room)
         self.addBuffered(memoryOf(room))
@@ -1242,7 +1264,41 @@ cdef class Loop:
 
     cdef void addBuffered(self, int64_t more) noexcept nogil:
         self.buffered += more
+        addShared(self.shared, more)
         self.hasCounts = True
+
+    cdef bint hasRoom(self, uint64_t more) noexcept nogil:
+        """Whether the loops together may hold so many bytes more."""
+        return readShared(self.shared) + more <= self.maxBuffered
+
+    cdef void relieve(self) noexcept nogil:
+        """Read ahead again if there is memory; if there has been none for long, say so."""
+        if self.isThrottled and self.hasRoom(1):
+            self.isThrottled = False
+            self.updateInterestOfAll(&self.active)
+            self.updateInterestOfAll(&self.silent)
+            self.updateInterestOfAll(&self.waiting)
+        if readShared(self.shared) <= self.maxBuffered // 2:
+            self.shortSince = INFINITY
+        elif self.now >= self.shortSince + self.patience:
+            self.shortSince = self.now
+            self.report(newEvent(SHORT, 0))
+
+    cdef void shedLargest(self) noexcept nogil:
+        cdef Connection *largest = NULL
+        self.findLargest(&self.active, &largest)
+        self.findLargest(&self.silent, &largest)
+        self.findLargest(&self.waiting, &largest)
+        if largest != NULL:
+            self.returnConnection(largest, FULL)
+
+    cdef void findLargest(self, Connection *ring, Connection **largest) noexcept nogil:
+        cdef Connection *c = ring.after
+        while c != ring:
+            if isBlocked(&c.stream) and (largest[0] == NULL or c.stream.unsent.memory
+                                         > largest[0].stream.unsent.memory):
+                largest[0] = c
+            c = c.after
 
     cdef void returnConnection(self, Connection *c, Reason reason) noexcept nogil:
         """Return the connection when `c` itself has everything that is unjudged."""
@@ -1391,11 +1447,14 @@ cdef class Loop:
                 self.returnConnection(c, LOST)
 
     cdef double nextDue(self) noexcept nogil:
-        """When keepAlive() next has something to do, on the clock of `now`; infinity: never."""
-        cdef double due = INFINITY
+        """When keepAlive() or relieve() next has something to do, on the clock of `now`; infinity:
+        never."""
+        cdef double due = self.shortSince + self.patience
+        if self.isThrottled and readShared(self.shared) > self.buffered:
+            due = min(due, self.now + LOOK)  # Another loop may give memory back.
         if self.pingInterval:
             if self.active.after != &self.active:
-                due = self.active.after.since + self.pingInterval
+                due = min(due, self.active.after.since + self.pingInterval)
             if self.silent.after != &self.silent:
                 due = min(due, self.silent.after.since + self.pingTimeout / 2)
         return due

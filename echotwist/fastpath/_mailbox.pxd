@@ -41,6 +41,7 @@ cdef enum CommandKind:
     RECALL
     GRANT
     CHECK
+    SHED
     STOP
 
 
@@ -64,6 +65,7 @@ cdef enum EventKind:
     FRAME
     RETURNED
     ALIVE                 # answers CHECK
+    SHORT                 # asks for a SHED of the loop that buffers most
 
 
 cdef enum Reason:

@@ -130,6 +130,10 @@ class FastPath:
         KINDS, and whether they came over TLS."""
         self.buffered = 0
         """Bytes that the loops buffer for clients, as of the last `count`."""
+        self._held: dict[Loop, int] = {}
+        """The same, of each loop."""
+        self._relieved = float("-inf")
+        """When one was last asked to give some back."""
 
     @property
     def lent(self) -> int:
@@ -152,11 +156,13 @@ class FastPath:
                     limits.maxMessage,
                     limits.fragmentAllowance,
                     # The other half is the reactor's.
-                    limits.bufferBudget // 2 // self.threads,
+                    limits.bufferBudget // 2,
                     limits.pingInterval,
                     limits.pingTimeout,
                     self._eventsFd,
                     self._journal.logsFrames,
+                    limits.closeTimeout,
+                    self._running[0][0] if self._running else None,
                 )
                 # A daemon in Python's sense: the interpreter does not wait for it at its exit.
                 thread = self.Thread(target=_run, args=(loop,), daemon=True)
@@ -183,6 +189,7 @@ class FastPath:
         self._journal.onSecondEnd = None
         self._running.clear()
         self._lent.clear()
+        self._held.clear()
         self._reactor.removeReader(self)
         os.close(self._eventsFd)
         self._eventsFd = -1
@@ -291,6 +298,9 @@ class FastPath:
         if event[0] == "alive":
             self._answered(loop)
             return
+        if event[0] == "short":
+            self._relieve()
+            return
         lent = self._lent[self._running[loop - 1][0]]
         connection = lent[event[1]]
         try:
@@ -313,15 +323,23 @@ class FastPath:
             del lent[number]
             connection.returned(*rest)
 
+    def _relieve(self) -> None:
+        """Some connections have waited long for memory: have the one that buffers most returned, of
+        the loop that does. Each loop says so, for the memory of all."""
+        now = self._reactor.seconds()
+        if not 0 <= now - self._relieved < self._limits.closeTimeout:
+            self._relieved = now
+            self.count()
+            max(self._held, key=self._held.__getitem__).shed()
+
     def count(self) -> None:
         """Add to the journal what the loops have counted, and update `messages` and `buffered`."""
-        self.buffered = 0
         for loop, _ in self._running:
-            messages, kinds, pauses, buffered = loop.takeCounts()
-            self.buffered += buffered
+            messages, kinds, pauses, self._held[loop] = loop.takeCounts()
             self._journal.count(*messages)
             self._journal.totals.pauses += pauses
             self.messages.update(dict(zip(self.messages, kinds, strict=True)))
+        self.buffered = sum(self._held.values())
 
     def _nextSecond(self) -> None:
         self.count()

@@ -82,6 +82,9 @@ FEED = 1024
 _NOT_READ = (1006, "not read to the end")
 """What the log has of a connection that ended before its echo, or the close, was delivered."""
 
+_TOO_MUCH = (TRY_AGAIN_LATER, "too much is waiting here for all clients together")
+"""How a connection ends that buffers the most when memory is short."""
+
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """RFC 6455, 1.3."""
 
@@ -526,7 +529,7 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
 
     def endOverBudget(self) -> None:
         assert self._owner is Owner.REACTOR
-        self._failure = (TRY_AGAIN_LATER, "too much is waiting here for all clients together")
+        self._failure = _TOO_MUCH
         if unsent(self.transport):
             # A close frame would wait behind what the client does not read.
             self._abort()
@@ -583,6 +586,9 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
         elif isInside and why == "recalled":
             # At once, or because nothing more has come of the frame.
             self._cut()
+        elif isInside and why == "full":
+            self._failure = _TOO_MUCH
+            self._abort()
         elif isInside:
             # No close frame fits inside a frame, so this is a drop.
             if why == "not UTF-8":

@@ -219,6 +219,61 @@ def test_backpressure_lets_one_large_message_wait_for_a_client_that_never_reads(
     assert 4 * LARGE - 500_000 < len(lent.socket.arriving) <= 4 * LARGE + 100
 
 
+CROWDED = ("--max-message=1M", "--memory-budget=8M", "--close-timeout=5s")
+"""The loops have a third of that memory, together."""
+
+MEGABYTE = frame(BINARY, bytes(1 << 20))
+
+
+def lentOf(service: Service) -> Client:
+    client = service.open()
+    client.send(text("lend me"))
+    assert client.frames() == [Frame(TEXT, b"lend me")]
+    client.socket.window = 0
+    return client
+
+
+def test_loops_share_their_memory() -> None:
+    """A part for each was less than a message: a client that sent that before it read waited for
+    its loop, and the loop for the client."""
+    client = lentOf(Service(*CROWDED, "--threads=16", isFast=True))
+    client.send(MEGABYTE)
+    assert client.socket.arriving == b""
+    client.socket.window = float("inf")
+    client.service.run()
+    assert client.frames() == [Frame(BINARY, bytes(1 << 20))]
+    assert client.protocol.isLent
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_memory_that_is_not_given_back_is_taken_back(threads: int, log: Any) -> None:
+    """From those who buffer the most, one for each close timeout."""
+    service = Service(*CROWDED, f"--threads={threads}", isFast=True)
+    holders = [lentOf(service) for _ in range(6)]
+    for holder in holders:
+        holder.send(MEGABYTE[:-1])
+    honest = lentOf(service)
+    honest.send(MEGABYTE)
+    assert honest.socket.arriving
+    service.fastPath.count()
+    assert 2_500_000 < service.fastPath.buffered < 3_500_000
+    service.advance(4.9)
+    assert not any(holder.socket.closed for holder in holders)
+    service.advance(0.2)
+    assert sum(holder.socket.closed for holder in holders) == 1
+    service.advance(10)
+    assert sum(holder.socket.closed for holder in holders) == 3
+    said = "closed: 1013 'too much is waiting here for all clients together'"
+    assert sum(said in line for line in log.lines()) == 3
+    honest.socket.window = float("inf")
+    service.run()
+    assert honest.frames() == [Frame(BINARY, bytes(1 << 20))]
+    # Until less than half is used.
+    for _ in range(2):
+        service.advance(10)
+        assert sum(holder.socket.closed for holder in holders) == 5
+
+
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_slow_reader_gets_all_of_a_large_message(lent: Client, ends: bool) -> None:
     payload = random.Random(1).randbytes(1_000_000)
