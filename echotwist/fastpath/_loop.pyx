@@ -77,9 +77,9 @@ Why hostile bytes do no harm:
 - `maxBuffered` bounds what is held for all connections of all loops together. Above it reads are
   short, nothing is read ahead, and a connection that would have to be held more is returned, for
   the reactor's `Budget` to decide. Those that are not read ahead may wait for memory that others
-  hold and never give back: after `patience` the loop says so, and the one that buffers most, of
-  the loop that does, is returned. (A bound for each loop was less than one message where there are
-  many cores: a client that sent it whole before it read waited for the loop, and the loop for it.)
+  hold and never give back: after `patience` the loop says so, and the loop that buffers most has
+  to `shed`. (A bound for each loop was less than one message where there are many cores: a client
+  that sent it whole before it read waited for the loop, and the loop for it.)
 - Where Autobahn closes with a code, it does so here, too: what was unmasked is masked again and
   returned, and before it one fragment that stands for those that were collected. Only a frame that
   passes leaves no room for a close frame, so that bad UTF-8 in it ends in a drop.
@@ -179,6 +179,8 @@ cdef enum:
     INFLATED = 128 << 10
     # Connections that one call of epoll_wait() tells of.
     READY = 256
+    # Connections that are returned at once for the memory that they hold.
+    SHED_AT_ONCE = 20
     # Silent connections that one turn looks at.
     SILENT = 64
     # Bytes of a message that the log gets: it shows 65 characters, of four bytes at most.
@@ -242,7 +244,7 @@ cdef struct Connection:
     bint isWaiting        # It is in the ring of those that wait.
     bint isSliced         # The last read took more than a slice.
     bint isRecalled
-    uint64_t leftAtRecall
+    bint hasMoved         # since it was recalled
     # Its neighbours in the ring of the active connections, of the silent ones, or of those that
     # wait.
     Connection *before
@@ -261,6 +263,16 @@ cdef bint isPassing(Connection *c) noexcept nogil:
 cdef bint hasRest(Connection *c) noexcept nogil:
     """Whether it has a rest that can be answered without more input."""
     return c.rest != NULL and not c.rest.isShort
+
+
+cdef size_t heldBy(Connection *c) noexcept nogil:
+    """Bytes of memory for what it has not answered, and for what its client has not read."""
+    cdef size_t held = c.stream.unsent.memory
+    if c.message != NULL:
+        held += memoryOf(c.message.room)
+    if c.rest != NULL:
+        held += c.rest.room
+    return held
 
 
 cdef bint isCostly(Connection *c) noexcept nogil:
@@ -459,7 +471,8 @@ cdef class Loop:
     cdef uint64_t granted             # Messages, and frames, that the log may still get.
     cdef uint64_t buffered            # Bytes of memory for all that connections hold.
     cdef bint isThrottled             # Some connections are not read ahead.
-    cdef double shortSince            # When the first of them was; memory has been short since.
+    # Since when memory has been short for some of them, or when it was last.
+    cdef double shortSince, shortUntil
     cdef bint hasCounts
     cdef Counts counts                # Of this turn, without the messages that the log gets ...
     # ... and until takeCounts() is called; this and the next are under the lock of `events`.
@@ -467,7 +480,7 @@ cdef class Loop:
     cdef uint64_t publishedBuffered
 
     def __cinit__(self, maxMessage, fragmentAllowance, maxBuffered, pingInterval, pingTimeout,
-                  eventsFd, logsFrames=False, patience=INFINITY, Loop beside=None):
+                  eventsFd, logsFrames=False, patience=INFINITY, beside=None):
         # First, because __dealloc__() also runs when this fails, and closes what these say. For the
         # same reason the arguments have no types: they are converted below.
         self.epoll = self.commandsFd = -1
@@ -483,8 +496,9 @@ cdef class Loop:
         self.logsFrames = logsFrames
         self.patience = patience
         self.beside = beside
-        self.shared = &self.own if beside is None else beside.shared
+        self.shared = &self.own if beside is None else self.beside.shared
         self.shortSince = INFINITY
+        self.shortUntil = -INFINITY
         self.going = True
         self.active.before = self.active.after = &self.active
         self.silent.before = self.silent.after = &self.silent
@@ -557,7 +571,9 @@ cdef class Loop:
         self.send(newCommand(CHECK, 0))
 
     def shed(self):
-        """Return the connection whose client leaves most unread."""
+        """If more than half of the memory is in use, return some of those that buffer the most. If
+        those that are inside a frame buffer more than all others, return the one of them that
+        buffers the most, which is its end."""
         self.send(newCommand(SHED, 0))
 
     def stop(self):
@@ -581,8 +597,8 @@ cdef class Loop:
           of the fragment allowance. With `isInside` the connection is inside a frame, to its client
           and from it: no other frame can be sent any more, and what comes cannot be understood.
         - `("alive",)`: the answer to `check`.
-        - `("short",)`: memory has been short for `patience`; the loop that buffers most shall
-          `shed`.
+        - `("short",)`: some have waited for memory for `patience`; the loop that buffers most
+          shall `shed`.
         """
         cdef Event *event = <Event *>takeAll(&self.events)
         cdef char *extra
@@ -739,17 +755,17 @@ cdef class Loop:
                 c = self.byDescriptor[command.fd]
                 if c != NULL and c.number == command.number:
                     if (command.atOnce or not isPassing(c)
-                            or c.isRecalled and c.frame.left == c.leftAtRecall):
+                            or c.isRecalled and not c.hasMoved):
                         self.returnConnection(c, RECALLED)
                     else:
                         c.isRecalled = True
-                        c.leftAtRecall = c.frame.left
+                        c.hasMoved = False
             elif command.kind == GRANT:
                 self.granted = command.messages
             elif command.kind == CHECK:
                 self.report(newEvent(ALIVE, 0))
             elif command.kind == SHED:
-                self.shedLargest()
+                self.shedSome()
             else:
                 self.going = False
             command = <Command *>discard(&command.entry)
@@ -812,8 +828,10 @@ cdef class Loop:
             interest = EPOLLOUT | EPOLLIN
         else:
             interest = EPOLLOUT
+            # Memory comes and goes in small pieces while clients read a little.
+            if not self.isThrottled and self.now > self.shortUntil + self.patience / 4:
+                self.shortSince = self.now
             self.isThrottled = True
-            self.shortSince = min(self.shortSince, self.now)
         if interest == c.interest:
             return True
         event.events = interest
@@ -866,6 +884,7 @@ cdef class Loop:
             self.workUntil += before
         if size > 0 or c.stream.tls != NULL and c.stream.tls.hasCome:
             self.noteActivity(c)
+            c.hasMoved = True
         if size > 0:
             # What has come of a header, or of a control frame, is put before the rest of it.
             if c.frame.left == 0:
@@ -1275,30 +1294,61 @@ cdef class Loop:
         """Read ahead again if there is memory; if there has been none for long, say so."""
         if self.isThrottled and self.hasRoom(1):
             self.isThrottled = False
+            self.shortUntil = self.now
             self.updateInterestOfAll(&self.active)
             self.updateInterestOfAll(&self.silent)
             self.updateInterestOfAll(&self.waiting)
-        if readShared(self.shared) <= self.maxBuffered // 2:
-            self.shortSince = INFINITY
-        elif self.now >= self.shortSince + self.patience:
+        elif self.isThrottled and self.now >= self.shortSince + self.patience:
             self.shortSince = self.now
             self.report(newEvent(SHORT, 0))
 
-    cdef void shedLargest(self) noexcept nogil:
-        cdef Connection *largest = NULL
-        self.findLargest(&self.active, &largest)
-        self.findLargest(&self.silent, &largest)
-        self.findLargest(&self.waiting, &largest)
-        if largest != NULL:
-            self.returnConnection(largest, FULL)
+    cdef void shedSome(self) noexcept nogil:
+        # Of the connections that can be returned without a loss, and of those inside a frame: the
+        # one that holds most, and what all hold.
+        cdef Connection *most[2]
+        cdef uint64_t held[2]
+        cdef size_t least
+        cdef int left = SHED_AT_ONCE
+        most[0] = most[1] = NULL
+        held[0] = held[1] = 0
+        self.sumUp(&self.active, most, held)
+        self.sumUp(&self.silent, most, held)
+        self.sumUp(&self.waiting, most, held)
+        if held[1] > held[0]:
+            if self.isHalfUsed():
+                self.returnConnection(most[1], FULL)
+        elif held[0]:
+            # The reactor has its own half for them, and its `Budget` ends them if need be.
+            least = heldBy(most[0]) // 2
+            left = self.returnLargest(&self.active, least, left)
+            left = self.returnLargest(&self.silent, least, left)
+            self.returnLargest(&self.waiting, least, left)
 
-    cdef void findLargest(self, Connection *ring, Connection **largest) noexcept nogil:
+    cdef bint isHalfUsed(self) noexcept nogil:
+        return readShared(self.shared) > self.maxBuffered // 2
+
+    cdef void sumUp(self, Connection *ring, Connection **most, uint64_t *held) noexcept nogil:
         cdef Connection *c = ring.after
+        cdef int kind
         while c != ring:
-            if isBlocked(&c.stream) and (largest[0] == NULL or c.stream.unsent.memory
-                                         > largest[0].stream.unsent.memory):
-                largest[0] = c
+            kind = 1 if isPassing(c) else 0
+            held[kind] += heldBy(c)
+            if most[kind] == NULL or heldBy(c) > heldBy(most[kind]):
+                most[kind] = c
             c = c.after
+
+    cdef int returnLargest(self, Connection *ring, size_t least, int left) noexcept nogil:
+        """Return up to `left` that hold so much and are not inside a frame. Returns how many are
+        left then."""
+        cdef Connection *c = ring.after
+        cdef Connection *after
+        while c != ring and left and self.isHalfUsed():
+            after = c.after
+            if not isPassing(c) and heldBy(c) > least:
+                self.returnConnection(c, FULL)
+                left -= 1
+            c = after
+        return left
 
     cdef void returnConnection(self, Connection *c, Reason reason) noexcept nogil:
         """Return the connection when `c` itself has everything that is unjudged."""
@@ -1449,9 +1499,11 @@ cdef class Loop:
     cdef double nextDue(self) noexcept nogil:
         """When keepAlive() or relieve() next has something to do, on the clock of `now`; infinity:
         never."""
-        cdef double due = self.shortSince + self.patience
-        if self.isThrottled and readShared(self.shared) > self.buffered:
-            due = min(due, self.now + LOOK)  # Another loop may give memory back.
+        cdef double due = INFINITY
+        if self.isThrottled:
+            due = self.shortSince + self.patience
+            if self.hasRoom(1) or readShared(self.shared) > self.buffered:
+                due = min(due, self.now + LOOK)  # Another loop may give memory back, or has.
         if self.pingInterval:
             if self.active.after != &self.active:
                 due = min(due, self.active.after.since + self.pingInterval)

@@ -324,10 +324,10 @@ class FastPath:
             connection.returned(*rest)
 
     def _relieve(self) -> None:
-        """Some connections have waited long for memory: have the one that buffers most returned, of
-        the loop that does. Each loop says so, for the memory of all."""
+        """Some connections have waited for memory for the close timeout: have the loop that buffers
+        most give some back. Each loop says so, for the memory of all, and may be late."""
         now = self._reactor.seconds()
-        if not 0 <= now - self._relieved < self._limits.closeTimeout:
+        if not 0 <= now - self._relieved < self._limits.closeTimeout / 2:
             self._relieved = now
             self.count()
             max(self._held, key=self._held.__getitem__).shed()

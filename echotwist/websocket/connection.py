@@ -49,7 +49,7 @@ from echotwist.limits import SMALL_FRAGMENT
 from echotwist.websocket.connections import Connections
 from echotwist.websocket.deflate import Accept, Deflate, Deflation
 from echotwist.websocket.framelog import FrameLog
-from echotwist.websocket.keepalive import Keepalive
+from echotwist.websocket.keepalive import Keepalive, received
 from echotwist.wire.context import Context
 from echotwist.wire.deadline import Deadline
 from echotwist.wire.gate import OVER_BUDGET, WAITS, WRITE_BLOCKED, ReadGate
@@ -629,13 +629,13 @@ class Connection(ReadGate, WebSocketServerProtocol):  # type: ignore[misc]
         """Wait for the client's close as long as something moves: it has to read its echo before
         that, and cannot answer before the end of the message that it is sending. Nor is it to blame
         while it waits for its turn."""
-        delivered, heard = delivery(self.transport), self.heard
+        delivered, came = delivery(self.transport), received(self)
 
         def moved() -> bool:
-            nonlocal heard
-            before, heard = heard, self.heard
+            nonlocal came
+            before, came = came, received(self)
             isAmid = bool(self.data) or self.inside_message or self.hasLeft
-            return delivered() or (heard != before and isAmid) or self.isPausedFor(WAITS)
+            return delivered() or (came != before and isAmid) or self.isPausedFor(WAITS)
 
         self._setDeadline(moved, self._closeExpired)
 

@@ -28,7 +28,8 @@ Received = tuple[float, int]
 """Is another with each byte that comes: with TLS, also of a record that is not whole yet."""
 
 
-def _received(connection: Alive) -> Received:
+def received(connection: Alive) -> Received:
+    """What has come on it so far, to be compared."""
     return connection.heard, reads(connection.transport)
 
 
@@ -61,25 +62,25 @@ class Keepalive:
             return
         before = unacknowledged(connection.transport)
         connection.sendPing()
-        self._await(connection, _received(connection), before, self._timeout)
+        self._await(connection, received(connection), before, self._timeout)
 
-    def _await(self, connection: Alive, received: Received, before: int, left: float) -> None:
+    def _await(self, connection: Alive, came: Received, before: int, left: float) -> None:
         # In steps of the interval: a client that has answered may be due for the next ping. In two
         # at least, each a timer of its own: a stop of the process shortens only one of them.
         step = min(left, self._interval, self._timeout / 2)
-        connection.setTimer(step, self._look, connection, received, before, left - step)
+        connection.setTimer(step, self._look, connection, came, before, left - step)
 
-    def _look(self, connection: Alive, received: Received, before: int, left: float) -> None:
+    def _look(self, connection: Alive, came: Received, before: int, left: float) -> None:
         """`left` seconds remain for something to move, and then a turn of the reactor: when a
         process goes on that was stopped (SIGSTOP, a paused virtual machine), its timers are due
         before it reads what the kernel has received meanwhile."""
-        if _received(connection) != received or connection.isHeld():
+        if received(connection) != came or connection.isHeld():
             self.watch(connection)
         elif left > 0:
-            self._await(connection, received, before, left)
+            self._await(connection, came, before, left)
         elif left == 0:
-            connection.setTimer(0, self._look, connection, received, before, -1)
+            connection.setTimer(0, self._look, connection, came, before, -1)
         elif (now := unacknowledged(connection.transport)) < before:
-            self._await(connection, received, now, self._timeout)
+            self._await(connection, came, now, self._timeout)
         else:
             connection.dropUnanswered()

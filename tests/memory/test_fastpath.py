@@ -268,10 +268,117 @@ def test_memory_that_is_not_given_back_is_taken_back(threads: int, log: Any) -> 
     honest.socket.window = float("inf")
     service.run()
     assert honest.frames() == [Frame(BINARY, bytes(1 << 20))]
-    # Until less than half is used.
+    # Until nobody waits.
     for _ in range(2):
         service.advance(10)
-        assert sum(holder.socket.closed for holder in holders) == 5
+        assert sum(holder.socket.closed for holder in holders) == 4
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_memory_is_taken_back_first_from_those_who_lose_nothing(threads: int) -> None:
+    """The reactor has its own half for them. They send a little now and then."""
+    service = Service(*CROWDED, f"--threads={threads}", isFast=True)
+    begun = frame(BINARY, bytes(60_000))
+    holders = [service.open() for _ in range(50)]
+    for holder in holders:
+        holder.send(begun[:100])
+    honest = lentOf(service)
+    honest.send(MEGABYTE)
+    assert honest.socket.arriving
+    for n in range(14):
+        service.advance(1)
+        for holder in holders:
+            holder.send(begun[100 + n : 101 + n])
+    assert not honest.socket.arriving
+    honest.socket.window = float("inf")
+    service.run()
+    assert honest.frames() == [Frame(BINARY, bytes(1 << 20))]
+    for holder in holders:
+        holder.send(begun[114:])
+        assert holder.frames() == [Frame(BINARY, bytes(60_000))]
+
+
+def test_who_reads_slowly_is_left_alone_when_nobody_waits() -> None:
+    service = Service(*CROWDED, "--threads=1", isFast=True)
+    slow = [lentOf(service) for _ in range(2)]
+    for each in slow:
+        each.send(MEGABYTE[:-1])
+    quick = lentOf(service)
+    quick.send(MEGABYTE)
+    (loop,) = service._loops()
+    assert loop.due() == service.reactor.seconds() + 5  # It waits for memory.
+    quick.socket.window = float("inf")
+    service.run()
+    assert quick.frames() == [Frame(BINARY, bytes(1 << 20))]
+    for _ in range(4):
+        service.advance(5)
+        assert not any(each.socket.closed for each in slow)
+
+
+def holds(loop: Any, theirs: Any, least: int) -> None:
+    """Have a client send a megabyte that it does not read, until the loop holds so much of it."""
+    before, rest = loop.takeCounts()[-1], MEGABYTE
+    while loop.takeCounts()[-1] < before + least:
+        with suppress(BlockingIOError):
+            rest = rest[theirs.send(rest[:10_000]) :]
+        loop.turn(0)
+
+
+def test_a_loop_that_is_late_takes_nothing_back() -> None:
+    """As after SIGSTOP: others have read meanwhile."""
+    loop = Loop(1 << 20, 1 << 20, 300_000, 0, 0, os.eventfd(0), patience=5)
+    pairs = [socketpair() for _ in range(2)]
+    for number, (ours, theirs) in enumerate(pairs):
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        loop.lend(ours.fileno(), number, b"")
+    holds(loop, pairs[0][1], 300_000)
+    loop.turn(0)
+    assert loop.due() == 5
+    loop.turn(5)
+    assert loop.takeEvents() == [("short",)]
+    while loop.takeCounts()[-1]:
+        with suppress(BlockingIOError):
+            pairs[0][1].recv(1 << 20)
+        loop.turn(5)
+    holds(loop, pairs[1][1], 20_000)
+    loop.shed()
+    loop.turn(5)
+    assert loop.takeEvents() == []
+    assert loop.lent == 2
+    for ours, theirs in pairs:
+        ours.close()
+        theirs.close()
+
+
+def test_a_loop_looks_for_the_memory_of_others() -> None:
+    """Nobody wakes it up."""
+    first = Loop(1 << 20, 1 << 20, 300_000, 0, 0, os.eventfd(0))
+    loops = [first, Loop(1 << 20, 1 << 20, 300_000, 0, 0, os.eventfd(0), beside=first)]
+    pairs = [socketpair() for _ in range(2)]
+    for number, (loop, (ours, theirs)) in enumerate(zip(loops, pairs, strict=True)):
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        loop.lend(ours.fileno(), number, b"")
+        rest = MEGABYTE
+        for _ in range(200):
+            with suppress(BlockingIOError):
+                rest = rest[theirs.send(rest) :]
+            loop.turn(0)
+        assert rest
+    assert 300_000 <= sum(loop.takeCounts()[-1] for loop in loops) < 700_000
+    assert loops[1].due() == 0.01
+    # The other gives all back: its client goes.
+    first.stop()
+    first.turn(0)
+    assert loops[1].due() == 0.01
+    before = loops[1].takeCounts()[-1]
+    loops[1].turn(0.01)
+    assert loops[1].turn(0.02)
+    assert loops[1].takeCounts()[-1] > before
+    for ours, theirs in pairs:
+        ours.close()
+        theirs.close()
 
 
 @pytest.mark.parametrize("ends", [True, False])

@@ -294,6 +294,21 @@ def test_a_record_that_comes_slowly_is_a_sign_of_life(peer: Peer) -> None:
     assert peer.client.socket.closed
 
 
+def test_a_drain_waits_for_a_record_that_comes_slowly(peer: Peer) -> None:
+    """It is a part of a message that has begun, as it is without TLS."""
+    message = binary(bytes(200_000))
+    peer.send(message[:100_000])
+    peer.connection.goAway()
+    peer.tls.write(message[100_000:116_000])
+    data = peer.ciphertext()
+    for at in range(0, len(data), 1000):
+        peer.client.send(data[at : at + 1000])
+        peer.client.service.advance(3)
+    assert not peer.client.socket.closed
+    peer.client.service.advance(11)
+    assert peer.client.socket.closed
+
+
 def test_keys_are_updated_while_a_loop_has_the_connection(certificate: Certificate) -> None:
     peer = lentOpenssl(certificate)
     for n in range(3):

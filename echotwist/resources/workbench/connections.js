@@ -126,11 +126,10 @@ export class Connections {
   _close(connection) {
     const code = this._code.value.trim();
     const reason = this._reason.value;
-    this._hint.textContent = problemOf(code, reason);
-    if (this._hint.textContent) {
-      this._hint.closest("details").open = true;
-      return;
-    }
+    const problem = problemOf(code, reason);
+    if (problem) this._hint.closest("details").open = true;
+    this._hint.textContent = problem;
+    if (problem) return;
     if (code === "") connection.close();
     else connection.close(Number(code), reason);
   }
