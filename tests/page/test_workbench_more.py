@@ -365,11 +365,11 @@ def test_of_what_has_a_picture_of_it_the_text_is_pasted(
 
 def test_who_is_at_stop_goes_on_at_the_message(page: Page) -> None:
     page.get_by_text("Repeat").click()
-    page.fill("#times", "3")
-    page.fill("#every", "300")
+    page.fill("#times", "2")
+    page.fill("#every", "3000")
     send(page, "again")
     page.get_by_role("button", name="Stop", exact=True).focus()
-    counts(page, "3 sent, 3 received")
+    counts(page, "2 sent, 2 received")
     expect(page.locator("#input")).to_be_focused()
 
 
