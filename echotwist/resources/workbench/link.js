@@ -38,6 +38,13 @@ export function urlOf(script, traceId) {
   return url.href;
 }
 
+/**
+ * The script that somebody has typed, or pasted with the ? of a URL.
+ *
+ * @param {string} typed
+ */
+export const scriptOf = (typed) => typed.trim().replace(/^\?/, "");
+
 /** An ID for a trace: 128 bits in base64url, since whoever knows it can read the trace. */
 export function makeTraceId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));

@@ -2,7 +2,7 @@
 // A trace that this page has no connection of: of a client that is still to come, or one whose ID
 // somebody knows.
 import { copy, element } from "./element.js";
-import { makeTraceId, urlOf } from "./link.js";
+import { makeTraceId, scriptOf, urlOf } from "./link.js";
 import { check } from "./steps.js";
 import { hasTrace, whyNone } from "./trace.js";
 
@@ -154,7 +154,7 @@ export class Lookout {
   }
 
   get _steps() {
-    return this._script.value.trim().replace(/^\?/, "");
+    return scriptOf(this._script.value);
   }
 
   /** Whether a client would be let in with the script. */

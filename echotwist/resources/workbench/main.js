@@ -10,7 +10,7 @@ import { byId, copy } from "./element.js";
 import { History } from "./history.js";
 import { Lab } from "./lab.js";
 import { Latency } from "./latency.js";
-import { linkTo, parseLink, urlOf } from "./link.js";
+import { linkTo, parseLink, scriptOf, urlOf } from "./link.js";
 import { Server } from "./server.js";
 import { Path } from "./path.js";
 import { keep, recall } from "./session.js";
@@ -40,7 +40,7 @@ connections.onChange = () => composer.showTargets();
 /** @returns {import("./link.js").Wanted} what the form asks for */
 function wanted() {
   return {
-    script: script.value.trim().replace(/^\?/, ""),
+    script: scriptOf(script.value),
     subprotocols: subprotocols.value.split(/[\s,]+/).filter(Boolean),
     isTraced: traced.checked,
   };
