@@ -6,10 +6,11 @@ import random
 import resource
 import sys
 import zlib
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from socket import socketpair
+from socket import socket, socketpair
 from typing import Any
 
 import pytest
@@ -160,13 +161,35 @@ def service() -> Service:
     return Service(isFast=True)
 
 
-@pytest.fixture
-def lent(service: Service) -> Client:
+def lentBy(service: Service) -> Client:
     client = service.open()
     client.send(text("lend me"))
     assert client.frames() == [Frame(TEXT, b"lend me")]
     assert client.protocol.isLent
     return client
+
+
+@pytest.fixture
+def lent(service: Service) -> Client:
+    return lentBy(service)
+
+
+MakePairs = Callable[[int], list[tuple[socket, socket]]]
+
+
+@pytest.fixture
+def makePairs() -> Iterator[MakePairs]:
+    """So many sockets for a loop, each with that of its client."""
+    with ExitStack() as stack:
+
+        def makePairs(count: int) -> list[tuple[socket, socket]]:
+            pairs = [socketpair() for _ in range(count)]
+            for ours, theirs in pairs:
+                stack.enter_context(ours).setblocking(False)
+                stack.enter_context(theirs)
+            return pairs
+
+        yield makePairs
 
 
 @pytest.fixture(autouse=True)
@@ -225,10 +248,9 @@ CROWDED = ("--max-message=1M", "--memory-budget=8M", "--close-timeout=5s")
 MEGABYTE = frame(BINARY, bytes(1 << 20))
 
 
-def lentOf(service: Service) -> Client:
-    client = service.open()
-    client.send(text("lend me"))
-    assert client.frames() == [Frame(TEXT, b"lend me")]
+def unread(service: Service) -> Client:
+    """It does not read."""
+    client = lentBy(service)
     client.socket.window = 0
     return client
 
@@ -236,7 +258,7 @@ def lentOf(service: Service) -> Client:
 def test_loops_share_their_memory() -> None:
     """A part for each was less than a message: a client that sent that before it read waited for
     its loop, and the loop for the client."""
-    client = lentOf(Service(*CROWDED, "--threads=16", isFast=True))
+    client = unread(Service(*CROWDED, "--threads=16", isFast=True))
     client.send(MEGABYTE)
     assert client.socket.arriving == b""
     client.socket.window = float("inf")
@@ -249,10 +271,10 @@ def test_loops_share_their_memory() -> None:
 def test_memory_that_is_not_given_back_is_taken_back(threads: int, log: Any) -> None:
     """From those who buffer the most, one for each close timeout."""
     service = Service(*CROWDED, f"--threads={threads}", isFast=True)
-    holders = [lentOf(service) for _ in range(6)]
+    holders = [unread(service) for _ in range(6)]
     for holder in holders:
         holder.send(MEGABYTE[:-1])
-    honest = lentOf(service)
+    honest = unread(service)
     honest.send(MEGABYTE)
     assert honest.socket.arriving
     service.fastPath.count()
@@ -282,7 +304,7 @@ def test_memory_is_taken_back_first_from_those_who_lose_nothing(threads: int) ->
     holders = [service.open() for _ in range(50)]
     for holder in holders:
         holder.send(begun[:100])
-    honest = lentOf(service)
+    honest = unread(service)
     honest.send(MEGABYTE)
     assert honest.socket.arriving
     for n in range(14):
@@ -300,10 +322,10 @@ def test_memory_is_taken_back_first_from_those_who_lose_nothing(threads: int) ->
 
 def test_who_reads_slowly_is_left_alone_when_nobody_waits() -> None:
     service = Service(*CROWDED, "--threads=1", isFast=True)
-    slow = [lentOf(service) for _ in range(2)]
+    slow = [unread(service) for _ in range(2)]
     for each in slow:
         each.send(MEGABYTE[:-1])
-    quick = lentOf(service)
+    quick = unread(service)
     quick.send(MEGABYTE)
     (loop,) = service._loops()
     assert loop.due() == service.reactor.seconds() + 5  # It waits for memory.
@@ -324,12 +346,11 @@ def holds(loop: Any, theirs: Any, least: int) -> None:
         loop.turn(0)
 
 
-def test_a_loop_that_is_late_takes_nothing_back() -> None:
+def test_a_loop_that_is_late_takes_nothing_back(makePairs: MakePairs) -> None:
     """As after SIGSTOP: others have read meanwhile."""
     loop = Loop(1 << 20, 1 << 20, 300_000, 0, 0, os.eventfd(0), patience=5)
-    pairs = [socketpair() for _ in range(2)]
+    pairs = makePairs(2)
     for number, (ours, theirs) in enumerate(pairs):
-        ours.setblocking(False)
         theirs.setblocking(False)
         loop.lend(ours.fileno(), number, b"")
     holds(loop, pairs[0][1], 300_000)
@@ -346,18 +367,14 @@ def test_a_loop_that_is_late_takes_nothing_back() -> None:
     loop.turn(5)
     assert loop.takeEvents() == []
     assert loop.lent == 2
-    for ours, theirs in pairs:
-        ours.close()
-        theirs.close()
 
 
-def test_a_loop_looks_for_the_memory_of_others() -> None:
+def test_a_loop_looks_for_the_memory_of_others(makePairs: MakePairs) -> None:
     """Nobody wakes it up."""
     first = Loop(1 << 20, 1 << 20, 300_000, 0, 0, os.eventfd(0))
     loops = [first, Loop(1 << 20, 1 << 20, 300_000, 0, 0, os.eventfd(0), beside=first)]
-    pairs = [socketpair() for _ in range(2)]
+    pairs = makePairs(2)
     for number, (loop, (ours, theirs)) in enumerate(zip(loops, pairs, strict=True)):
-        ours.setblocking(False)
         theirs.setblocking(False)
         loop.lend(ours.fileno(), number, b"")
         rest = MEGABYTE
@@ -376,9 +393,6 @@ def test_a_loop_looks_for_the_memory_of_others() -> None:
     loops[1].turn(0.01)
     assert loops[1].turn(0.02)
     assert loops[1].takeCounts()[-1] > before
-    for ours, theirs in pairs:
-        ours.close()
-        theirs.close()
 
 
 @pytest.mark.parametrize("ends", [True, False])
@@ -653,10 +667,10 @@ def test_input_that_takes_long_is_answered_in_slices(service: Service, lent: Cli
     assert lent.protocol.isLent
 
 
-def test_one_that_sends_without_end_delays_no_other(service: Service) -> None:
+def test_one_that_sends_without_end_delays_no_other(service: Service, makePairs: MakePairs) -> None:
     """Each slice is bounded: so many pings, compressed or fragmented messages at most."""
     loop = Loop(1 << 20, 1 << 20, 1 << 30, 0, 0, os.eventfd(0))
-    pairs = [socketpair() for _ in range(2)]
+    pairs = makePairs(2)
     tiny = frame(TEXT, deflated(b"x"), rsv=4)
     for number, (ours, theirs) in enumerate(pairs):
         theirs.send(tiny * 2000 if number else tiny)
@@ -670,9 +684,6 @@ def test_one_that_sends_without_end_delays_no_other(service: Service) -> None:
     while sizes[1] < 2000 * echo:
         loop.turn(0)
         sizes[1] += len(pairs[1][1].recv(1 << 20))
-    for ours, theirs in pairs:
-        ours.close()
-        theirs.close()
 
 
 # A block with Huffman codes of its own that ends at once, in 93 bits (RFC 1951, 3.2.7). To read the
@@ -688,17 +699,16 @@ def dear(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["compressed", "first", "passing", "begun"])
-def test_many_that_are_costly_take_turns(kind: str) -> None:
+def test_many_that_are_costly_take_turns(kind: str, makePairs: MakePairs) -> None:
     """One turn is not for all that have sent, each of whom costs as much as a turn has time for;
     nor for all that are lent at once, each with its first message."""
     loop = Loop(1 << 24, 1 << 20, 1 << 30, 0, 0, os.eventfd(0))
-    pairs = [socketpair() for _ in range(40)]
+    pairs = makePairs(40)
     large = frame(BINARY, bytes(1 << 20))
     sent = large[:150_000] if kind in ("passing", "begun") else dear(20_000)
     lent = {"passing": 20, "first": len(sent)}.get(kind, 0)
     deflate = None if kind in ("passing", "begun") else (15, 8)
     for number, (ours, theirs) in enumerate(pairs):
-        ours.setblocking(False)
         theirs.setblocking(False)
         theirs.send(sent[lent:])
         loop.lend(ours.fileno(), number, sent[:lent], deflate)
@@ -724,18 +734,14 @@ def test_many_that_are_costly_take_turns(kind: str) -> None:
     for _ in range(200):
         assert turn() < 20
     assert set(received) == {3 if deflate else 150_000 - 4}
-    for ours, theirs in pairs:
-        ours.close()
-        theirs.close()
 
 
-def test_rests_are_within_the_budget() -> None:
+def test_rests_are_within_the_budget(makePairs: MakePairs) -> None:
     """Of all that has come at once, the loop keeps what it may, and returns the others."""
     loop = Loop(1 << 20, 1 << 20, 200_000, 0, 0, os.eventfd(0))
-    pairs = [socketpair() for _ in range(20)]
+    pairs = makePairs(20)
     flood = frame(PING, b"") * 10_000
     for number, (ours, _) in enumerate(pairs):
-        ours.setblocking(False)
         loop.lend(ours.fileno(), number, flood)
     loop.turn(0)
     *_, buffered = loop.takeCounts()
@@ -749,9 +755,6 @@ def test_rests_are_within_the_budget() -> None:
         echoed = pairs[number][1].recv(1 << 20) + unsent
         assert (len(unjudged), begun) == (60_000 - 3 * len(echoed), b"")
     assert loop.takeCounts()[-1] == 0
-    for ours, theirs in pairs:
-        ours.close()
-        theirs.close()
 
 
 @pytest.mark.parametrize("how", ["recall", "fin", "close", "unread"])
@@ -897,13 +900,12 @@ def test_keepalive_aborts_nobody_before_all_pongs_are_read() -> None:
     Service.closeAll()  # All these descriptors.
 
 
-def test_a_silent_client_is_dropped_however_many_others_send() -> None:
+def test_a_silent_client_is_dropped_however_many_others_send(makePairs: MakePairs) -> None:
     """epoll tells of 256 at a time. With more that always send, it never tells of all at once."""
     loop = Loop(1 << 20, 1 << 20, 1 << 30, 10, 10, os.eventfd(0))
-    pairs = [socketpair() for _ in range(300)]
+    pairs = makePairs(300)
     _, silent = pairs[0]
     for number, (ours, theirs) in enumerate(pairs):
-        ours.setblocking(False)
         theirs.setblocking(False)
         loop.lend(ours.fileno(), number, text("x"))
     loop.turn(0)
@@ -915,9 +917,6 @@ def test_a_silent_client_is_dropped_however_many_others_send() -> None:
         assert loop.turn(now) == 256
     assert silent.recv(100) == b"\x81\x01x\x89\x00"
     assert [event[1:3] for event in loop.takeEvents()] == [(0, "unanswered")]
-    for ours, theirs in pairs:
-        ours.close()
-        theirs.close()
 
 
 def test_a_recall_is_obeyed_between_two_large_frames(service: Service, lent: Client) -> None:

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from support.browser import click
 from support.process import served
-from support.workbench import connected, counts, rows, send
+from support.workbench import connect_another, connected, counts, rows, send
 
 from echotwist.testing import ServiceProcess
 
@@ -389,8 +389,7 @@ def test_one_deed_sends_one_message(page: Page, deed: str) -> None:
 
 def test_several_connections_are_side_by_side(page: Page) -> None:
     page.fill("#script", "as=binary")
-    page.locator("#connect").click()
-    expect(page.get_by_role("status").first).to_have_text("2 connections are open")
+    connect_another(page)
     page.select_option("#target", "all")
     send(page, "both")
     items = page.locator("#connections li")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import FilePayload, Page, expect
 from support.browser import click
-from support.workbench import connected, counts, rows, send
+from support.workbench import connect_another, connected, counts, rows, send
 
 from echotwist.testing import ServiceProcess
 
@@ -58,8 +58,7 @@ def test_the_one_that_is_open_stays_listed_among_many_that_are_closed(page: Page
 
 
 def test_a_target_that_is_closed_is_not_replaced_by_another(page: Page) -> None:
-    page.locator("#connect").click()
-    expect(page.get_by_role("status").first).to_have_text("2 connections are open")
+    connect_another(page)
     page.select_option("#target", "#1")
     items = page.locator("#connections li")
     items.nth(1).get_by_role("button", name="Close").click()
@@ -77,14 +76,12 @@ def test_a_target_that_is_closed_is_not_replaced_by_another(page: Page) -> None:
 
 
 def test_all_stay_chosen_while_there_is_one(page: Page) -> None:
-    page.locator("#connect").click()
-    expect(page.get_by_role("status").first).to_have_text("2 connections are open")
+    connect_another(page)
     page.select_option("#target", "all")
     items = page.locator("#connections li")
     items.nth(1).get_by_role("button", name="Close").click()
     connected(page)
-    page.locator("#connect").click()
-    expect(page.get_by_role("status").first).to_have_text("2 connections are open")
+    connect_another(page)
     send(page, "for all")
     expect(items.nth(0)).to_contain_text("1 sent, 1 received")
     expect(items.nth(1)).to_contain_text("1 sent, 1 received")
@@ -390,8 +387,7 @@ def test_an_export_leaves_the_focus_to_who_went_on(page: Page) -> None:
 def test_a_copy_has_no_id_of_a_trace(page: Page) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.check("#traced")
-    page.locator("#connect").click()
-    expect(page.get_by_role("status").first).to_have_text("2 connections are open")
+    connect_another(page)
     send(page, "hello ?trace=mine")
     page.locator("#copy").click()
     expect(page.locator("#copy")).to_have_text("Copied")
@@ -419,8 +415,7 @@ def test_a_print_has_no_empty_pages(page: Page) -> None:
 
 def test_what_is_not_known_to_be_answered_is_not_counted(page: Page) -> None:
     page.fill("#script", "echo=2&ignore=2&close=1000")
-    page.locator("#connect").click()
-    expect(page.get_by_role("status").first).to_have_text("2 connections are open")
+    connect_another(page)
     row = page.locator("#connections li").first
     send_files(page, [9 << 20, 9 << 20])
     expect(row).to_contain_text("2 sent, 2 received")

@@ -8,6 +8,12 @@ def connected(page: Page) -> Page:
     return page
 
 
+def connect_another(page: Page) -> None:
+    """Beside the one that is open."""
+    page.locator("#connect").click()
+    expect(page.get_by_role("status").first).to_have_text("2 connections are open")
+
+
 def send(page: Page, text: str) -> None:
     page.fill("#input", text)
     page.press("#input", "Enter")
