@@ -142,10 +142,12 @@ def _own(row: Row) -> bool:
 
 
 def _age(row: Row) -> float | None:
-    """The age at which somebody was told of the end; None if nobody was."""
+    """The age at which somebody was told of the end; None if nobody was. The earlier of two: who
+    is busy is told late."""
+    ages = [] if row["server"] is None else [row["server"]["age"]]
     if row["ended"] is not None and row["alive"] is None:
-        return row["ended"]
-    return None if row["server"] is None else row["server"]["age"]
+        ages.append(row["ended"])
+    return min(ages, default=None)
 
 
 def _tolerance(seconds: float) -> float:

@@ -87,6 +87,19 @@ def test_pings_that_keep_a_connection_are_the_cure(
     assert finding.cures[-1] == "have the server send pings more often than every 60.2 s"
 
 
+@pytest.mark.parametrize("late", ["client", "server"])
+def test_who_is_told_late_of_an_end_does_not_hide_a_pattern(late: str) -> None:
+    silent = cut("silent", 60.2)
+    if late == "client":
+        silent["ended"] = silent["fromServer"] = silent["fromClient"] = 63.0
+    else:
+        assert silent["server"] is not None
+        silent["server"]["age"] = 63.0
+    finding = lab(silent, cut("clientData", 60.1))
+    assert finding.rule == "idle-timeout"
+    assert finding.title.startswith("cut after 60.2 s of silence: only what the server sends")
+
+
 def test_a_default_that_several_share_is_told_of_all_that_do_the_same() -> None:
     either = lab(cut("silent", 60)).consistentWith
     products = [each.partition(":")[0] for each in either]

@@ -43,8 +43,15 @@ def result(page: Page, area: str, what: str) -> Locator:
 
 def found(page: Page, rule: str) -> Locator:
     """The only finding, which is of this rule: its words may change."""
-    expect(page.locator("#path article")).to_have_count(1)
-    return page.locator(f"#path article[data-rule={rule}]")
+    expect(page.locator("#path [role=status]")).to_have_text(
+        re.compile("found|finding"), timeout=LONG
+    )
+    findings = page.locator("#path article")
+    texts = findings.evaluate_all(
+        "all => all.map((one) => `${one.dataset.rule}: ${one.innerText}`)"
+    )
+    assert [text.split(":")[0] for text in texts] == [rule], texts
+    return findings
 
 
 def copied(page: Page, button: str) -> str:
@@ -209,31 +216,33 @@ def proxied(service: ServiceProcess) -> Iterator[Callable[..., str]]:
 def test_a_proxy_that_cuts_what_is_silent(
     visit: Callable[..., Page], proxied: Callable[..., str]
 ) -> None:
-    """As nginx's proxy_read_timeout does; others than the connections that lie there may be slow
-    for another reason. A busy machine may be seconds late: with what comes each second, and with
-    the connections that are opened last, which must outlive the silent one by far."""
+    """It cuts one connection, the first of those that lie there, so that what a busy machine holds
+    up for seconds is not cut as well."""
+    lying: list[bytes] = []
 
     def change(head: bytes) -> tuple[bytes, float | None]:
-        return head, 4.0 if b"keepalive=" in head else None
+        if b"keepalive=no" not in head:
+            return head, None
+        lying.append(head)
+        return head, 4.0 if len(lying) == 1 else None
 
     page = opened(visit, proxied(change), 20)
     click(page, "Probe this path")
-    says(page, "1 finding.")
     finding = found(page, "idle-timeout")
     expect(finding.get_by_role("heading")).to_have_text(
         re.compile(
-            r"^problem: cut after [4-6]\.\d s of silence: only what the server sends keeps it "
-            r"open, and pings count$"
+            r"^problem: cut after [3-9]\.\d s of silence: data from either side keeps it open, and "
+            r"pings count$"
         )
     )
     expect(finding).to_contain_text(
         re.compile(r"silent: the client saw an end without a close fra")
     )
-    expect(finding).to_contain_text(re.compile(r"the server saw .+ after [4-6]\.\d s"))
+    expect(finding).to_contain_text(re.compile(r"the server saw .+ after [3-9]\.\d s"))
     expect(finding).to_contain_text(re.compile(r"Cure.*send pings more often than"))
     expect(result(page, "idle and age", "data both ways")).to_contain_text("open after")
     report = copied(page, "Copy report")
-    assert re.search(r"^## problem: cut after [4-6]\.\d s of silence", report, re.MULTILINE)
+    assert re.search(r"^## problem: cut after [3-9]\.\d s of silence", report, re.MULTILINE)
 
 
 def test_a_proxy_that_strips_the_offer_of_extensions(
@@ -245,7 +254,6 @@ def test_a_proxy_that_strips_the_offer_of_extensions(
 
     page = opened(visit, proxied(change))
     click(page, "Probe this path")
-    says(page, "1 finding.")
     expect(found(page, "extensions-stripped")).to_contain_text("arrived: nothing")
     expect(result(page, "handshake", "the request arrives")).to_contain_text(
         "added Via: 1.1 varnish, removed Sec-WebSocket-Extensions: permessage-deflate"
@@ -286,7 +294,6 @@ def test_a_path_without_websockets(
         proxied(lambda head: (re.sub(pattern, replacement, head), None)) + "workbench.html#tab=path"
     )
     click(page, "Probe this path")
-    says(page, "1 finding.")
     expect(found(page, rule)).to_contain_text(why)
     expect(result(page, "not finished", "idle")).to_have_text("there is no WebSocket to the lab")
     faults.clear()  # The browser reports each handshake, and the trace that is not there.
