@@ -322,7 +322,7 @@ def test_ten_thousand_connections_leak_nothing() -> None:
                     case 3:
                         client.send(text("hello")[:5])
 
-    # Of so many handshakes one meets a machine that stalls for 2 s, which `service` does not wait.
+    # Of so many handshakes one meets a machine that stalls for the 2 s that the fixture waits.
     with Twistd() as service:
         some(service, 1000)
         descriptors = service.descriptors()
